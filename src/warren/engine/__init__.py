@@ -1,0 +1,1 @@
+"""The seam to the packet engine: commands down, events up, nothing else."""

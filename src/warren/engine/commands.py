@@ -1,0 +1,207 @@
+"""What Python tells the packet engine: one frozen value per command.
+
+The seam is MessagePack: `encode_commands` writes a list of maps, each with its `type`; the Rust
+side mirrors these names in `rust/core/src/seam.rs`. Addresses are text (`192.0.2.1:41641`,
+`[2001:db8::1]:41641`), prefixes are CIDR text, keys are 32 raw bytes, times are milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+
+class Command(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Base of every command; its class name is the tag on the seam."""
+
+
+class SetIdentity(Command, frozen=True, tag=True, kw_only=True):
+    """Who this node is. A new `private_key` drops every session.
+
+    addresses: this node's own tailnet addresses, as `/32` and `/128` prefixes.
+    """
+
+    private_key: bytes
+    addresses: list[str]
+
+    def __repr__(self) -> str:
+        return f"SetIdentity(private_key=(secret), addresses={self.addresses!r})"
+
+
+class Peer(msgspec.Struct, frozen=True, kw_only=True):
+    """One WireGuard peer.
+
+    allowed_ips: prefixes that may come from, and are routed to, this peer (longest wins).
+    home_region: the relay region where the peer can be reached; 0 when unknown.
+    roams: take the source of authenticated datagrams as its endpoint (plain WireGuard peers,
+        which speak no disco). `endpoint` is then where to start.
+    keepalive_s: persistent keepalive, 0 for none.
+    """
+
+    key: bytes
+    allowed_ips: list[str]
+    home_region: int = 0
+    roams: bool = False
+    endpoint: str | None = None
+    keepalive_s: int = 0
+
+
+class SetPeers(Command, frozen=True, tag=True, kw_only=True):
+    """Add or replace `upsert` by key, then drop `remove`. Sessions of kept keys live on."""
+
+    upsert: list[Peer] = []
+    remove: list[bytes] = []
+
+
+class Span(msgspec.Struct, frozen=True, kw_only=True):
+    """An inclusive range of addresses of one family, both ends as text."""
+
+    first: str
+    last: str
+
+
+class DstSpan(msgspec.Struct, frozen=True, kw_only=True):
+    """Addresses and inclusive ports that a rule lets in."""
+
+    span: Span
+    first_port: int
+    last_port: int
+
+
+class FilterRule(msgspec.Struct, frozen=True, kw_only=True):
+    """One inbound rule (PROTOCOL §3.8): any source, any destination, any listed protocol.
+
+    protocols: IP protocol numbers, never empty here (the default set is filled in by Python).
+    """
+
+    sources: list[Span]
+    destinations: list[DstSpan]
+    protocols: list[int]
+
+
+class SetFilter(Command, frozen=True, tag=True, kw_only=True):
+    """Replace the inbound packet filter. No rules: nothing comes in but replies."""
+
+    rules: list[FilterRule]
+    shields_up: bool = False
+
+
+class SetPath(Command, frozen=True, tag=True, kw_only=True):
+    """Lease a direct path to a peer for `lease_ms` from now; `addr` None takes it away.
+
+    When the lease lapses, packets take the relay again (DESIGN, path leases).
+    """
+
+    peer: bytes
+    addr: str | None
+    lease_ms: int
+
+
+class RelayNode(msgspec.Struct, frozen=True, kw_only=True):
+    """One relay server of a region, in order of preference.
+
+    addrs: `ip:port` to try in order; resolved by Python.
+    server_name: SNI and the Host header.
+    cert_sha256: SHA-256 of the leaf certificate in DER when it is pinned, instead of its name.
+    plain: speak without TLS (labs only); `insecure`: accept any certificate (labs only).
+    proxy: HTTP proxy `ip:port` to pass by CONNECT.
+    """
+
+    addrs: list[str]
+    server_name: str
+    cert_sha256: bytes | None = None
+    plain: bool = False
+    insecure: bool = False
+    proxy: str | None = None
+
+
+class SetRegion(Command, frozen=True, tag=True, kw_only=True):
+    """Define or redefine a relay region; a changed one is reconnected. No nodes: forget it."""
+
+    region: int
+    nodes: list[RelayNode]
+
+
+class SetHome(Command, frozen=True, tag=True, kw_only=True):
+    """Keep a connection to this region always, and say there that it is home; 0 for none."""
+
+    region: int
+
+
+class SendDatagram(Command, frozen=True, tag=True, kw_only=True):
+    """Send STUN or disco bytes from the engine's UDP socket."""
+
+    to: str
+    data: bytes
+
+
+class SendRelayed(Command, frozen=True, tag=True, kw_only=True):
+    """Send disco bytes to a peer through a relay region, connecting to it when needed."""
+
+    region: int
+    peer: bytes
+    data: bytes
+
+
+class SendPacket(Command, frozen=True, tag=True, kw_only=True):
+    """Send one whole IP packet into the tunnel (an ICMP echo or TSMP ping from this node).
+
+    Its ICMP echo reply (same identifier) or TSMP pong comes back as `ProbeReply`.
+    """
+
+    packet: bytes
+
+
+class Rebind(Command, frozen=True, tag=True, kw_only=True):
+    """Open the UDP sockets anew (the machine's network changed). Port 0: any."""
+
+    port: int
+
+
+class Dial(Command, frozen=True, tag=True, kw_only=True):
+    """Userspace mode: open a TCP connection through the tunnel; `Dialed` answers with `id`."""
+
+    id: int
+    to: str
+
+
+class Splice(Command, frozen=True, tag=True, kw_only=True):
+    """Join a dialed connection with a socket; the engine owns the file descriptor from here."""
+
+    id: int
+    fd: int
+
+
+class Hangup(Command, frozen=True, tag=True, kw_only=True):
+    """Drop a dialed connection that was not spliced."""
+
+    id: int
+
+
+AnyCommand = (
+    SetIdentity
+    | SetPeers
+    | SetFilter
+    | SetPath
+    | SetRegion
+    | SetHome
+    | SendDatagram
+    | SendRelayed
+    | SendPacket
+    | Rebind
+    | Dial
+    | Splice
+    | Hangup
+)
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode_commands(commands: Sequence[AnyCommand], generation: int) -> bytes:
+    """Write commands for the seam: a map with `generation` and the `commands` in order.
+
+    The engine applies them in one go and answers with `Applied(generation)` when the packet
+    path uses them; generation 0 asks for no answer.
+    """
+    return _encoder.encode({"generation": generation, "commands": list(commands)})

@@ -1,0 +1,78 @@
+"""JSON of the control plane, both ways."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import msgspec
+
+from warren.keys.kinds import MalformedKey, PublicKey
+
+_T = TypeVar("_T")
+
+# Maps in which a null value means "delete this entry" and must survive (PROTOCOL §3.4).
+_MAPS_WITH_NULLS = frozenset(
+    {"PacketFilters", "Regions", "DisplayMessages", "CapMap", "RegionScore"}
+)
+
+
+class MalformedMessage(ValueError):
+    """A control-plane message is not JSON, or not of the shape that its type asks."""
+
+
+def encode_json(value: object) -> bytes:
+    """Write a wire value; attributes that equal their default are left out."""
+    return _encoder.encode(value)
+
+
+def decode_json_untrusted(data: bytes, kind: type[_T]) -> _T:
+    """Read a wire value of the given type. Raises MalformedMessage and nothing else.
+
+    Go writes nil lists and maps as null where we have an empty one; such messages take the
+    slower way, which leaves null members out first.
+    """
+    try:
+        return _decoder(kind).decode(data)  # type: ignore[no-any-return]
+    except (msgspec.DecodeError, MalformedKey, RecursionError, UnicodeDecodeError) as error:
+        if b"null" not in data:
+            raise MalformedMessage(str(error)) from error
+    try:
+        bare = _without_nulls(msgspec.json.decode(data))
+        return msgspec.convert(bare, kind, dec_hook=_decode_key)
+    except (msgspec.DecodeError, MalformedKey, RecursionError, UnicodeDecodeError) as error:
+        raise MalformedMessage(str(error)) from error
+
+
+def _without_nulls(value: Any, *, keep: bool = False) -> Any:
+    if isinstance(value, dict):
+        return {
+            name: _without_nulls(member, keep=name in _MAPS_WITH_NULLS)
+            for name, member in value.items()
+            if member is not None or keep
+        }
+    if isinstance(value, list):
+        return [_without_nulls(member) for member in value]
+    return value
+
+
+def _encode_key(value: object) -> object:
+    if isinstance(value, PublicKey):
+        return str(value)
+    raise NotImplementedError(f"{type(value).__name__} has no wire form")
+
+
+def _decode_key(kind: type, value: Any) -> object:
+    if isinstance(kind, type) and issubclass(kind, PublicKey):
+        if not isinstance(value, str):
+            raise MalformedKey(f"a key is text, not {type(value).__name__}")
+        return kind.parse(value)
+    raise NotImplementedError(f"{kind!r} has no wire form")
+
+
+@lru_cache(maxsize=64)
+def _decoder(kind: type) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind, dec_hook=_decode_key)
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_encode_key)
