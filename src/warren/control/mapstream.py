@@ -1,0 +1,92 @@
+"""Framing of the map stream: `u32 LE length | one zstd frame with one JSON MapResponse`.
+
+A client always decompresses, whatever it asked for (PROTOCOL §3.3). What is read from outside
+is bounded twice: the compressed frame by its length, the JSON while it is being decompressed.
+"""
+
+from __future__ import annotations
+
+import zstandard
+
+from warren.control.malformed import MalformedControl
+
+LENGTH_BYTES = 4
+DEFAULT_MAX_JSON_BYTES = 64 * 1024 * 1024
+
+_LEVEL = 3
+_MAX_WINDOW_BYTES = 32 * 1024 * 1024
+# One zstd block may blow 4 bytes up to 128 KiB. Fed in pieces of this size, a hostile frame
+# overshoots the limit by 16 MiB at the most before it is found out.
+_PIECE_BYTES = 512
+
+
+class MalformedMapFrame(MalformedControl):
+    """A frame of the map stream is oversized, cut, or not one zstd frame."""
+
+
+def encode_map_frame(response_json: bytes) -> bytes:
+    """Return the frame that carries one MapResponse, given as JSON."""
+    compressed = zstandard.ZstdCompressor(level=_LEVEL).compress(response_json)
+    return len(compressed).to_bytes(LENGTH_BYTES, "little") + compressed
+
+
+# Clients recognise a repeated keep-alive by comparing its bytes, so they never change.
+KEEP_ALIVE = encode_map_frame(b'{"KeepAlive":true}')
+
+
+class MapFrames:
+    """Reads the body of a map response, as it arrives, into JSON messages."""
+
+    __slots__ = ("_buffer", "_max_json_bytes")
+
+    def __init__(self, max_json_bytes: int = DEFAULT_MAX_JSON_BYTES) -> None:
+        self._buffer = bytearray()
+        self._max_json_bytes = max_json_bytes
+
+    def receive(self, data: bytes) -> list[bytes]:
+        """Take body bytes; return the JSON of every message that is now complete.
+
+        Raises MalformedMapFrame; the stream is then unusable.
+        """
+        buffer = self._buffer
+        buffer += data
+        messages: list[bytes] = []
+        start = 0
+        while len(buffer) - start >= LENGTH_BYTES:
+            length = int.from_bytes(buffer[start : start + LENGTH_BYTES], "little")
+            # Compression never gains more than a few bytes a block on what it cannot compress.
+            if length > self._max_json_bytes + self._max_json_bytes // 128 + 64:
+                raise MalformedMapFrame(f"a map frame of {length} bytes is too long")
+            end = start + LENGTH_BYTES + length
+            if end > len(buffer):
+                break
+            messages.append(self._decompress(bytes(buffer[start + LENGTH_BYTES : end])))
+            start = end
+        del buffer[:start]
+        return messages
+
+    @property
+    def pending_bytes(self) -> int:
+        """How much of an incomplete message is held; not 0 at the end means it was cut."""
+        return len(self._buffer)
+
+    def _decompress(self, frame: bytes) -> bytes:
+        stream = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES).decompressobj()
+        pieces: list[bytes] = []
+        total = 0
+        try:
+            for start in range(0, len(frame), _PIECE_BYTES):
+                if stream.eof:
+                    raise MalformedMapFrame("bytes follow the zstd frame")
+                piece = stream.decompress(frame[start : start + _PIECE_BYTES])
+                total += len(piece)
+                if total > self._max_json_bytes:
+                    raise MalformedMapFrame(
+                        f"a map message is larger than {self._max_json_bytes} bytes"
+                    )
+                pieces.append(piece)
+        except zstandard.ZstdError as error:
+            raise MalformedMapFrame("a map frame is not zstd") from error
+        if not stream.eof or stream.unused_data:
+            raise MalformedMapFrame("a map frame is not exactly one zstd frame")
+        return b"".join(pieces)
