@@ -56,7 +56,7 @@ class PublicKey:
         return f"<{type(self).__name__} {self._raw.hex()[:8]}…>"
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and self._raw == other._raw  # type: ignore[attr-defined]
+        return type(other) is type(self) and self._raw == other._raw
 
     def __lt__(self, other: Self) -> bool:
         return self._raw < other._raw
@@ -99,7 +99,7 @@ class PrivateKey:
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and hmac.compare_digest(
             self._raw,
-            other._raw,  # type: ignore[attr-defined]
+            other._raw,
         )
 
     def __hash__(self) -> int:

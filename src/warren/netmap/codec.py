@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -33,7 +34,7 @@ def decode_json_untrusted(data: bytes, kind: type[_T]) -> _T:
     slower way, which leaves null members out first.
     """
     try:
-        return _decoder(kind).decode(data)  # type: ignore[no-any-return]
+        return cast(_T, _decoder(cast(Hashable, kind)).decode(data))
     except (msgspec.DecodeError, MalformedKey, RecursionError, UnicodeDecodeError) as error:
         if b"null" not in data:
             raise MalformedMessage(str(error)) from error
@@ -71,8 +72,8 @@ def _decode_key(kind: type, value: Any) -> object:
 
 
 @lru_cache(maxsize=64)
-def _decoder(kind: type) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(kind, dec_hook=_decode_key)
+def _decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(cast(type, kind), dec_hook=_decode_key)
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_encode_key)
