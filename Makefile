@@ -1,0 +1,72 @@
+# Two commands: `make demo` shows the main job, `make test` passes the tests.
+# Both do all their own set-up. `make help` lists the rest.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := .build
+RUST_SOURCES := $(shell find rust -name '*.rs' -not -path '*/target/*' 2>/dev/null) $(wildcard rust/Cargo.toml rust/Cargo.lock rust/*/Cargo.toml)
+
+# What the lab needs, and the peers that tests talk to.
+LAB_PACKAGES := iproute2 nftables iputils-ping
+TEST_PACKAGES := $(LAB_PACKAGES) wireguard-go wireguard-tools iperf3
+
+.PHONY: help demo test setup engine lint check-rust check-python bench fuzz clean
+
+help: ## list these commands
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: setup ## show the main job in a lab of namespaces on this machine
+	@tools/system-packages $(LAB_PACKAGES)
+	@$(BIN)/warren demo $(ARGS)
+
+test: setup lint check-rust check-python ## everything that must hold
+
+setup: $(STAMPS)/python $(STAMPS)/engine ## virtual environment, libraries, engine
+
+engine: $(STAMPS)/engine ## build the packet engine
+
+$(STAMPS)/tools:
+	@mkdir -p $(STAMPS)
+	@command -v $(PYTHON) >/dev/null || { echo "warren: python3 (3.11 or newer) is missing; get it with: sudo apt-get install python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "warren: $(PYTHON) is older than 3.11; say make PYTHON=/path/to/a/newer/python3" >&2; exit 1; }
+	@command -v cargo >/dev/null || { echo "warren: cargo (Rust 1.85 or newer) is missing; get it from https://rustup.rs" >&2; exit 1; }
+	@command -v cc >/dev/null || tools/system-packages build-essential
+	@touch $@
+
+$(STAMPS)/python: pyproject.toml $(STAMPS)/tools
+	@echo "setting up the virtual environment in $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "warren: cannot make a virtual environment; get it with: sudo apt-get install python3-venv" >&2; exit 1; }
+	@$(BIN)/python tools/install-requirements
+	@touch $@
+
+$(STAMPS)/engine: $(STAMPS)/python $(RUST_SOURCES)
+	@echo "building the packet engine (the first time takes some minutes)"
+	@$(BIN)/maturin develop --release --quiet
+	@touch $@
+
+lint: setup ## format, lint, types, the house's own rules
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/python -m mypy.stubtest warren._engine --allowlist tools/stubtest-allowlist --ignore-disjoint-bases
+	@$(BIN)/lint-imports
+
+check-rust: setup ## format, lint and test the engine
+	@cd rust && cargo fmt --check
+	@cd rust && cargo clippy --release --workspace --all-targets --quiet -- -D warnings
+	@cd rust && cargo test --release --workspace --quiet
+
+check-python: setup ## the Python tests, the lab and the interop tests among them
+	@tools/system-packages $(TEST_PACKAGES)
+	@$(BIN)/pytest
+
+bench: setup ## measure, beside peers in the same run
+	@tools/system-packages $(TEST_PACKAGES)
+	@$(BIN)/python -m bench $(ARGS)
+
+fuzz: setup ## run every fuzz target for a minute
+	@$(BIN)/python -m fuzz $(ARGS)
+
+clean: ## remove what was built
+	rm -rf $(STAMPS) $(VENV) rust/target src/warren/_engine*.so
