@@ -1,0 +1,50 @@
+//! Where the parts of the engine meet: traits, so that each part can be built and tested alone.
+//!
+//! All of them are called from several threads and never block: a full queue is a `false` or a
+//! counted drop, never a wait.
+
+use warren_core::seam::{Event, RelayNode};
+
+/// The relay side as the engine sees it: one connection per region, made when needed.
+pub trait RelayPort: Send + Sync {
+    /// Queues a packet (WireGuard or disco) for a peer behind `region`, connecting if needed.
+    ///
+    /// Gives false when the region is unknown or its queue is full: the packet is dropped.
+    fn send(&self, region: u16, dst: &[u8; 32], packet: &[u8]) -> bool;
+
+    /// Defines or redefines a region; a changed one is reconnected, an empty one is forgotten.
+    fn set_region(&self, region: u16, nodes: Vec<RelayNode>);
+
+    /// The region to be connected to always, as home; 0 for none.
+    fn set_home(&self, region: u16);
+
+    /// The node's private key, by which it logs in; a new one reconnects every region.
+    fn set_identity(&self, private_key: [u8; 32]);
+
+    /// Regions with a connection under way or up, and whether it is up.
+    fn regions(&self) -> Vec<(u16, bool)>;
+
+    /// Closes every connection and ends the threads. Idempotent.
+    fn close(&self);
+}
+
+/// The engine as the relay side sees it.
+pub trait RelaySink: Send + Sync {
+    /// A packet from a peer came through `region`; it may be decrypted where it lies.
+    fn on_packet(&self, region: u16, src: &[u8; 32], packet: &mut [u8]);
+
+    /// `RegionState` or `PeerGone`, for Python.
+    fn on_event(&self, event: Event);
+}
+
+/// Takes whole IP packets from the userspace stack into the tunnel.
+pub trait PacketSink: Send + Sync {
+    /// Routes, seals and sends one packet; what has no peer is dropped and counted.
+    fn outbound(&self, ip_packet: &[u8]);
+}
+
+/// Takes events for Python from any part of the engine.
+pub trait EventSink: Send + Sync {
+    /// Queues an event; a full queue drops it and counts that.
+    fn event(&self, event: Event);
+}
