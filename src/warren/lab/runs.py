@@ -1,0 +1,102 @@
+"""Which runs of the lab are alive, and how to remove what dead ones left behind.
+
+A run holds a lock on its directory for as long as its process lives. The kernel frees the lock
+with the process, however it ended, so a lock that can be taken means leftovers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from warren.lab.sandbox import SYSTEM_PATH, LabUnavailable
+
+RUNS = Path("/run/warren-lab")
+NETNS = Path("/run/netns")
+PREFIX = "wl-"
+
+
+def environment() -> dict[str, str]:
+    """The environment for every program of the lab: this one's, with the system's paths."""
+    return {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}"}
+
+
+def command(argv: list[str], stdin: str | None = None) -> str:
+    """Run a system program and return its output. Raises LabUnavailable with its words."""
+    done = subprocess.run(  # noqa: S603
+        argv, input=stdin, capture_output=True, text=True, check=False, env=environment()
+    )
+    if done.returncode != 0:
+        raise LabUnavailable(f"{' '.join(argv)}: {done.stderr.strip() or done.returncode}")
+    return done.stdout
+
+
+class RunDirectory:
+    """The directory and lock of one living run."""
+
+    def __init__(self, run: str) -> None:
+        self.path = RUNS / run
+        self.path.mkdir(parents=True)
+        self._lock = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def remove(self) -> None:
+        """Delete the directory and free the lock."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def clean() -> list[str]:
+    """Remove the namespaces, processes and files of dead runs; their names, for a report."""
+    removed = []
+    for path in sorted(RUNS.iterdir()) if RUNS.is_dir() else ():
+        with contextlib.suppress(OSError):
+            lock = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                remove_namespaces(path.name)
+                shutil.rmtree(path, ignore_errors=True)
+                removed.append(path.name)
+            finally:
+                os.close(lock)
+    return removed
+
+
+def remove_namespaces(run: str) -> None:
+    """Kill what still runs in the namespaces of a run, then delete them."""
+    names = [path.name for path in NETNS.glob(f"{PREFIX}{run}-*")] if NETNS.is_dir() else []
+    for name in names:
+        _kill_inside(name)
+    for name in names:
+        with contextlib.suppress(LabUnavailable):
+            command(["ip", "netns", "delete", name])
+
+
+def _kill_inside(name: str) -> None:
+    """SIGKILL every process of a namespace that only the lab can have put there."""
+    end = time.monotonic() + 2.0
+    while time.monotonic() < end:
+        try:
+            pids = [int(word) for word in command(["ip", "netns", "pids", name]).split()]
+        except LabUnavailable:
+            return
+        pids = [pid for pid in pids if pid != os.getpid() and not _is_zombie(pid)]
+        if not pids:
+            return
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True

@@ -1,0 +1,249 @@
+"""A plan come true: builds it, runs programs in its parts, and takes everything down again."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from ipaddress import IPv4Address
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from warren.lab import kinds, runs
+from warren.lab.layout import Ip, Nft, Step, Sysctl, compile_layout, parts
+from warren.lab.plan import Addressed, Plan, resolve
+from warren.lab.program import Program, ProgramFailed, wait_until
+
+T = TypeVar("T")
+
+_CLONE_NEWNET = 0x40000000
+
+# Each program sees its own resolv.conf and hosts, so that a node that manages DNS cannot reach
+# the machine's; and it dies with the lab, so that a crash leaves nothing running.
+_INSIDE = """
+mount -t sysfs lab /sys 2>/dev/null
+mount --bind "$1/resolv.conf" /etc/resolv.conf 2>/dev/null
+mount --bind "$1/hosts" /etc/hosts 2>/dev/null
+shift
+exec setpriv --pdeathsig KILL "$@"
+"""
+_NO_CAPABILITIES = ("--bounding-set", "-all", "--inh-caps", "-all", "--no-new-privs")
+
+
+class Part:
+    """A host or a router of a built world."""
+
+    def __init__(
+        self, name: str, namespace: str, address: IPv4Address | None, world: World
+    ) -> None:
+        self.name = name
+        self.namespace = namespace
+        self._address = address
+        self._world = world
+
+    @property
+    def address(self) -> IPv4Address:
+        """Its address: public for a part on the internet, else the one in its LAN."""
+        if self._address is None:
+            raise ValueError(f"{self.name} has no single address")
+        return self._address
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        name: str,
+        *,
+        env: Mapping[str, str] | None = None,
+        unprivileged: bool = False,
+    ) -> Program:
+        """Start a program here; its output goes to a log file called after the part and `name`.
+
+        To be called from the main thread: the program dies with the thread that started it.
+        unprivileged: without any capability, whatever the user id.
+        """
+        log = self._world.logs / f"{self.name}-{name}.log"
+        with log.open("ab") as out:
+            process = subprocess.Popen(  # noqa: S603
+                self._argv(argv, unprivileged),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env={**runs.environment(), **(env or {})},
+                start_new_session=True,
+            )
+        program = Program(f"{self.name}/{name}", process, log)
+        self._world.programs.append(program)
+        return program
+
+    def run(
+        self, argv: Sequence[str], timeout_s: float = 15.0, env: Mapping[str, str] | None = None
+    ) -> str:
+        """Run a program here to its end; its standard output. Raises ProgramFailed."""
+        try:
+            done = subprocess.run(  # noqa: S603
+                self._argv(argv, unprivileged=False),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=timeout_s,
+                env={**runs.environment(), **(env or {})},
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            line = " ".join(argv)
+            raise ProgramFailed(f"{self.name}: {line}: no end after {timeout_s:g} s") from None
+        if done.returncode != 0:
+            said = (done.stderr + done.stdout).strip()[-2000:]
+            raise ProgramFailed(f"{self.name}: {' '.join(argv)}: exit {done.returncode}: {said}")
+        return done.stdout
+
+    def socket(self, kind: socket.SocketKind, family: int = socket.AF_INET) -> socket.socket:
+        """A new socket that lives in this part's network, usable from any thread here."""
+        return self.inside(lambda: socket.socket(family, kind))
+
+    def inside(self, make: Callable[[], T]) -> T:
+        """Call `make` in a thread whose network is this part's, and return what it returns."""
+        results: list[T] = []
+        errors: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                _set_network(self.namespace)
+                results.append(make())
+            except BaseException as error:  # handed to the caller's thread
+                errors.append(error)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        if errors:
+            raise errors[0]
+        return results[0]
+
+    def nft(self, rules: str) -> None:
+        """Load nftables rules into this part on top of what is there."""
+        runs.command(["nsenter", f"--net={runs.NETNS / self.namespace}", "nft", "-f", "-"], rules)
+
+    def block_udp(self) -> None:
+        """From now on this router forwards no UDP, in either direction."""
+        self.nft(kinds.BLOCK_UDP)
+
+    def allow_udp(self) -> None:
+        """Take `block_udp` back."""
+        self.nft("delete table inet blockudp")
+
+    def _argv(self, argv: Sequence[str], unprivileged: bool) -> list[str]:
+        etc = self._world.etc / self.name
+        drop = _NO_CAPABILITIES if unprivileged else ()
+        enter = ["nsenter", f"--net={runs.NETNS / self.namespace}", "unshare", "--mount"]
+        return [*enter, "sh", "-c", _INSIDE, "lab", str(etc), *drop, "--", *argv]
+
+
+class World:
+    """A built plan, as a context manager. `world["alice"]` is a part."""
+
+    def __init__(self, plan: Plan, logs: Path | None = None) -> None:
+        """logs: where programs' output is kept; None for a directory that goes with the world."""
+        self._solved: Addressed = resolve(plan)
+        self._run = secrets.token_hex(3)
+        self._keep_logs = logs is not None
+        self.logs = logs or Path(tempfile.mkdtemp(prefix="warren-lab-"))
+        self.programs: list[Program] = []
+        self._parts: dict[str, Part] = {}
+        self._directory: runs.RunDirectory | None = None
+
+    def __enter__(self) -> Self:
+        runs.clean()
+        self._directory = runs.RunDirectory(self._run)
+        self.logs.mkdir(parents=True, exist_ok=True)
+        try:
+            self._build()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __getitem__(self, name: str) -> Part:
+        return self._parts[name]
+
+    @property
+    def etc(self) -> Path:
+        """Directory with the parts' own resolv.conf and hosts."""
+        assert self._directory is not None
+        return self._directory.path / "etc"
+
+    def close(self) -> None:
+        """Stop every program and remove every namespace and file. Idempotent."""
+        if self._directory is None:
+            return
+        for program in reversed(self.programs):
+            program.send_term()
+        for program in reversed(self.programs):
+            program.stop(grace_s=3.0)
+        runs.remove_namespaces(self._run)
+        self._directory.remove()
+        self._directory = None
+        if not self._keep_logs:
+            shutil.rmtree(self.logs, ignore_errors=True)
+
+    def tails(self, lines: int = 25) -> str:
+        """The end of every program's output, for an error message."""
+        return "\n".join(program.tail(lines) for program in self.programs)
+
+    def wait(self, probe: Callable[[], T], deadline_s: float, what: str) -> T:
+        """Like `wait_until`, with every program's log in the message."""
+        return wait_until(probe, deadline_s, what, self.tails)
+
+    def _build(self) -> None:
+        namespace = {part: f"{runs.PREFIX}{self._run}-{part}" for part in parts(self._solved)}
+        for part, name in namespace.items():
+            runs.command(["ip", "netns", "add", name])
+            self._parts[part] = Part(part, name, self._solved.address.get(part), self)
+            etc = self.etc / part
+            etc.mkdir(parents=True)
+            (etc / "resolv.conf").write_text("")
+            (etc / "hosts").write_text(f"127.0.0.1 localhost {part}\n::1 localhost\n")
+        steps = compile_layout(self._solved, namespace)
+        for (kind, part), group in itertools.groupby(steps, lambda s: (type(s), s.part)):
+            self._apply(self._parts[part], list(group), kind)
+
+    def _apply(self, part: Part, steps: list[Step], kind: type[Step]) -> None:
+        if kind is Ip:
+            lines = "\n".join(step.line for step in steps if isinstance(step, Ip))
+            runs.command(["ip", "-n", part.namespace, "-batch", "-"], lines + "\n")
+        for step in steps:
+            if isinstance(step, Nft):
+                part.nft(step.rules)
+            elif isinstance(step, Sysctl):
+                path = Path("/proc/sys") / step.path
+                part.inside(partial(path.write_text, step.value))
+
+
+def _set_network(namespace: str) -> None:
+    """Move the calling thread into a network namespace."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    handle = os.open(runs.NETNS / namespace, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if libc.setns(handle, _CLONE_NEWNET) != 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error), namespace)
+    finally:
+        os.close(handle)

@@ -1,0 +1,171 @@
+"""Every NAT kind does to plain UDP sockets what its row in the table says (RFC 4787 §4.1, §5)."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from warren.lab.kinds import KINDS
+from warren.lab.plan import Host, Plan, Router
+from warren.lab.world import World
+
+pytestmark = pytest.mark.netlab
+
+SERVER_A = "198.51.100.10"
+SERVER_B = "198.51.100.20"
+HOME = "203.0.113.10"
+INSIDE_PORT = 41641
+
+
+@pytest.fixture(scope="module", params=["public", "firewall", "port-restricted", "symmetric"])
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    kind = request.param
+    lan = "192.0.2.16/28" if not KINDS[kind].translate else "192.168.1.0/24"
+    plan = Plan(
+        routers=(Router("home", kind=kind, address=HOME, lan=lan),),
+        hosts=(
+            Host("a", address=SERVER_A),
+            Host("b", address=SERVER_B),
+            Host("in", behind="home"),
+        ),
+    )
+    with World(plan) as built:
+        built.kind = KINDS[kind]  # type: ignore[attr-defined]
+        yield built
+
+
+def udp(world: World, part: str, port: int) -> socket.socket:
+    sock = world[part].socket(socket.SOCK_DGRAM)
+    sock.settimeout(1.0)
+    sock.bind(("0.0.0.0", port))
+    return sock
+
+
+def outside_of(inside: socket.socket, server: socket.socket, to: str, port: int) -> tuple[str, int]:
+    """What `server` sees as the source of a packet that `inside` sends to it."""
+    inside.sendto(b"hello", (to, port))
+    data, source = server.recvfrom(100)
+    assert data == b"hello"
+    return source
+
+
+def arrives(sock: socket.socket) -> bool:
+    """Whether a packet waits, or comes within a moment."""
+    sock.settimeout(0.15)
+    with contextlib.suppress(TimeoutError):
+        sock.recvfrom(100)
+        return True
+    return False
+
+
+def test_mapping(world: World) -> None:
+    kind = world.kind  # type: ignore[attr-defined]
+    with (
+        udp(world, "in", INSIDE_PORT) as inside,
+        udp(world, "a", 3478) as a1,
+        udp(world, "a", 3479) as a2,
+        udp(world, "b", 3478) as b1,
+    ):
+        first = outside_of(inside, a1, SERVER_A, 3478)
+        others = [
+            outside_of(inside, a2, SERVER_A, 3479),
+            outside_of(inside, b1, SERVER_B, 3478),
+        ]
+    if kind.mapping is None:
+        assert first == (str(world["in"].address), INSIDE_PORT)
+        assert others == [first, first]
+    elif kind.mapping == "endpoint-independent":
+        assert first == (HOME, INSIDE_PORT), "the port is kept while it is free"
+        assert others == [first, first]
+    else:
+        assert {address for address, _ in (first, *others)} == {HOME}
+        assert len({port for _, port in (first, *others)}) == 3
+
+
+def test_filtering(world: World) -> None:
+    kind = world.kind  # type: ignore[attr-defined]
+    with (
+        udp(world, "in", INSIDE_PORT) as inside,
+        udp(world, "a", 5000) as a1,
+        udp(world, "a", 5001) as a2,
+        udp(world, "b", 5000) as b1,
+    ):
+        mapped = outside_of(inside, a1, SERVER_A, 5000)
+        a1.sendto(b"reply", mapped)
+        assert arrives(inside)
+        a2.sendto(b"same address, other port", mapped)
+        other_port = arrives(inside)
+        b1.sendto(b"other address", mapped)
+        other_address = arrives(inside)
+    assert (other_port, other_address) == {
+        None: (True, True),
+        "endpoint-independent": (True, True),
+        "address-dependent": (True, False),
+        "address-and-port-dependent": (False, False),
+    }[kind.filtering]
+
+
+def test_early_packet_does_not_move_the_mapping() -> None:
+    """The other side's unsolicited packet leaves no trace, so our port is still kept after it."""
+    plan = Plan(
+        routers=(Router("home", kind="port-restricted", address=HOME),),
+        hosts=(Host("a", address=SERVER_A), Host("in", behind="home")),
+    )
+    with World(plan) as world, udp(world, "in", 6001) as inside, udp(world, "a", 6001) as far:
+        far.sendto(b"too early", (HOME, 6001))
+        assert not arrives(inside)
+        assert outside_of(inside, far, SERVER_A, 6001) == (HOME, 6001)
+        far.sendto(b"now", (HOME, 6001))
+        assert arrives(inside)
+
+
+def test_two_easy_nats_are_punched() -> None:
+    """Two port-restricted homes reach each other once both have sent."""
+    plan = Plan(
+        routers=(
+            Router("home-a", kind="port-restricted", address=HOME),
+            Router("home-b", kind="port-restricted", address="203.0.113.20"),
+        ),
+        hosts=(Host("a", behind="home-a"), Host("b", behind="home-b")),
+    )
+    with World(plan) as world, udp(world, "a", 7001) as a, udp(world, "b", 7002) as b:
+        a.sendto(b"one", ("203.0.113.20", 7002))
+        assert not arrives(b)
+        b.sendto(b"two", (HOME, 7001))
+        assert arrives(a)
+        a.sendto(b"three", ("203.0.113.20", 7002))
+        assert arrives(b)
+
+
+def test_no_udp_at_all() -> None:
+    """`udp-blocked` and `block_udp` stop UDP and leave TCP alone; `allow_udp` lifts it."""
+    plan = Plan(
+        routers=(
+            Router("dead", kind="udp-blocked", address=HOME),
+            Router("home", kind="port-restricted", address="203.0.113.20"),
+        ),
+        hosts=(
+            Host("a", address=SERVER_A),
+            Host("x", behind="dead"),
+            Host("y", behind="home"),
+        ),
+    )
+    with World(plan) as world, udp(world, "a", 3478) as server:
+        for part in ("x", "y"):
+            if part == "y":
+                world["home"].block_udp()
+            with udp(world, part, 1000) as sock:
+                sock.sendto(b"hello", (SERVER_A, 3478))
+                assert not arrives(server)
+            with world["a"].socket(socket.SOCK_STREAM) as listener:
+                listener.bind((SERVER_A, 0))
+                listener.listen()
+                with world[part].socket(socket.SOCK_STREAM) as client:
+                    client.settimeout(2)
+                    client.connect(listener.getsockname())
+        world["home"].allow_udp()
+        with udp(world, "y", 1001) as sock:
+            outside_of(sock, server, SERVER_A, 3478)

@@ -1,0 +1,115 @@
+"""A world builds, isolates, and leaves nothing behind, however it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from warren.lab import runs
+from warren.lab.plan import Host, InvalidPlan, Plan, Router, resolve
+from warren.lab.program import LabTimeout, ProgramFailed, wait_until
+from warren.lab.world import World
+
+pytestmark = pytest.mark.netlab
+
+PLAN = Plan(hosts=(Host("a", address="198.51.100.10"), Host("b", address="203.0.113.10")))
+
+
+def namespaces() -> set[str]:
+    return {path.name for path in runs.NETNS.glob("wl-*")} if runs.NETNS.is_dir() else set()
+
+
+def test_programs_are_isolated_and_end_with_the_world() -> None:
+    before = namespaces()
+    with World(PLAN) as world:
+        assert "203.0.113.10" in world["b"].run(["ip", "-4", "addr"])
+        world["b"].run(["sh", "-c", "echo nameserver 192.0.2.1 > /etc/resolv.conf"])
+        assert "192.0.2.1" not in Path("/etc/resolv.conf").read_text()
+        program = world["a"].spawn(["sh", "-c", "echo started; sleep 600"], "sleeper")
+        program.wait_output("started", 5)
+        orphan = world["a"].run(["sh", "-c", "sleep 600 >/dev/null 2>&1 & echo $!"]).strip()
+    assert not program.running()
+    assert not Path(f"/proc/{orphan}/cmdline").exists() or runs._is_zombie(int(orphan))
+    assert namespaces() == before
+
+
+def test_failures_are_told_in_words() -> None:
+    with World(PLAN) as world:
+        with pytest.raises(ProgramFailed, match="exit 3: oh no"):
+            world["a"].run(["sh", "-c", "echo oh no; exit 3"])
+        with pytest.raises(ProgramFailed, match="no end after"):
+            world["a"].run(["sleep", "60"], timeout_s=0.1)
+        program = world["a"].spawn(["sh", "-c", "echo broken; exit 1"], "broken")
+        with pytest.raises(ProgramFailed, match="broken"):
+            program.wait_output("never said", 5)
+        with pytest.raises(LabTimeout, match="pigs fly"):
+            wait_until(lambda: False, 0.05, "pigs fly")
+
+
+def test_a_program_without_capabilities_has_none() -> None:
+    with World(PLAN) as world:
+        program = world["a"].spawn(
+            ["grep", "CapEff", "/proc/self/status"], "caps", unprivileged=True
+        )
+        assert program.wait(5) == 0
+        assert program.output().split()[1].strip("0") == ""
+
+
+def test_a_killed_run_is_removed_by_the_next() -> None:
+    code = (
+        "import sys, time\n"
+        "from warren.lab.plan import *; from warren.lab.world import World\n"
+        "world = World(Plan(hosts=(Host('a', address='198.51.100.10'),))).__enter__()\n"
+        "world['a'].spawn(['sh', '-c', 'echo up; exec sleep 600'], 's').wait_output('up', 5)\n"
+        "print(world['a'].namespace, world.programs[0].pid, flush=True); time.sleep(600)\n"
+    )
+    before = namespaces()
+    argv = [sys.executable, "-c", code]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        namespace, pid = child.stdout.readline().split()
+        assert namespace in namespaces()
+        runs.clean()
+        assert namespace in namespaces(), "a living run is left alone"
+        os.kill(child.pid, signal.SIGKILL)
+    wait_until(
+        lambda: not Path(f"/proc/{pid}").exists() or runs._is_zombie(int(pid)), 5, "child dies"
+    )
+    runs.clean()
+    assert namespaces() == before
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        (Plan(hosts=(Host("A!", address="198.51.100.1"),)), "cannot be a name"),
+        (Plan(hosts=(Host("a"),)), "needs an address"),
+        (Plan(hosts=(Host("a", address="10.0.0.1"),)), "is not in one of"),
+        (Plan(hosts=(Host("a", behind="nobody"),)), "no router"),
+        (
+            Plan(hosts=(Host("a", address="192.0.2.1"), Host("a", address="192.0.2.2"))),
+            "two parts",
+        ),
+        (
+            Plan(hosts=(Host("a", address="192.0.2.1"), Host("b", address="192.0.2.1"))),
+            "used twice",
+        ),
+        (Plan(hosts=(), routers=(Router("r", kind="magic", address="192.0.2.1"),)), "no NAT kind"),
+        (Plan(hosts=(), routers=(Router("r", kind="symmetric", behind="r"),)), "behind itself"),
+        (
+            Plan(
+                hosts=(Host("a", behind="r", address="10.0.0.1"),),
+                routers=(Router("r", kind="symmetric", address="192.0.2.1"),),
+            ),
+            "is not in 192.168.1.0/24",
+        ),
+    ],
+)
+def test_a_contradictory_plan_is_refused(plan: Plan, words: str) -> None:
+    with pytest.raises(InvalidPlan, match=words):
+        resolve(plan)
