@@ -1,0 +1,1 @@
+"""How a machine comes to belong to the network (PROTOCOL §2.8)."""

@@ -1,0 +1,53 @@
+"""What changed, small enough to merge: a slow client has one pending `Change`, never a queue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Flag, auto
+
+
+class Facet(Flag):
+    """The sides of a node that others may care about."""
+
+    MEMBERSHIP = auto()
+    """It joined, left, was approved, expired or came back."""
+    KEYS = auto()
+    """Node key or disco key."""
+    PATHS = auto()
+    """Endpoints and home relay."""
+    HOST = auto()
+    """Host info and client version."""
+    NAME = auto()
+    OWNER = auto()
+    """User or tags: what a policy reads."""
+    PRESENCE = auto()
+    """Online or last seen."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """Which nodes, which facets of each, and why (for the log)."""
+
+    nodes: Mapping[int, Facet] = field(default_factory=dict)
+    everything: bool = False
+    """Settings that reach every node changed: relays, names, policy."""
+    why: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, node_id: int, facets: Facet, why: str) -> Change:
+        """Make the change of one node."""
+        return cls({node_id: facets}, why=frozenset({why}))
+
+    def merge(self, other: Change) -> Change:
+        """Return both changes as one; the order does not matter."""
+        nodes = dict(self.nodes)
+        for node_id, facets in other.nodes.items():
+            nodes[node_id] = nodes.get(node_id, Facet(0)) | facets
+        return Change(nodes, self.everything or other.everything, self.why | other.why)
+
+    def __bool__(self) -> bool:
+        return self.everything or bool(self.nodes)
+
+
+NO_CHANGE = Change()

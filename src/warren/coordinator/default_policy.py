@@ -1,0 +1,56 @@
+"""The policy until there is another: everyone reaches everyone (PROTOCOL §12.5)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from warren.coordinator.records import NodeRecord
+from warren.netmap.filterrule import ANY_PORT, FilterRule, NetPortRange
+from warren.netmap.node import CapMap
+
+# What `*` as a source compiles to: the address pools, never a plain `*`.
+_EVERY_NODE = [
+    "100.64.0.0-100.115.91.255",
+    "100.115.94.0-100.127.255.255",
+    "fd7a:115c:a1e0::/48",
+]
+_ALLOW_ALL = {
+    "base": [FilterRule(src_ips=_EVERY_NODE, dst_ports=[NetPortRange(ip="*", ports=ANY_PORT)])]
+}
+_SELF_CAPABILITIES: CapMap = {
+    "default-auto-update": [False],
+    "https://tailscale.com/cap/file-sharing": None,
+    "probe-udp-lifetime": None,
+}
+
+
+class CompiledPolicy(Protocol):
+    """What the mapper asks of a policy."""
+
+    def visible(self, viewer: NodeRecord, peer: NodeRecord) -> bool:
+        """Whether `viewer` is told of `peer`."""
+        ...
+
+    def filters(self, node: NodeRecord) -> dict[str, list[FilterRule]]:
+        """Return the packet filters of one node, by name."""
+        ...
+
+    def capabilities(self, node: NodeRecord) -> CapMap:
+        """Return what the node may do, as its own map entry says."""
+        ...
+
+
+class AllowAll:
+    """Every node sees and reaches every other."""
+
+    def visible(self, viewer: NodeRecord, peer: NodeRecord) -> bool:
+        """Always."""
+        return True
+
+    def filters(self, node: NodeRecord) -> dict[str, list[FilterRule]]:
+        """Return the one rule."""
+        return _ALLOW_ALL
+
+    def capabilities(self, node: NodeRecord) -> CapMap:
+        """Return the same for all."""
+        return _SELF_CAPABILITIES

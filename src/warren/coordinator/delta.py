@@ -1,0 +1,25 @@
+"""One decision's effect: what the store writes in one transaction and the snapshot then shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from warren.coordinator.change import NO_CHANGE, Change
+from warren.coordinator.records import AuthKeyRecord, NodeRecord, PendingRecord, UserRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delta:
+    """Records to insert or replace, ids to remove, and the change that others are told."""
+
+    users: tuple[UserRecord, ...] = ()
+    nodes: tuple[NodeRecord, ...] = ()
+    auth_keys: tuple[AuthKeyRecord, ...] = ()
+    pending: tuple[PendingRecord, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+    removed_users: tuple[int, ...] = ()
+    removed_nodes: tuple[int, ...] = ()
+    removed_auth_keys: tuple[str, ...] = ()
+    removed_pending: tuple[str, ...] = ()
+    change: Change = NO_CHANGE

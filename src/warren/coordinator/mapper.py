@@ -1,0 +1,177 @@
+"""From the state to what one node is told: `view(node, snapshot)`, without effects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from ipaddress import IPv4Network, IPv6Network
+
+from msgspec import structs
+
+from warren.coordinator.addresses import V4_POOL, V6_POOL
+from warren.coordinator.default_policy import CompiledPolicy
+from warren.coordinator.records import NodeRecord, UserRecord
+from warren.coordinator.settings import Settings
+from warren.coordinator.snapshot import Snapshot
+from warren.netmap.derpmap import DERPMap
+from warren.netmap.dnsconfig import DNSConfig
+from warren.netmap.node import Node, UserProfile
+from warren.netmap.view import View
+
+TAGGED_DEVICES = UserProfile(
+    id=2147455555, login_name="tagged-devices", display_name="Tagged Devices"
+)
+"""The owner that tagged machines are shown under: they belong to no person (PROTOCOL §3.5)."""
+
+
+class Mapper:
+    """Makes views. It remembers the map entry of each record, and nothing else.
+
+    derp_map: the relays, the same for all nodes.
+    """
+
+    def __init__(self, settings: Settings, derp_map: DERPMap) -> None:
+        self._settings = settings
+        self._derp_map = derp_map
+        self._dns = _dns_config(settings.domain)
+        self._entries: dict[int, tuple[NodeRecord, bool, Node]] = {}
+
+    def view(
+        self, node: NodeRecord, snapshot: Snapshot, policy: CompiledPolicy, wall: datetime
+    ) -> View:
+        """Return the whole map of `node` at the time `wall`."""
+        peers = self._peers(node, snapshot.nodes.values(), policy, wall)
+        entry = self._self_entry(node, policy, wall)
+        return View(
+            node=entry,
+            peers=peers,
+            derp_map=self._derp_map,
+            dns=self._dns,
+            domain=self._settings.domain,
+            packet_filters=policy.filters(node) if node.in_force(wall) else {"base": []},
+            profiles=_profiles([entry, *peers.values()], snapshot),
+        )
+
+    def advance(
+        self,
+        view: View,
+        node: NodeRecord,
+        snapshot: Snapshot,
+        policy: CompiledPolicy,
+        changed: Iterable[int],
+        wall: datetime,
+    ) -> View:
+        """Return the view after only the nodes `changed` became others, in their proportion.
+
+        It equals `view(…)` as long as policy and settings stayed as they were and `node` itself
+        is not among those changed.
+        """
+        present = [snapshot.nodes[peer] for peer in changed if peer in snapshot.nodes]
+        new = self._peers(node, present, policy, wall)
+        peers = {**view.peers, **new}
+        for peer_id in changed:
+            if peer_id not in new:
+                peers.pop(peer_id, None)
+        assert view.node is not None
+        owners = {entry.user for entry in new.values()}
+        if owners <= view.profiles.keys() and len(peers) >= len(view.peers):
+            profiles = {**view.profiles, **_profiles(new.values(), snapshot)}
+        else:
+            profiles = _profiles([view.node, *peers.values()], snapshot)
+        return structs.replace(view, peers=peers, profiles=profiles)
+
+    def forget(self, node_ids: Iterable[int]) -> None:
+        """Let go of what is remembered of nodes that are gone."""
+        for node_id in node_ids:
+            self._entries.pop(node_id, None)
+
+    def _peers(
+        self,
+        node: NodeRecord,
+        candidates: Iterable[NodeRecord],
+        policy: CompiledPolicy,
+        wall: datetime,
+    ) -> dict[int, Node]:
+        if not node.in_force(wall):
+            return {}
+        return {
+            peer.id: self._entry(peer, wall)
+            for peer in candidates
+            if peer.id != node.id and peer.authorized and policy.visible(node, peer)
+        }
+
+    def _entry(self, record: NodeRecord, wall: datetime) -> Node:
+        """Return a node's entry as its peers see it; the same object while nothing changes."""
+        expired = record.expired(wall)
+        known = self._entries.get(record.id)
+        if known is not None and known[0] is record and known[1] is expired:
+            return known[2]
+        entry = self._build(record, expired)
+        self._entries[record.id] = (record, expired, entry)
+        return entry
+
+    def _self_entry(self, record: NodeRecord, policy: CompiledPolicy, wall: datetime) -> Node:
+        return structs.replace(
+            self._entry(record, wall),
+            cap_map=policy.capabilities(record),
+            online=True,
+            last_seen=None,
+        )
+
+    def _build(self, record: NodeRecord, expired: bool) -> Node:
+        addresses = [f"{record.ipv4}/32", f"{record.ipv6}/128"]
+        return Node(
+            id=record.id,
+            stable_id=record.stable_id,
+            name=f"{record.name}.{self._settings.domain}.",
+            user=TAGGED_DEVICES.id if record.tags else record.user_id,
+            key=record.node_key,
+            key_expiry=record.key_expiry,
+            machine=record.machine_key,
+            disco_key=record.disco_key,
+            addresses=addresses,
+            allowed_ips=addresses,
+            endpoints=list(record.endpoints),
+            home_derp=record.home_derp,
+            hostinfo=record.hostinfo,
+            created=record.created,
+            cap=record.version,
+            tags=list(record.tags),
+            last_seen=None if record.online else record.last_seen,
+            online=record.online,
+            machine_authorized=record.authorized,
+            expired=expired,
+        )
+
+
+def _profiles(entries: Iterable[Node], snapshot: Snapshot) -> dict[int, UserProfile]:
+    wanted = {entry.user for entry in entries}
+    profiles = {
+        user_id: _profile(snapshot.users[user_id])
+        for user_id in wanted
+        if user_id in snapshot.users
+    }
+    if TAGGED_DEVICES.id in wanted:
+        profiles[TAGGED_DEVICES.id] = TAGGED_DEVICES
+    return profiles
+
+
+def _profile(user: UserRecord) -> UserProfile:
+    return UserProfile(id=user.id, login_name=user.name, display_name=user.display_name)
+
+
+def _dns_config(domain: str) -> DNSConfig:
+    """MagicDNS: names and reverse names of the network are answered on the node itself."""
+    local = [domain, *_reverse_zones(V4_POOL), *_reverse_zones(V6_POOL)]
+    return DNSConfig(routes={zone: [] for zone in local}, domains=[domain], proxied=True)
+
+
+def _reverse_zones(network: IPv4Network | IPv6Network) -> list[str]:
+    """Return the reverse zones that together are exactly `network` (RFC 1035 §3.5, 3596 §2.5)."""
+    step = 8 if network.version == 4 else 4
+    length = -(-network.prefixlen // step) * step
+    labels = 32 // 8 - length // 8 if network.version == 4 else (128 - length) // 4
+    return [
+        subnet.network_address.reverse_pointer.split(".", labels)[labels]
+        for subnet in network.subnets(new_prefix=length)
+    ]

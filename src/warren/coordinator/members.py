@@ -1,0 +1,170 @@
+"""Decisions about nodes and users, pure: a snapshot in, a delta out. They raise Refused."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from ipaddress import IPv4Address
+from typing import Any
+
+from msgspec.structs import replace
+
+from warren.coordinator import addresses
+from warren.coordinator.auth.authkeys import random_text
+from warren.coordinator.change import Change, Facet
+from warren.coordinator.delta import Delta
+from warren.coordinator.names import dns_label, is_tag, is_user_name, unique_label
+from warren.coordinator.records import NodeRecord, UserRecord
+from warren.coordinator.refusal import Conflict, NotFound, Refused
+from warren.coordinator.snapshot import Snapshot
+from warren.edge.entropy import Entropy
+
+LAST_ID = "last_id"
+LAST_V4 = "last_ipv4"
+MAX_ENDPOINTS = 64
+
+
+def next_id(snapshot: Snapshot) -> int:
+    """Return an id that was never given out before."""
+    return int(snapshot.settings.get(LAST_ID, "0")) + 1
+
+
+def create_user(snapshot: Snapshot, name: str, display_name: str, wall: datetime) -> Delta:
+    """Add a user."""
+    if not is_user_name(name):
+        raise Refused(f"{name!r} is not a user name; use an e-mail address or a word")
+    if snapshot.user_named(name):
+        raise Conflict(f"there is a user {name!r} already")
+    user = UserRecord(
+        id=next_id(snapshot), name=name, display_name=display_name or name, created=wall
+    )
+    return Delta(users=(user,), settings={LAST_ID: str(user.id)})
+
+
+def delete_user(snapshot: Snapshot, name: str) -> Delta:
+    """Remove a user and their auth keys; one who still owns nodes stays."""
+    user = find_user(snapshot, name)
+    owned = sum(node.user_id == user.id for node in snapshot.nodes.values())
+    if owned:
+        raise Conflict(
+            f"{user.name} still owns {owned} node{'s' if owned > 1 else ''}; delete those first"
+        )
+    keys = tuple(key.id for key in snapshot.auth_keys.values() if key.user_id == user.id)
+    return Delta(removed_users=(user.id,), removed_auth_keys=keys)
+
+
+def find_user(snapshot: Snapshot, name: str) -> UserRecord:
+    """Return the user of this name or number."""
+    user = snapshot.user_named(name)
+    if user is None and name.isascii() and name.isdecimal():
+        user = snapshot.users.get(int(name[:18]))
+    if user is None:
+        raise NotFound(f"there is no user {name!r}")
+    return user
+
+
+def find_node(snapshot: Snapshot, wanted: str) -> NodeRecord:
+    """Return the node of this name, id, stable id or address."""
+    text = wanted.strip().lower()
+    number = int(text[:18]) if text.isascii() and text.isdecimal() else 0
+    if number in snapshot.nodes:
+        return snapshot.nodes[number]
+    label = text.rstrip(".").split(".", 1)[0]
+    for node in snapshot.nodes.values():
+        if text in (node.stable_id.lower(), str(node.ipv4), str(node.ipv6)) or node.name == label:
+            return node
+    raise NotFound(f"there is no node {wanted!r}")
+
+
+def new_node(snapshot: Snapshot, entropy: Entropy, **known: Any) -> Delta:
+    """Add a node: ids, name and addresses are found here, `known` has the rest.
+
+    known: user_id, machine_key, node_key, hostinfo, created and whatever else a NodeRecord has.
+    """
+    last = snapshot.settings.get(LAST_V4)
+    ipv4 = addresses.allocate(
+        {node.ipv4 for node in snapshot.nodes.values()}, IPv4Address(last) if last else None
+    )
+    node = NodeRecord(
+        id=next_id(snapshot),
+        stable_id="n" + random_text(16, entropy),
+        ipv4=ipv4,
+        ipv6=addresses.v6_beside(ipv4),
+        name=_free_name(snapshot, known["hostinfo"].hostname, 0),
+        **known,
+    )
+    return Delta(
+        nodes=(node,),
+        settings={LAST_ID: str(node.id), LAST_V4: str(ipv4)},
+        change=Change.of(node.id, Facet.MEMBERSHIP, "joined"),
+    )
+
+
+def changed_node(node: NodeRecord, facets: Facet, why: str, **fields: Any) -> Delta:
+    """Replace fields of one node."""
+    return Delta(nodes=(replace(node, **fields),), change=Change.of(node.id, facets, why))
+
+
+def removed_node(node: NodeRecord, why: str) -> Delta:
+    """Remove a node."""
+    return Delta(removed_nodes=(node.id,), change=Change.of(node.id, Facet.MEMBERSHIP, why))
+
+
+def rename(snapshot: Snapshot, node: NodeRecord, name: str) -> Delta:
+    """Give a node a name of an administrator's choice; empty: its host name again."""
+    if not name:
+        label = _free_name(snapshot, node.hostinfo.hostname, node.id)
+        return changed_node(node, Facet.NAME, "renamed", name=label, renamed=False)
+    if dns_label(name) != name:
+        raise Refused(f"{name!r} is not a DNS label; {dns_label(name)!r} would be one")
+    if any(other.name == name and other.id != node.id for other in snapshot.nodes.values()):
+        raise Conflict(f"another node is called {name!r}")
+    return changed_node(node, Facet.NAME, "renamed", name=name, renamed=True)
+
+
+def tag(node: NodeRecord, tags: Collection[str], wall: datetime, life: timedelta | None) -> Delta:
+    """Replace a node's tags. A tagged node's key does not expire; an untagged one's does."""
+    for text in tags:
+        if not is_tag(text):
+            raise Refused(f"{text!r} is not a tag; write it like tag:server")
+    new = tuple(sorted(set(tags)))
+    expiry = node.key_expiry
+    if bool(new) != bool(node.tags) and not node.expired(wall):
+        expiry = None if new or life is None else wall + life
+    return changed_node(node, Facet.OWNER | Facet.MEMBERSHIP, "tagged", tags=new, key_expiry=expiry)
+
+
+def expire(node: NodeRecord, wall: datetime) -> Delta:
+    """End a node's key now."""
+    return changed_node(node, Facet.MEMBERSHIP, "expired", key_expiry=wall)
+
+
+def observed(
+    snapshot: Snapshot, node: NodeRecord, wall: datetime, facts: dict[str, Any]
+) -> Delta | None:
+    """Take over what a node says of itself; None when it says nothing new.
+
+    facts: any of disco_key, hostinfo, endpoints, version.
+    """
+    new = {name: value for name, value in facts.items() if getattr(node, name) != value}
+    if not new:
+        return None
+    facets = Facet(0)
+    for name, facet in (
+        ("disco_key", Facet.KEYS),
+        ("endpoints", Facet.PATHS),
+        ("hostinfo", Facet.HOST | Facet.PATHS),
+        ("version", Facet.HOST),
+    ):
+        if name in new:
+            facets |= facet
+    renamed = "hostinfo" in new and new["hostinfo"].hostname != node.hostinfo.hostname
+    if renamed and not node.renamed:
+        new["name"] = _free_name(snapshot, new["hostinfo"].hostname, node.id)
+        facets |= Facet.NAME
+    return changed_node(node, facets, "reported", **new)
+
+
+def _free_name(snapshot: Snapshot, hostname: str, node_id: int) -> str:
+    taken = {node.name for node in snapshot.nodes.values() if node.id != node_id}
+    return unique_label(dns_label(hostname), taken)

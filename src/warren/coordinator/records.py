@@ -1,0 +1,101 @@
+"""What the coordinator knows, as immutable values; the store keeps them, the mapper shows them.
+
+Times are aware and in UTC. An id is an integer above zero that is never used again, not even
+after its owner is gone: stock clients keep state by it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from ipaddress import IPv4Address, IPv6Address
+
+import msgspec
+
+from warren.keys import DiscoPublic, MachinePublic, NodePublic
+from warren.netmap.node import Hostinfo
+
+
+class UserRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A person (or a group of machines) that owns nodes. `name` is the login name."""
+
+    id: int
+    name: str
+    display_name: str
+    created: datetime
+
+
+class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine that joined. `online` alone is not stored: it is false after a start."""
+
+    id: int
+    stable_id: str
+    user_id: int
+    machine_key: MachinePublic
+    node_key: NodePublic
+    disco_key: DiscoPublic = DiscoPublic.zero()
+    ipv4: IPv4Address
+    ipv6: IPv6Address
+    name: str
+    """The first label of its DNS name, unique in the network."""
+    renamed: bool = False
+    """An administrator chose the name; it no longer follows the host name."""
+    hostinfo: Hostinfo = Hostinfo()
+    endpoints: tuple[str, ...] = ()
+    version: int = 0
+    """The client's capability version."""
+    tags: tuple[str, ...] = ()
+    created: datetime
+    key_expiry: datetime | None = None
+    authorized: bool = True
+    ephemeral: bool = False
+    last_seen: datetime | None = None
+    auth_key_id: str | None = None
+    online: bool = False
+
+    @property
+    def home_derp(self) -> int:
+        """The relay region where this node is at home; 0 is unknown."""
+        return self.hostinfo.net_info.preferred_derp if self.hostinfo.net_info else 0
+
+    def expired(self, wall: datetime) -> bool:
+        """Whether the node key's time is over."""
+        return self.key_expiry is not None and self.key_expiry <= wall
+
+    def in_force(self, wall: datetime) -> bool:
+        """Whether this node takes part in the network: approved, and its key not expired."""
+        return self.authorized and not self.expired(wall)
+
+
+class AuthKeyRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """An auth key without its secret: only the SHA-256 of that is kept."""
+
+    id: str
+    user_id: int
+    digest: bytes
+    reusable: bool
+    ephemeral: bool
+    pre_approved: bool
+    tags: tuple[str, ...]
+    created: datetime
+    expiry: datetime | None
+    uses: int = 0
+    description: str = ""
+
+    def usable(self, wall: datetime) -> bool:
+        """Whether a new machine could still join with it."""
+        return (self.expiry is None or wall < self.expiry) and (self.reusable or not self.uses)
+
+
+class PendingRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine that waits for an administrator. `rejected` ones are kept until they expire."""
+
+    id: str
+    machine_key: MachinePublic
+    node_key: NodePublic
+    old_node_key: NodePublic
+    hostinfo: Hostinfo
+    version: int
+    ephemeral: bool
+    created: datetime
+    expiry: datetime
+    rejected: bool = False

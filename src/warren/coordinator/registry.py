@@ -1,0 +1,78 @@
+"""The one place where state changes: decide, write, show, tell; one after the other.
+
+A decision is a pure function from the present snapshot to a delta. Only once the database has
+the delta does the snapshot show it and are the sessions told, so nobody acts on a change that
+a crash could undo.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+import structlog
+
+from warren.coordinator.change import Change
+from warren.coordinator.delta import Delta
+from warren.coordinator.snapshot import Snapshot
+from warren.coordinator.store import Store, StoreProblem
+
+_T = TypeVar("_T")
+Listener = Callable[[Change], None]
+
+_log = structlog.get_logger("registry")
+
+
+class Registry:
+    """Holds the snapshot and the way to the next one."""
+
+    def __init__(self, store: Store, snapshot: Snapshot) -> None:
+        self._store = store
+        self._snapshot = snapshot
+        self._turn = asyncio.Lock()
+        self._listeners: list[Listener] = []
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The present state; it never changes under the reader."""
+        return self._snapshot
+
+    def listen(self, listener: Listener) -> None:
+        """Call `listener` after every change, in the event loop; it must not block."""
+        self._listeners.append(listener)
+
+    async def commit(self, decide: Callable[[Snapshot], tuple[Delta | None, _T]]) -> _T:
+        """Take a decision and put it in force; return the decision's second part.
+
+        Raises what `decide` raises, and StoreProblem where the database refuses; then nothing
+        has changed.
+        """
+        async with self._turn:
+            delta, result = decide(self._snapshot)
+            if delta is not None:
+                await self._store.write(delta)
+                self._show(delta)
+            return result
+
+    async def observe(self, decide: Callable[[Snapshot], Delta | None]) -> None:
+        """Put in force what nodes report (endpoints, presence, …).
+
+        Unlike `commit` it goes on where the database refuses: with a full disk the network
+        must still find its paths, and a node reports again after a restart.
+        """
+        async with self._turn:
+            delta = decide(self._snapshot)
+            if delta is None:
+                return
+            try:
+                await self._store.write(delta)
+            except StoreProblem as problem:
+                _log.warning("a report was not stored", problem=str(problem))
+            self._show(delta)
+
+    def _show(self, delta: Delta) -> None:
+        self._snapshot = self._snapshot.after(delta)
+        if delta.change:
+            for listener in self._listeners:
+                listener(delta.change)

@@ -1,0 +1,28 @@
+"""What an operator decides about the network as a whole; fixed while the program runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+# Stock clients from 1.80 on. Below it a node would need the legacy DERP string and filled
+# AllowedIPs (before 111 and 112); 113 is also the oldest that the other self-hosted
+# coordinator serves, so nobody who moves here loses a machine.
+MINIMUM_VERSION = 113
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Network-wide settings.
+
+    url: what machines are told, without a slash at its end. domain: of MagicDNS names.
+    key_expiry: life of a node key, None for ever. ephemeral_after: how long an ephemeral node
+    may be away. approve_machines: an auth key alone does not admit a machine.
+    """
+
+    url: str
+    domain: str = "warren.internal"
+    key_expiry: timedelta | None = timedelta(days=180)
+    ephemeral_after: timedelta = timedelta(seconds=60)
+    pending_life: timedelta = timedelta(minutes=30)
+    approve_machines: bool = False

@@ -1,0 +1,1 @@
+"""Alembic's room: every released schema, step by step."""

@@ -1,0 +1,73 @@
+"""Records to rows and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+import msgspec
+
+from warren.coordinator.records import AuthKeyRecord, NodeRecord, PendingRecord, UserRecord
+from warren.keys import DiscoPublic, MachinePublic, NodePublic, PublicKey
+from warren.netmap.codec import decode_json_untrusted, encode_json
+from warren.netmap.node import Hostinfo
+
+Row = Mapping[str, Any]
+
+_JSON_COLUMNS = {"endpoints", "tags"}
+
+
+def to_row(record: UserRecord | NodeRecord | AuthKeyRecord | PendingRecord) -> dict[str, Any]:
+    """Return the columns of a record: keys and addresses as text, lists and host info as JSON."""
+    row = {name: getattr(record, name) for name in record.__struct_fields__}
+    row.pop("online", None)
+    for name, value in row.items():
+        if isinstance(value, PublicKey | IPv4Address | IPv6Address):
+            row[name] = str(value)
+        elif isinstance(value, Hostinfo):
+            row[name] = encode_json(value).decode()
+        elif name in _JSON_COLUMNS:
+            row[name] = msgspec.json.encode(value).decode()
+    return row
+
+
+def user_from(row: Row) -> UserRecord:
+    """Read a row of `users`."""
+    return UserRecord(**row)
+
+
+def node_from(row: Row) -> NodeRecord:
+    """Read a row of `nodes`. Raises ValueError for a row that we cannot have written."""
+    return NodeRecord(
+        **{
+            **row,
+            "machine_key": MachinePublic.parse(row["machine_key"]),
+            "node_key": NodePublic.parse(row["node_key"]),
+            "disco_key": DiscoPublic.parse(row["disco_key"]),
+            "ipv4": IPv4Address(row["ipv4"]),
+            "ipv6": IPv6Address(row["ipv6"]),
+            "hostinfo": decode_json_untrusted(row["hostinfo"].encode(), Hostinfo),
+            "endpoints": tuple(msgspec.json.decode(row["endpoints"], type=list[str])),
+            "tags": tuple(msgspec.json.decode(row["tags"], type=list[str])),
+        }
+    )
+
+
+def auth_key_from(row: Row) -> AuthKeyRecord:
+    """Read a row of `auth_keys`."""
+    tags = tuple(msgspec.json.decode(row["tags"], type=list[str]))
+    return AuthKeyRecord(**{**row, "tags": tags})
+
+
+def pending_from(row: Row) -> PendingRecord:
+    """Read a row of `pending_registrations`."""
+    return PendingRecord(
+        **{
+            **row,
+            "machine_key": MachinePublic.parse(row["machine_key"]),
+            "node_key": NodePublic.parse(row["node_key"]),
+            "old_node_key": NodePublic.parse(row["old_node_key"]),
+            "hostinfo": decode_json_untrusted(row["hostinfo"].encode(), Hostinfo),
+        }
+    )

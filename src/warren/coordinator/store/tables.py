@@ -1,0 +1,119 @@
+"""The tables as the newest migration leaves them. A change here needs a migration beside it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware time, stored as UTC without a zone: SQLite has no type that keeps one."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        """Aware time → naive UTC."""
+        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        """Naive UTC → aware time."""
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("name", String(254), nullable=False, unique=True),
+    Column("display_name", String(254), nullable=False),
+    Column("created", UtcDateTime, nullable=False),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("stable_id", String(32), nullable=False, unique=True),
+    Column("user_id", ForeignKey("users.id"), nullable=False, index=True),
+    Column("machine_key", String(80), nullable=False, index=True),
+    Column("node_key", String(80), nullable=False, unique=True),
+    Column("disco_key", String(80), nullable=False),
+    Column("ipv4", String(15), nullable=False, unique=True),
+    Column("ipv6", String(45), nullable=False, unique=True),
+    Column("name", String(63), nullable=False, unique=True),
+    Column("renamed", Boolean, nullable=False),
+    Column("hostinfo", Text, nullable=False),
+    Column("endpoints", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("tags", Text, nullable=False),
+    Column("created", UtcDateTime, nullable=False),
+    Column("key_expiry", UtcDateTime),
+    Column("authorized", Boolean, nullable=False),
+    Column("ephemeral", Boolean, nullable=False),
+    Column("last_seen", UtcDateTime),
+    # Not a foreign key: a node outlives the key that it joined with.
+    Column("auth_key_id", String(32)),
+)
+
+auth_keys = Table(
+    "auth_keys",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("user_id", ForeignKey("users.id"), nullable=False, index=True),
+    Column("digest", LargeBinary(32), nullable=False),
+    Column("reusable", Boolean, nullable=False),
+    Column("ephemeral", Boolean, nullable=False),
+    Column("pre_approved", Boolean, nullable=False),
+    Column("tags", Text, nullable=False),
+    Column("created", UtcDateTime, nullable=False),
+    Column("expiry", UtcDateTime),
+    Column("uses", Integer, nullable=False),
+    Column("description", String(254), nullable=False),
+)
+
+pending = Table(
+    "pending_registrations",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("machine_key", String(80), nullable=False),
+    Column("node_key", String(80), nullable=False),
+    Column("old_node_key", String(80), nullable=False),
+    Column("hostinfo", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("ephemeral", Boolean, nullable=False),
+    Column("created", UtcDateTime, nullable=False),
+    Column("expiry", UtcDateTime, nullable=False),
+    Column("rejected", Boolean, nullable=False),
+)
+
+settings = Table(
+    "settings",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
