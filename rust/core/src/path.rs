@@ -1,0 +1,105 @@
+//! Where to send what is sealed for a peer: a leased direct path, else the relay.
+//!
+//! Python leases a path for a trust time (DESIGN, path leases). A stalled interpreter lets the
+//! lease lapse, and packets take the relay again: never a black hole. A peer that `roams` (plain
+//! WireGuard, no disco) has no leases: its endpoint is the source of its last authenticated
+//! datagram and never lapses.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use arc_swap::ArcSwapOption;
+
+#[derive(Debug)]
+struct Lease {
+    addr: SocketAddr,
+    /// Monotonic milliseconds; `u64::MAX` for a roaming peer's endpoint.
+    until_ms: u64,
+}
+
+/// The path of one peer; read on every batch, written seldom, by any thread.
+#[derive(Debug, Default)]
+pub struct Path {
+    lease: ArcSwapOption<Lease>,
+    home_region: AtomicU32,
+    roams: AtomicBool,
+}
+
+impl Path {
+    /// Lease `addr` until `until_ms`, or take the path away.
+    pub fn lease(&self, addr: Option<SocketAddr>, until_ms: u64) {
+        self.lease.store(addr.map(|addr| Lease { addr, until_ms }.into()));
+    }
+
+    /// The direct address while its lease is valid.
+    #[must_use]
+    pub fn direct(&self, mono_ms: u64) -> Option<SocketAddr> {
+        let lease = self.lease.load();
+        lease.as_ref().filter(|lease| mono_ms < lease.until_ms).map(|lease| lease.addr)
+    }
+
+    /// The relay region where the peer can be reached; 0 when unknown.
+    #[must_use]
+    pub fn home_region(&self) -> u32 {
+        self.home_region.load(Ordering::Relaxed)
+    }
+
+    /// Set what the network map says of this peer. A roaming peer starts at `endpoint`, unless
+    /// it has been heard from elsewhere already.
+    pub fn configure(&self, home_region: u32, roams: bool, endpoint: Option<SocketAddr>) {
+        self.home_region.store(home_region, Ordering::Relaxed);
+        let roamed = self.roams.swap(roams, Ordering::Relaxed);
+        if roams && (!roamed || self.lease.load().is_none()) {
+            self.lease(endpoint, u64::MAX);
+        } else if roamed && !roams {
+            self.lease(None, 0);
+        }
+    }
+
+    /// Whether the peer roams.
+    #[must_use]
+    pub fn roams(&self) -> bool {
+        self.roams.load(Ordering::Relaxed)
+    }
+
+    /// An authenticated datagram came from `addr`: a roaming peer is there now.
+    pub fn heard_from(&self, addr: SocketAddr) {
+        if self.roams() && self.direct(0) != Some(addr) {
+            self.lease(Some(addr), u64::MAX);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_lapses() {
+        let path = Path::default();
+        let addr = "192.0.2.1:41641".parse().unwrap();
+        path.lease(Some(addr), 6_500);
+        assert_eq!(path.direct(6_499), Some(addr));
+        assert_eq!(path.direct(6_500), None);
+        path.lease(None, 9_000);
+        assert_eq!(path.direct(1), None);
+        path.heard_from(addr);
+        assert_eq!(path.direct(1), None, "only a roaming peer learns from datagrams");
+    }
+
+    #[test]
+    fn a_roaming_peer_is_where_it_was_heard() {
+        let (path, a, b) = (
+            Path::default(),
+            "192.0.2.1:1".parse().unwrap(),
+            "[2001:db8::1]:2".parse().unwrap(),
+        );
+        path.configure(0, true, Some(a));
+        assert_eq!(path.direct(u64::MAX - 1), Some(a));
+        path.heard_from(b);
+        path.configure(0, true, Some(a));
+        assert_eq!(path.direct(1), Some(b), "a new map does not move it back");
+        path.configure(5, false, None);
+        assert_eq!((path.direct(1), path.home_region()), (None, 5));
+    }
+}
