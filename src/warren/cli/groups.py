@@ -1,0 +1,20 @@
+"""Command groups that live in modules of their own, imported only when they are called."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Group(NamedTuple):
+    """A module with a Typer `app`, and one line for the overview."""
+
+    module: str
+    summary: str
+
+
+GROUPS = {
+    "server": Group("warren.cli.server", "Run a coordinator with its relay and STUN."),
+    "admin": Group("warren.cli.admin", "Manage users, keys and machines on a server."),
+    "demo": Group("warren.cli.demo", "Show the whole system at work on this machine."),
+    "lab": Group("warren.cli.lab", "Build networks of namespaces with every kind of NAT."),
+}

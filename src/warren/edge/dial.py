@@ -1,0 +1,132 @@
+"""Opening streams to a coordinator: TCP, TLS, and through an HTTP proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+_PROXY_HEAD_MAX_BYTES = 16 * 1024
+
+
+class DialFailed(Exception):
+    """No stream could be opened. The text is one sentence for a person."""
+
+
+class Stream(NamedTuple):
+    """Both directions of an open connection."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+
+class Target(NamedTuple):
+    """Where to connect. `tls`: None for a clear connection; `delay_s`: when a race starts it."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None
+    delay_s: float = 0.0
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+def verified_tls() -> ssl.SSLContext:
+    """TLS 1.2 or newer with the system's certificates (SSL_CERT_FILE is honoured)."""
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def unverified_tls() -> ssl.SSLContext:
+    """TLS whose certificate is not looked at: for streams that carry their own proof (Noise)."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+async def dial(target: Target, timeout_s: float) -> Stream:
+    """Connect, honouring HTTPS_PROXY / HTTP_PROXY / NO_PROXY for names that are not local.
+
+    Raises DialFailed.
+    """
+    proxy = _proxy_for(target)
+    try:
+        async with asyncio.timeout(timeout_s):
+            if proxy is not None:
+                return await _through_proxy(target, *proxy)
+            reader, writer = await asyncio.open_connection(
+                target.host,
+                target.port,
+                ssl=target.tls,
+                server_hostname=target.host if target.tls else None,
+            )
+            return Stream(reader, writer)
+    except TimeoutError:
+        raise DialFailed(f"{target} did not answer within {timeout_s:.0f} s") from None
+    except ssl.SSLCertVerificationError as error:
+        # OpenSSL's codes 9 and 10: not yet valid, expired.
+        hint = "; is this machine's clock right?" if error.verify_code in (9, 10) else ""
+        raise DialFailed(
+            f"the certificate of {target} is not trusted ({error.verify_message}{hint})"
+        ) from error
+    except ssl.SSLError as error:
+        raise DialFailed(f"{target} does not speak TLS ({error.reason or error})") from error
+    except (OSError, ValueError) as error:
+        raise DialFailed(f"cannot connect to {target}: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """Return what the system said, in lower case and without numbers."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return text[:1].lower() + text[1:] if text else type(error).__name__
+
+
+async def close(stream: Stream) -> None:
+    """Close without waiting for the other side."""
+    stream.writer.transport.abort()
+
+
+def _proxy_for(target: Target) -> tuple[str, int] | None:
+    names = ("HTTPS_PROXY", "https_proxy") if target.tls else ("http_proxy", "HTTP_PROXY")
+    url = next((os.environ[name] for name in names if os.environ.get(name)), None)
+    if url is None or _is_exempt(target.host):
+        return None
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    if parts.scheme != "http" or not parts.hostname:
+        raise DialFailed(f"the proxy {url!r} is not an http:// URL")
+    return parts.hostname, parts.port or 80
+
+
+def _is_exempt(host: str) -> bool:
+    if host == "localhost" or host.startswith("127.") or host == "::1":
+        return True
+    exempt = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
+    entries = [entry.strip().lstrip(".") for entry in exempt.split(",") if entry.strip()]
+    return any(e == "*" or host == e or host.endswith("." + e) for e in entries)
+
+
+async def _through_proxy(target: Target, host: str, port: int) -> Stream:
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        writer.write(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
+        await writer.drain()
+        head = await reader.readuntil(b"\r\n\r\n")
+        status = head.split(b"\r\n", 1)[0].split(b" ")
+        if len(head) > _PROXY_HEAD_MAX_BYTES or len(status) < 2 or status[1] != b"200":
+            shown = b" ".join(status)[:80].decode("ascii", "replace")
+            raise DialFailed(f"the proxy {host}:{port} refused: {shown}")
+        if target.tls:
+            await writer.start_tls(target.tls, server_hostname=target.host)
+    except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+        writer.transport.abort()
+        raise DialFailed(f"the proxy {host}:{port} does not speak HTTP") from error
+    except BaseException:
+        writer.transport.abort()
+        raise
+    return Stream(reader, writer)

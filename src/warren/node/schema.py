@@ -1,0 +1,162 @@
+"""The local API's values: what `warren` commands ask the daemon, and what it answers.
+
+Both ends import this room, so a request that does not fit is refused before anything runs.
+Times are seconds unless the name says otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+BackendState = Literal["stopped", "starting", "needs-login", "needs-approval", "running", "expired"]
+PingKind = Literal["disco", "tsmp", "icmp"]
+
+
+class UpRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Join, or change preferences and run. None keeps what was chosen before.
+
+    auth_key: used for this registration only; never stored.
+    force_login: get a new node key even when the old one still works.
+    """
+
+    server_url: str | None = None
+    auth_key: str | None = None
+    hostname: str | None = None
+    ephemeral: bool = False
+    force_login: bool = False
+    shields_up: bool | None = None
+    accept_routes: bool | None = None
+    advertise_tags: list[str] | None = None
+
+
+class PingRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """One ping. peer: an address, a host name or a full MagicDNS name."""
+
+    peer: str
+    kind: PingKind = "disco"
+    timeout_s: float = 5.0
+    size_bytes: int = 0
+
+
+class PingReply(msgspec.Struct, kw_only=True):
+    """What came back. `ok` false: `error` says why in one sentence.
+
+    via: how the reply travelled; `path` is the peer's address and port when direct.
+    """
+
+    ok: bool
+    kind: PingKind
+    peer: str
+    address: str
+    via: Literal["direct", "relay", "self", "unknown"] = "unknown"
+    path: str | None = None
+    region: int | None = None
+    region_code: str | None = None
+    ms: float | None = None
+    error: str = ""
+
+
+class PathStatus(msgspec.Struct, kw_only=True):
+    """How packets to a peer travel now. kind `none`: no relay region is known either."""
+
+    kind: Literal["direct", "relay", "none"]
+    address: str | None = None
+    region: int | None = None
+    region_code: str | None = None
+    latency_ms: float | None = None
+
+
+class PeerStatus(msgspec.Struct, kw_only=True):
+    """One peer as this node sees it."""
+
+    id: int
+    name: str
+    fqdn: str
+    addresses: list[str]
+    key: str
+    online: bool | None
+    os: str = ""
+    user: str = ""
+    tags: list[str] = []
+    expired: bool = False
+    routes: list[str] = []
+    path: PathStatus
+    active: bool = False
+    rx_bytes: int = 0
+    tx_bytes: int = 0
+    handshake_ago_s: float | None = None
+
+
+class SelfStatus(msgspec.Struct, kw_only=True):
+    """This node as the coordinator knows it."""
+
+    id: int
+    name: str
+    fqdn: str
+    addresses: list[str]
+    key: str
+    user: str = ""
+    tags: list[str] = []
+    home_region: int = 0
+    home_region_code: str | None = None
+    endpoints: list[str] = []
+    key_expiry: str | None = None
+
+
+class Status(msgspec.Struct, kw_only=True):
+    """Everything that `warren status` shows.
+
+    attempt: counts `up` requests; `error` belongs to this attempt.
+    seq: grows with each change that a watcher should see.
+    """
+
+    version: str
+    state: BackendState
+    seq: int = 0
+    attempt: int = 0
+    error: str = ""
+    auth_url: str = ""
+    server_url: str = ""
+    connected: bool = False
+    mode: Literal["tun", "userspace"] = "userspace"
+    tun: str | None = None
+    port: int = 0
+    proxy: str | None = None
+    offloads: list[str] = []
+    domain: str = ""
+    self_node: SelfStatus | None = msgspec.field(default=None, name="self")
+    peers: list[PeerStatus] = []
+    health: list[str] = []
+    drops: dict[str, int] = {}
+    pid: int = 0
+    state_dir: str = ""
+
+
+class RegionLatency(msgspec.Struct, kw_only=True):
+    """What was measured of one relay region; no latency: no answer."""
+
+    region: int
+    code: str
+    name: str
+    latency_ms: float | None = None
+
+
+class NetcheckReport(msgspec.Struct, kw_only=True):
+    """What this machine's network allows."""
+
+    udp: bool
+    ipv4: str | None = None
+    ipv6: str | None = None
+    mapping_varies: bool | None = None
+    home_region: int = 0
+    home_region_code: str | None = None
+    regions: list[RegionLatency] = []
+    endpoints: list[str] = []
+
+
+class ApiError(msgspec.Struct, kw_only=True):
+    """The body of every answer that is not 200."""
+
+    error: str

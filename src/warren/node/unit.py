@@ -1,0 +1,42 @@
+"""The systemd unit of a node."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+
+def unit_text(state: Path | None, socket: Path | None, tun: str | None, port: int | None) -> str:
+    """Return a unit that runs this installation's daemon with the given options."""
+    command = [sys.executable, "-m", "warren", "daemon"]
+    for flag, value in (("--state", state), ("--socket", socket), ("--tun", tun), ("--port", port)):
+        if value is not None:
+            command += [flag, str(value)]
+    return f"""\
+[Unit]
+Description=Warren node
+Documentation=https://github.com/warren-mesh/warren
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+Type=simple
+ExecStart={shlex.join(command)}
+StateDirectory=warren
+StateDirectoryMode=0700
+RuntimeDirectory=warren
+RuntimeDirectoryMode=0755
+Restart=on-failure
+RestartSec=2
+CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW CAP_NET_BIND_SERVICE CAP_DAC_OVERRIDE
+DeviceAllow=/dev/net/tun rw
+ProtectSystem=strict
+ProtectHome=read-only
+ReadWritePaths=/run/warren
+PrivateTmp=yes
+NoNewPrivileges=yes
+
+[Install]
+WantedBy=multi-user.target
+"""
