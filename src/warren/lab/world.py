@@ -57,6 +57,10 @@ class Part:
             raise ValueError(f"{self.name} has no single address")
         return self._address
 
+    def log_path(self, name: str) -> Path:
+        """Where a program called `name` writes its output here."""
+        return self._world.logs / f"{self.name}-{name}.log"
+
     def spawn(
         self,
         argv: Sequence[str],
@@ -70,7 +74,7 @@ class Part:
         To be called from the main thread: the program dies with the thread that started it.
         unprivileged: without any capability, whatever the user id.
         """
-        log = self._world.logs / f"{self.name}-{name}.log"
+        log = self.log_path(name)
         with log.open("ab") as out:
             process = subprocess.Popen(  # noqa: S603
                 self._argv(argv, unprivileged),
