@@ -1,0 +1,101 @@
+"""Registration with its waiting: the asynchronous shell around `registration`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+
+from warren.coordinator.auth import registration
+from warren.coordinator.auth.registration import Desk, Outcome
+from warren.coordinator.delta import Delta
+from warren.coordinator.registry import Registry
+from warren.coordinator.settings import Settings
+from warren.coordinator.snapshot import Snapshot
+from warren.edge.clock import Clock
+from warren.edge.entropy import Entropy
+from warren.keys import MachinePublic
+from warren.netmap.register import RegisterRequest, RegisterResponse
+
+# A follow-up is answered with its own URL after this long; the client then asks again. Short
+# enough for the state tables of the middleboxes between.
+_WAIT_S = 240.0
+
+
+class Registration:
+    """Answers registrations, and tells those who wait."""
+
+    def __init__(
+        self, registry: Registry, settings: Settings, clock: Clock, entropy: Entropy
+    ) -> None:
+        self._registry = registry
+        self._settings = settings
+        self._clock = clock
+        self._entropy = entropy
+        self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+
+    async def register(self, machine: MachinePublic, request: RegisterRequest) -> RegisterResponse:
+        """Answer one request; a follow-up is answered once something happened to it.
+
+        Raises StoreProblem.
+        """
+        deadline = self._clock.now() + _WAIT_S
+        while True:
+            event = asyncio.Event()
+            outcome = await self._decide(machine, request)
+            if not outcome.waits_for or self._clock.now() >= deadline:
+                return outcome.response
+            # Nothing can have happened in between: there was no await since the decision.
+            self._waiting[outcome.waits_for].add(event)
+            try:
+                async with asyncio.timeout(self._patience_s(outcome.waits_for, deadline)):
+                    await event.wait()
+            except TimeoutError:
+                pass
+            finally:
+                self._forget(outcome.waits_for, event)
+
+    async def approve(self, pending_id: str, user_id: int, tags: tuple[str, ...] | None) -> int:
+        """Admit a waiting machine; return the node's id. Raises Refused, StoreProblem."""
+        node_id = await self._registry.commit(
+            lambda snapshot: registration.approve(self._desk(snapshot), pending_id, user_id, tags)
+        )
+        self._tell(pending_id)
+        return node_id
+
+    async def reject(self, pending_id: str) -> None:
+        """Turn a waiting machine away. Raises Refused, StoreProblem."""
+
+        def decide(snapshot: Snapshot) -> tuple[Delta, None]:
+            return registration.reject(self._desk(snapshot), pending_id), None
+
+        await self._registry.commit(decide)
+        self._tell(pending_id)
+
+    async def _decide(self, machine: MachinePublic, request: RegisterRequest) -> Outcome:
+        def decide(snapshot: Snapshot) -> tuple[Delta | None, Outcome]:
+            outcome = registration.register(self._desk(snapshot), machine, request)
+            return outcome.delta, outcome
+
+        return await self._registry.commit(decide)
+
+    def _desk(self, snapshot: Snapshot) -> Desk:
+        return Desk(
+            snapshot=snapshot,
+            settings=self._settings,
+            wall=self._clock.wall(),
+            entropy=self._entropy,
+        )
+
+    def _patience_s(self, pending_id: str, deadline: float) -> float:
+        pending = self._registry.snapshot.pending.get(pending_id)
+        life_s = (pending.expiry - self._clock.wall()).total_seconds() if pending else 0.0
+        return max(0.01, min(deadline - self._clock.now(), life_s))
+
+    def _tell(self, pending_id: str) -> None:
+        for event in self._waiting.get(pending_id, ()):
+            event.set()
+
+    def _forget(self, pending_id: str, event: asyncio.Event) -> None:
+        self._waiting[pending_id].discard(event)
+        if not self._waiting[pending_id]:
+            del self._waiting[pending_id]
