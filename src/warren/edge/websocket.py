@@ -1,13 +1,14 @@
-"""A byte stream inside WebSocket messages: ts2021 and DERP for those who have nothing else.
+"""WebSocket as a plain byte stream (RFC 6455), for protocols that don't know of it.
 
-Both protocols send binary messages without compression whose borders mean nothing (PROTOCOL §2.3,
-§4.1), so one adaptor around `wsproto` serves both, at both ends, and neither protocol room knows of
-it. Sans-IO like them: bytes in, bytes out.
+The inner protocol sees an `asyncio.Transport`; what it writes goes in binary messages, and
+message borders mean nothing in either direction. wsproto does the framing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from contextlib import suppress
+from typing import Any
 
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import (
@@ -15,121 +16,165 @@ from wsproto.events import (
     BytesMessage,
     CloseConnection,
     Ping,
-    RejectConnection,
     Request,
+    TextMessage,
 )
-from wsproto.utilities import ProtocolError
+from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
-# Large enough for speed, small enough that a reader holds little.
-_MESSAGE_BYTES = 64 * 1024
+from warren.edge.http import Answer, Arrival, Head, hand_over
 
-
-class MalformedWebSocket(ValueError):
-    """The other side does not speak WebSocket, or not the subprotocol that was agreed."""
+_UNSUPPORTED_DATA = 1003
+_NORMAL = 1000
 
 
-class WebSocketStream:
-    """One end. Make it by `accept` or `connect`; feed `receive`, and send what `seal` gives.
+def is_websocket(head: Head) -> bool:
+    """Whether a request asks for a WebSocket."""
+    return head.method == "GET" and head.header("upgrade").lower() == "websocket"
 
-    `poll_transmit` holds handshakes, pongs and farewells; it is to be sent first.
+
+def accept_websocket(arrival: Arrival, subprotocol: str, inner: asyncio.Protocol) -> Answer | None:
+    """Complete the opening handshake and give the stream inside to `inner`.
+
+    Returns None, or the refusal of a request that is no WebSocket or lacks the subprotocol.
     """
+    websocket = WSConnection(ConnectionType.SERVER)
+    try:
+        websocket.receive_data(arrival.raw)
+        request = next(websocket.events(), None)
+        if not isinstance(request, Request) or subprotocol not in request.subprotocols:
+            return Answer(400, f"the subprotocol here is {subprotocol}\n".encode())
+        # No extensions: what is inside is encrypted and does not compress.
+        reply = websocket.send(AcceptConnection(subprotocol=subprotocol))
+    except (RemoteProtocolError, LocalProtocolError) as error:
+        return Answer(400, f"this is not a WebSocket handshake: {error}\n".encode())
+    arrival.transport.write(reply)
+    hand_over(arrival.transport, _Outer(websocket, inner), b"")
+    return None
 
-    def __init__(self, connection: WSConnection, subprotocol: str, opened: bool) -> None:
-        self._connection = connection
-        self._subprotocol = subprotocol
-        self._opened = opened
-        self._out = bytearray()
-        self.closed = False
 
-    @classmethod
-    def accept(
-        cls, target: str, headers: Iterable[tuple[str, str]], subprotocol: str
-    ) -> WebSocketStream:
-        """Answer a request whose head the front door has read; the answer is to be transmitted.
+class _Outer(asyncio.Protocol):
+    """What the real transport talks to."""
 
-        Raises MalformedWebSocket if it is no WebSocket request or lacks the subprotocol.
-        """
-        connection = WSConnection(ConnectionType.SERVER)
-        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    def __init__(self, websocket: WSConnection, inner: asyncio.Protocol) -> None:
+        self._websocket = websocket
+        self._inner = inner
+        self._stream: WebSocketTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Show the stream to the inner protocol."""
+        assert isinstance(transport, asyncio.Transport)
+        self._stream = WebSocketTransport(transport, self._websocket)
+        self._inner.connection_made(self._stream)
+        # Frames may have come in one flight with the handshake.
+        self._take_events()
+
+    def data_received(self, data: bytes) -> None:
+        """Take frames."""
         try:
-            connection.initiate_upgrade_connection(raw, target)
-            request = next(connection.events(), None)
-            if not isinstance(request, Request) or subprotocol not in request.subprotocols:
-                raise MalformedWebSocket(f"the request does not offer {subprotocol}")
-            stream = cls(connection, subprotocol, opened=True)
-            stream._out += connection.send(AcceptConnection(subprotocol=subprotocol))
-        except ProtocolError as error:
-            raise MalformedWebSocket(f"not a WebSocket request: {error}") from error
-        return stream
+            self._websocket.receive_data(data)
+        except RemoteProtocolError:
+            self._abort()
+            return
+        self._take_events()
 
-    @classmethod
-    def connect(cls, host: str, target: str, subprotocol: str) -> WebSocketStream:
-        """Begin as a client; the request is to be transmitted."""
-        connection = WSConnection(ConnectionType.CLIENT)
-        stream = cls(connection, subprotocol, opened=False)
-        stream._out += connection.send(
-            Request(host=host, target=target, subprotocols=[subprotocol])
-        )
-        return stream
+    def eof_received(self) -> bool:
+        """A stream that ends is over in both directions."""
+        return False
 
-    @property
-    def opened(self) -> bool:
-        """Whether the handshake is done; only then may `seal` be called."""
-        return self._opened
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the inner protocol."""
+        self._inner.connection_lost(exc)
 
-    def receive(self, data: bytes) -> bytes:
-        """Take what the transport gave; return the bytes of the stream inside.
+    def pause_writing(self) -> None:
+        """Hand on."""
+        self._inner.pause_writing()
 
-        Empty `data` means that the transport was closed. Raises MalformedWebSocket.
-        """
-        if self.closed:
-            return b""
-        inner = bytearray()
+    def resume_writing(self) -> None:
+        """Hand on."""
+        self._inner.resume_writing()
+
+    def _take_events(self) -> None:
+        stream = self._stream
+        assert stream is not None
         try:
-            self._connection.receive_data(data or None)
-            for event in self._connection.events():
-                if isinstance(event, BytesMessage):
-                    inner += event.data
-                elif isinstance(event, AcceptConnection):
-                    self._check(event)
-                elif isinstance(event, RejectConnection):
-                    raise MalformedWebSocket(f"the server answered {event.status_code}")
-                elif isinstance(event, Ping):
-                    self._out += self._connection.send(event.response())
-                elif isinstance(event, CloseConnection):
-                    self._closing(event)
-        except ProtocolError as error:
-            raise MalformedWebSocket(f"the other side broke WebSocket: {error}") from error
-        return bytes(inner)
+            for event in self._websocket.events():
+                match event:
+                    case BytesMessage(data=data):
+                        if data:
+                            self._inner.data_received(bytes(data))
+                    case Ping():
+                        stream.write_raw(self._websocket.send(event.response()))
+                    case CloseConnection():
+                        stream.write_raw(self._websocket.send(event.response()))
+                        stream.close()
+                    case TextMessage():
+                        stream.close(_UNSUPPORTED_DATA)
+        except (RemoteProtocolError, LocalProtocolError):
+            self._abort()
 
-    def seal(self, data: bytes) -> bytes:
-        """Return the messages that carry `data`; nothing once closed."""
-        if self.closed:
-            return b""
-        return b"".join(
-            self._connection.send(BytesMessage(data=data[start : start + _MESSAGE_BYTES]))
-            for start in range(0, len(data), _MESSAGE_BYTES)
-        )
+    def _abort(self) -> None:
+        if self._stream is not None:
+            self._stream.abort()
 
-    def close(self) -> None:
-        """Say farewell; `poll_transmit` has the bytes."""
-        if not self.closed and self._opened:
-            self._out += self._connection.send(CloseConnection(code=1000))
-        self.closed = True
 
-    def poll_transmit(self) -> bytes:
-        """Return the bytes to send now."""
-        out = bytes(self._out)
-        self._out.clear()
-        return out
+class WebSocketTransport(asyncio.Transport):
+    """The stream inside a WebSocket."""
 
-    def _check(self, event: AcceptConnection) -> None:
-        if event.subprotocol != self._subprotocol:
-            raise MalformedWebSocket(f"the server did not agree to {self._subprotocol}")
-        self._opened = True
+    def __init__(self, outer: asyncio.Transport, websocket: WSConnection) -> None:
+        super().__init__()
+        self._outer = outer
+        self._websocket = websocket
 
-    def _closing(self, event: CloseConnection) -> None:
-        self.closed = True
-        # 1006 is wsproto's word for a transport that ended without farewell.
-        if event.code != 1006:
-            self._out += self._connection.send(event.response())
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send bytes as one binary message."""
+        if data and not self._outer.is_closing():
+            self._outer.write(self._websocket.send(BytesMessage(data=bytes(data))))
+
+    def writelines(self, list_of_data: Any) -> None:
+        """Send all pieces as one message."""
+        self.write(b"".join(list_of_data))
+
+    def write_raw(self, data: bytes) -> None:
+        """Send what is framed already."""
+        if not self._outer.is_closing():
+            self._outer.write(data)
+
+    def close(self, code: int = _NORMAL) -> None:
+        """Say goodbye and close once everything is sent."""
+        if self._outer.is_closing():
+            return
+        with suppress(LocalProtocolError):  # it was said already
+            self._outer.write(self._websocket.send(CloseConnection(code=code)))
+        self._outer.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._outer.abort()
+
+    def is_closing(self) -> bool:
+        """Whether it is closing or closed."""
+        return self._outer.is_closing()
+
+    def pause_reading(self) -> None:
+        """Take nothing for now."""
+        self._outer.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on taking."""
+        self._outer.resume_reading()
+
+    def is_reading(self) -> bool:
+        """Whether it takes data."""
+        return self._outer.is_reading()
+
+    def get_write_buffer_size(self) -> int:
+        """Return how many bytes wait."""
+        return self._outer.get_write_buffer_size()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Set when writing pauses."""
+        self._outer.set_write_buffer_limits(high, low)
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Ask the real transport."""
+        return self._outer.get_extra_info(name, default)
