@@ -1,0 +1,60 @@
+"""How a connection at the front door becomes a client of the relay (PROTOCOL §4.1, §4.4)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from warren.derp.upgrade import (
+    PATH,
+    WEBSOCKET_SUBPROTOCOL,
+    parse_upgrade_untrusted,
+    switching_response,
+)
+from warren.edge.entropy import Entropy
+from warren.edge.http import Answer, Answerer, Arrival, Head, Taker, hand_over
+from warren.edge.websocket import accept_websocket, is_websocket
+from warren.relay.client import RelayClient
+from warren.relay.hub import Hub
+
+_CHALLENGE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+
+
+def takers(hub: Hub, entropy: Entropy) -> Mapping[str, Taker]:
+    """Return what takes over connections, by path."""
+
+    def derp(arrival: Arrival) -> Answer | None:
+        if is_websocket(arrival.head):
+            return accept_websocket(arrival, WEBSOCKET_SUBPROTOCOL, RelayClient(hub, entropy))
+        wish = parse_upgrade_untrusted(arrival.head.headers)
+        if wish is None or arrival.head.method != "GET":
+            return Answer(
+                426, b"this is a DERP relay; it needs an upgrade\n", headers=(("upgrade", "DERP"),)
+            )
+        if not wish.fast_start:
+            arrival.transport.write(switching_response(hub.key.public()))
+        hand_over(arrival.transport, RelayClient(hub, entropy), arrival.rest)
+        return None
+
+    return {PATH: derp}
+
+
+def answers() -> Mapping[str, Answerer]:
+    """Return what clients probe a relay with, by path."""
+    return {
+        "/derp/probe": _probe,
+        "/derp/latency-check": _probe,
+        "/generate_204": _generate_204,
+    }
+
+
+def _probe(head: Head) -> Answer:
+    return Answer(200, headers=(("access-control-allow-origin", "*"),))
+
+
+def _generate_204(head: Head) -> Answer:
+    headers = [("cache-control", "no-cache, no-store, must-revalidate")]
+    challenge = head.header("x-tailscale-challenge")
+    if _CHALLENGE.fullmatch(challenge):
+        headers.append(("x-tailscale-response", f"response {challenge}"))
+    return Answer(204, headers=tuple(headers))
