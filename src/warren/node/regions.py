@@ -1,0 +1,89 @@
+"""From the DERP map to the engine's relay regions (PROTOCOL §4.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
+
+from warren.engine.commands import RelayNode
+from warren.netmap.derpmap import DERPMap, DERPNode
+from warren.netmap.endpoint import Endpoint, MalformedEndpoint
+
+DEFAULT_PORT = 443
+_PLAIN_PORT = 80
+_PIN_PREFIX = "sha256-raw:"
+_NONE = "none"
+
+
+def relay_names(derp_map: DERPMap) -> list[str]:
+    """Return the host names that must be resolved before every relay can be dialled."""
+    return sorted(
+        {
+            node.host_name
+            for region in (derp_map.regions or {}).values()
+            if region is not None
+            for node in region.nodes
+            if node.host_name and not (node.ipv4 and node.ipv6)
+        }
+    )
+
+
+def compile_regions(
+    derp_map: DERPMap, resolved: Mapping[str, Sequence[str]]
+) -> dict[int, list[RelayNode]]:
+    """Return region → relays in order of preference; `resolved`: name → addresses.
+
+    Relays that only do STUN, or that have no usable address, are left out; a region without
+    relays stays, empty.
+    """
+    regions: dict[int, list[RelayNode]] = {}
+    for region_id, region in sorted((derp_map.regions or {}).items()):
+        if region is None or not 0 < region_id <= 0xFFFF:
+            continue
+        nodes = (_relay(node, resolved) for node in region.nodes if not node.stun_only)
+        regions[region_id] = [node for node in nodes if node is not None]
+    return regions
+
+
+def _relay(node: DERPNode, resolved: Mapping[str, Sequence[str]]) -> RelayNode | None:
+    port = node.derp_port or DEFAULT_PORT
+    addrs = []
+    for ip in _addresses(node, resolved):
+        try:
+            addrs.append(str(Endpoint.of(ip_address(ip), port)))
+        except (ValueError, MalformedEndpoint):
+            continue
+    if not addrs:
+        return None
+    pin = None
+    name = node.host_name
+    if node.cert_name.startswith(_PIN_PREFIX):
+        try:
+            pin = bytes.fromhex(node.cert_name.removeprefix(_PIN_PREFIX))
+        except ValueError:
+            return None
+        if len(pin) != 32:
+            return None
+    elif node.cert_name:
+        name = node.cert_name
+    return RelayNode(
+        addrs=addrs,
+        server_name=name,
+        cert_sha256=pin,
+        # A lab's relay may speak in the clear, and says so by the port of clear HTTP.
+        plain=node.insecure_for_tests and port == _PLAIN_PORT,
+        insecure=node.insecure_for_tests,
+    )
+
+
+def _addresses(node: DERPNode, resolved: Mapping[str, Sequence[str]]) -> list[str]:
+    found = []
+    names = resolved.get(node.host_name, ())
+    for version, literal in ((4, node.ipv4), (6, node.ipv6)):
+        if literal == _NONE:
+            continue
+        if literal:
+            found.append(literal)
+        else:
+            found += [ip for ip in names if (":" in ip) is (version == 6)]
+    return found
