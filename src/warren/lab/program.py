@@ -23,7 +23,10 @@ class ProgramFailed(RuntimeError):
 
 
 def wait_until(
-    probe: Callable[[], T], deadline_s: float, what: str, logs: Callable[[], str] = lambda: ""
+    probe: Callable[[], T | None],
+    deadline_s: float,
+    what: str,
+    logs: Callable[[], str] = lambda: "",
 ) -> T:
     """Call `probe` until it returns something true, and return that.
 

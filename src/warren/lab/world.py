@@ -6,10 +6,8 @@ import ctypes
 import itertools
 import os
 import secrets
-import shutil
 import socket
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -156,12 +154,9 @@ class Part:
 class World:
     """A built plan, as a context manager. `world["alice"]` is a part."""
 
-    def __init__(self, plan: Plan, logs: Path | None = None) -> None:
-        """logs: where programs' output is kept; None for a directory that goes with the world."""
+    def __init__(self, plan: Plan) -> None:
         self._solved: Addressed = resolve(plan)
         self._run = secrets.token_hex(3)
-        self._keep_logs = logs is not None
-        self.logs = logs or Path(tempfile.mkdtemp(prefix="warren-lab-"))
         self.programs: list[Program] = []
         self._parts: dict[str, Part] = {}
         self._directory: runs.RunDirectory | None = None
@@ -169,7 +164,8 @@ class World:
     def __enter__(self) -> Self:
         runs.clean()
         self._directory = runs.RunDirectory(self._run)
-        self.logs.mkdir(parents=True, exist_ok=True)
+        for path in (self.scratch, self.logs):
+            path.mkdir()
         try:
             self._build()
         except BaseException:
@@ -191,8 +187,17 @@ class World:
     @property
     def etc(self) -> Path:
         """Directory with the parts' own resolv.conf and hosts."""
-        assert self._directory is not None
-        return self._directory.path / "etc"
+        return self._path("etc")
+
+    @property
+    def logs(self) -> Path:
+        """Directory with what the programs print; it goes with the world."""
+        return self._path("logs")
+
+    @property
+    def scratch(self) -> Path:
+        """Directory for anything else that shall go with the world."""
+        return self._path("scratch")
 
     def close(self) -> None:
         """Stop every program and remove every namespace and file. Idempotent."""
@@ -205,16 +210,19 @@ class World:
         runs.remove_namespaces(self._run)
         self._directory.remove()
         self._directory = None
-        if not self._keep_logs:
-            shutil.rmtree(self.logs, ignore_errors=True)
 
     def tails(self, lines: int = 25) -> str:
         """The end of every program's output, for an error message."""
         return "\n".join(program.tail(lines) for program in self.programs)
 
-    def wait(self, probe: Callable[[], T], deadline_s: float, what: str) -> T:
+    def wait(self, probe: Callable[[], T | None], deadline_s: float, what: str) -> T:
         """Like `wait_until`, with every program's log in the message."""
         return wait_until(probe, deadline_s, what, self.tails)
+
+    def _path(self, name: str) -> Path:
+        if self._directory is None:
+            raise RuntimeError("the world is not built")
+        return self._directory.path / name
 
     def _build(self) -> None:
         namespace = {part: f"{runs.PREFIX}{self._run}-{part}" for part in parts(self._solved)}

@@ -1,0 +1,254 @@
+"""Warren itself inside the lab: a server and nodes, driven by the real command line."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from warren.lab import runs, web
+from warren.lab.program import Program, ProgramFailed, wait_until
+from warren.lab.world import Part
+
+SERVER_HTTP_PORT = 80
+SERVER_TLS_PORT = 443
+STUN_PORT = 3478
+"""The ports that stock clients expect. One that has dialled the control plane in the last two
+minutes does not try port 80 again but goes to 443, so both must be the coordinator's."""
+
+_COMMAND = (sys.executable, "-m", "warren")
+
+
+def command_environment() -> dict[str, str]:
+    """Environment for warren's own commands: nothing that the caller's shell has set for them."""
+    return {key: "" for key in runs.environment() if key.startswith("WARREN_")} | {
+        "PYTHONDONTWRITEBYTECODE": "1"
+    }
+
+
+class Server:
+    """`warren server` on one public host; everything it keeps is in `state`."""
+
+    def __init__(self, part: Part, state: Path) -> None:
+        self.part = part
+        self.state = state
+        self.url = f"http://{part.address}"
+        self._program: Program | None = None
+
+    @property
+    def program(self) -> Program:
+        """The running server."""
+        if self._program is None:
+            raise ProgramFailed("the server was not started")
+        return self._program
+
+    def start(self, deadline_s: float = 20.0) -> float:
+        """Start it and wait until it answers; the seconds that it took."""
+        began = time.monotonic()
+        address = self.part.address
+        argv = [*_COMMAND, "server", "--state", str(self.state), "--url", self.url]
+        argv += [
+            "--http",
+            f"{address}:{SERVER_HTTP_PORT}",
+            "--listen",
+            f"{address}:{SERVER_TLS_PORT}",
+        ]
+        argv += ["--stun", f"{address}:{STUN_PORT}", "--tls", "self-signed"]
+        self._program = self.part.spawn(argv, "server", env=command_environment())
+        wait_until(self._answers, deadline_s, "the server answers", self.program.tail)
+        return time.monotonic() - began
+
+    def _answers(self) -> bool:
+        if not self.program.running():
+            raise ProgramFailed(f"the server ended early\n{self.program.tail()}")
+        try:
+            page = web.get(
+                web.Route(self.part), str(self.part.address), SERVER_HTTP_PORT, path="/key?v=130"
+            )
+        except (OSError, http.client.HTTPException):
+            return False
+        return page.status == 200
+
+    def admin(self, *words: str) -> Any:
+        """Run `warren admin … --json` and return what it printed."""
+        argv = [*_COMMAND, "admin", "--state", str(self.state), *words, "--json"]
+        text = self.part.run(argv, env=command_environment())
+        return json.loads(text) if text.strip() else None
+
+    def create_user(self, name: str) -> None:
+        """Make a user."""
+        self.admin("users", "create", name)
+
+    def create_key(self, user: str, *flags: str) -> str:
+        """Make an auth key for a user and return its text."""
+        made = self.admin("keys", "create", "--user", user, *flags)
+        return str(made["key"])
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """The machines that the coordinator knows."""
+        listed = self.admin("nodes", "list")
+        return list(listed if isinstance(listed, list) else listed["nodes"])
+
+    def node(self, name: str) -> dict[str, Any] | None:
+        """The machine with this host name, if the coordinator knows it."""
+        return next((node for node in self.nodes() if node["name"] == name), None)
+
+
+@dataclass(frozen=True)
+class Pong:
+    """One answered ping. path: the peer's address and port when it came directly."""
+
+    via: str
+    ms: float | None
+    path: str | None
+    region: str | None
+
+
+class Node:
+    """A Warren node on one host: `warren daemon` and the commands that talk to it."""
+
+    def __init__(self, part: Part, name: str, state: Path, *, tun: bool, port: int = 41641) -> None:
+        """tun: with a TUN device; without one it also runs without any capability."""
+        self.part = part
+        self.name = name
+        self.state = state
+        self.tun = tun
+        self.address = ""
+        """Its IPv4 address in the mesh, once it is up."""
+        self._socks: tuple[str, int] | None = None
+        self._socket = state / "warrend.sock"
+        self._port = port
+        self._program: Program | None = None
+
+    @property
+    def program(self) -> Program:
+        """The running daemon."""
+        if self._program is None:
+            raise ProgramFailed(f"{self.name} was not started")
+        return self._program
+
+    def start(self) -> None:
+        """Start the daemon; it listens a moment later (`wait_daemon`)."""
+        self.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        argv = [*_COMMAND, "daemon", "--state", str(self.state), "--socket", str(self._socket)]
+        argv += ["--tun", "warren0" if self.tun else "none", "--port", str(self._port)]
+        self._program = self.part.spawn(
+            argv, "daemon", env=command_environment(), unprivileged=not self.tun
+        )
+
+    def wait_daemon(self, deadline_s: float = 15.0) -> None:
+        """Wait until the daemon answers on its socket."""
+
+        def answers() -> bool:
+            if not self.program.running():
+                raise ProgramFailed(f"{self.name}'s daemon ended early\n{self.program.tail()}")
+            if not self._socket.exists():
+                return False
+            try:
+                self._status_even_if_down()
+            except ProgramFailed:
+                return False
+            return True
+
+        wait_until(answers, deadline_s, f"{self.name}'s daemon answers", self.program.tail)
+
+    def begin_up(
+        self, server: str | None, auth_key: str | None, timeout_s: float = 20.0
+    ) -> Program:
+        """Start `warren up`, to be awaited with `finish_up`; several nodes can join at once."""
+        argv = [*_COMMAND, "up", "--socket", str(self._socket), "--hostname", self.name]
+        argv += ["--server", server] if server else []
+        argv += ["--auth-key", auth_key] if auth_key else []
+        argv += ["--timeout", str(timeout_s)]
+        return self.part.spawn(argv, "up", env=command_environment())
+
+    def finish_up(self, command: Program, deadline_s: float = 25.0) -> None:
+        """Wait for `warren up` and learn the node's own address. Raises ProgramFailed."""
+        if command.wait(deadline_s) != 0:
+            said = " ".join(command.output().split())
+            raise ProgramFailed(f"{self.name}: warren up: {said[-400:]}")
+        self.learn()
+
+    def up(
+        self, server: str | None = None, auth_key: str | None = None, timeout_s: float = 20.0
+    ) -> float:
+        """`warren up` to its end; the seconds that it took."""
+        began = time.monotonic()
+        command = self.begin_up(server, auth_key, timeout_s)
+        if command.wait(timeout_s + 5) != 0:
+            self.finish_up(command)
+        seconds = time.monotonic() - began
+        self.learn()
+        return seconds
+
+    def learn(self) -> None:
+        """Read this node's address and proxy from its status."""
+        status = self.status()
+        self.address = next(text for text in status["self"]["addresses"] if ":" not in text)
+        if status.get("proxy"):
+            host, _, port = str(status["proxy"]).rpartition(":")
+            self._socks = (host, int(port))
+
+    def run(self, *words: str, timeout_s: float = 15.0) -> str:
+        """Run `warren WORDS --socket …` and return its output. Raises ProgramFailed."""
+        argv = [*_COMMAND, *words, "--socket", str(self._socket)]
+        return self.part.run(argv, timeout_s, env=command_environment())
+
+    def status(self) -> dict[str, Any]:
+        """`warren status --json`, as it is printed. Raises ProgramFailed unless it runs."""
+        found: dict[str, Any] = json.loads(self.run("status", "--json"))
+        return found
+
+    def peer(self, name: str) -> dict[str, Any] | None:
+        """What the node knows of a peer, if it knows it."""
+        return next((peer for peer in self.status()["peers"] if peer["name"] == name), None)
+
+    def ping(self, peer: str, timeout_s: float = 10.0) -> Pong:
+        """One disco ping. Raises ProgramFailed if no pong came."""
+        text = self.run(
+            *("ping", "--json", "--count", "1", "--timeout", str(timeout_s), peer),
+            timeout_s=timeout_s + 5,
+        )
+        return _pong(text)
+
+    def ping_until_direct(self, peer: str, timeout_s: float = 15.0) -> Pong:
+        """Ping until the answer comes directly. Raises ProgramFailed if it never did."""
+        text = self.run(
+            *("ping", "--json", "--until-direct", "--timeout", str(timeout_s), peer),
+            timeout_s=timeout_s + 5,
+        )
+        return _pong(text)
+
+    def route(self) -> web.Route:
+        """How a client on this host reaches the mesh."""
+        if not self.tun and self._socks is None:
+            raise ProgramFailed(f"{self.name} runs in userspace but names no proxy")
+        return web.Route(self.part, None if self.tun else self._socks)
+
+    def stop(self) -> int:
+        """End the daemon as a service manager would."""
+        return self.program.stop()
+
+    def kill(self) -> None:
+        """End the daemon as a crash would."""
+        self.program.kill()
+
+    def _status_even_if_down(self) -> None:
+        argv = [*_COMMAND, "status", "--json", "--socket", str(self._socket)]
+        try:
+            self.part.run(argv, env=command_environment())
+        except ProgramFailed as error:
+            if '"state"' not in str(error):
+                raise
+
+
+def _pong(text: str) -> Pong:
+    """The last line of `warren ping --json`."""
+    last = json.loads(text.strip().splitlines()[-1])
+    if not last["ok"]:
+        raise ProgramFailed(last["error"])
+    return Pong(last["via"], last.get("ms"), last.get("path"), last.get("region_code"))
