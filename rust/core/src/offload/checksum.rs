@@ -33,7 +33,7 @@ pub fn sum(data: &[u8]) -> u64 {
 /// Folds a sum to 16 bits, without the final complement.
 #[inline]
 #[must_use]
-pub fn fold(mut total: u64) -> u16 {
+pub(super) fn fold(mut total: u64) -> u16 {
     while total > 0xffff {
         total = (total & 0xffff) + (total >> 16);
     }

@@ -1,0 +1,241 @@
+//! Datagrams on their way in: what they are, open, check, and to the device.
+
+use std::io::IoSlice;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use warren_core::clock::Now;
+use warren_core::demux::{Kind, WireGuard, classify, classify_relayed};
+use warren_core::offload::{Coalescer, Part};
+use warren_core::packet;
+use warren_core::probe::Probe;
+use warren_core::seam::Event;
+use warren_core::wg::{Opener, Peer, PublicKey, Source, Tables};
+
+use super::drops::Drop;
+use super::outbound::Outbound;
+use super::shared::{Shared, owned};
+use super::wake::wait_readable;
+use crate::udp::{Message, Receiver};
+
+/// Header and the most parts that the coalescer joins, with room to spare.
+const MAX_VECTORS: usize = 160;
+/// Batches taken from one socket in a row before the other is looked at.
+const ROUNDS: usize = 8;
+
+/// One datagram in the arena.
+#[derive(Clone, Copy)]
+struct Datagram {
+    start: usize,
+    len: usize,
+    source: Source,
+}
+
+impl Datagram {
+    fn of<'a>(&self, arena: &'a mut [u8]) -> &'a mut [u8] {
+        &mut arena[self.start..self.start + self.len]
+    }
+}
+
+/// What one thread needs to take datagrams in.
+pub(crate) struct Inbound {
+    coalescer: Coalescer,
+    datagrams: Vec<Datagram>,
+    /// Answers to probes; they wait until the session's window is free again.
+    answers: Vec<Vec<u8>>,
+    outbound: Outbound,
+}
+
+impl Inbound {
+    /// `join_udp`: whether the device takes UDP super-packets.
+    pub(crate) fn new(join_udp: bool) -> Self {
+        Self {
+            coalescer: Coalescer::new(join_udp),
+            datagrams: Vec::new(),
+            answers: Vec::new(),
+            outbound: Outbound::new(),
+        }
+    }
+
+    /// Takes one batch from a UDP socket.
+    fn batch(&mut self, shared: &Shared, arena: &mut [u8], messages: &[Message], now: Now) {
+        self.datagrams.clear();
+        for message in messages {
+            let source = Source::Udp(message.source);
+            let end = message.start + message.len;
+            for start in (message.start..end).step_by(message.segment) {
+                let datagram = Datagram { start, len: message.segment.min(end - start), source };
+                self.sort(shared, arena, datagram, now);
+            }
+        }
+        self.open_all(shared, arena, now);
+        shared.drain_tunnel(now);
+    }
+
+    /// Takes one packet from a relay.
+    pub(crate) fn relayed(
+        &mut self,
+        shared: &Shared,
+        region: u32,
+        peer: PublicKey,
+        packet: &mut [u8],
+    ) {
+        let now = shared.clock.now();
+        let source = Source::Relay { region, peer };
+        self.datagrams.clear();
+        match classify_relayed(packet) {
+            Kind::Disco => shared.datagram_event(now, || Event::Relayed {
+                region,
+                peer: peer.0.into(),
+                data: owned(packet),
+            }),
+            Kind::WireGuard(WireGuard::Data) => {
+                self.datagrams.push(Datagram { start: 0, len: packet.len(), source });
+            }
+            Kind::WireGuard(_) => handshake(shared, packet, source, now),
+            _ => shared.drops.count(Drop::Unknown),
+        }
+        self.open_all(shared, packet, now);
+        shared.drain_tunnel(now);
+    }
+
+    /// WireGuard data waits for [`Self::open_all`]; everything else is dealt with here.
+    fn sort(&mut self, shared: &Shared, arena: &mut [u8], datagram: Datagram, now: Now) {
+        let bytes = datagram.of(arena);
+        match classify(bytes) {
+            Kind::WireGuard(WireGuard::Data) => self.datagrams.push(datagram),
+            Kind::WireGuard(_) => handshake(shared, bytes, datagram.source, now),
+            Kind::Stun | Kind::Disco => {
+                if let Source::Udp(src) = datagram.source {
+                    let event = || Event::Datagram { src: src.to_string(), data: owned(bytes) };
+                    shared.datagram_event(now, event);
+                }
+            }
+            Kind::Geneve { .. } => shared.drops.count(Drop::Geneve),
+            Kind::Unknown => shared.drops.count(Drop::Unknown),
+        }
+    }
+
+    /// Opens the data of the batch, session by session, and hands it to the device.
+    fn open_all(&mut self, shared: &Shared, arena: &mut [u8], now: Now) {
+        let tables = shared.tunnel.tables();
+        let mut next = 0;
+        while let Some(first) = self.datagrams.get(next).copied() {
+            let Some(session) = shared.tunnel.session(first.of(arena)) else {
+                shared.drops.count(Drop::WgNoSession);
+                next += 1;
+                continue;
+            };
+            let mut opener = session.opener();
+            let mut datagram = first;
+            loop {
+                next += 1;
+                self.open(shared, &tables, &mut opener, session.peer(), arena, datagram);
+                match self.datagrams.get(next) {
+                    Some(d) if d.source == first.source && opener.takes(d.of(arena)) => {
+                        datagram = *d;
+                    }
+                    _ => break,
+                }
+            }
+            let opened = opener.finish();
+            shared.tunnel.received(&session, opened, first.source, now);
+            for answer in self.answers.drain(..) {
+                self.outbound.one(shared, &answer);
+            }
+        }
+        self.deliver(shared, arena);
+        self.outbound.flush(shared);
+    }
+
+    /// Opens one datagram and checks what was in it: source, filter, probes.
+    fn open(
+        &mut self,
+        shared: &Shared,
+        tables: &Tables,
+        opener: &mut Opener<'_>,
+        peer: &Peer,
+        arena: &mut [u8],
+        datagram: Datagram,
+    ) {
+        let base = arena.as_ptr() as usize;
+        let packet = match opener.open_in_place(datagram.of(arena)) {
+            Ok(packet) if packet.is_empty() => return, // a keepalive
+            Ok(packet) => packet,
+            Err(refused) => return shared.drops.count(refused),
+        };
+        let part = Part {
+            start: (packet.as_ptr() as usize - base) as u32,
+            len: packet.len() as u32,
+        };
+        let packet = &*packet;
+        let from_peer =
+            packet::source_and_length(packet).is_some_and(|(src, _)| tables.allows(peer, src));
+        if !from_peer {
+            return shared.drops.count(Drop::WrongSource);
+        }
+        if let Err(refusal) = shared.gate.check_in(packet) {
+            return shared.drops.count(refusal);
+        }
+        match shared.prober.receive(packet) {
+            Probe::Other => {}
+            Probe::Consumed => return,
+            Probe::Answer(answer) => return self.answers.push(answer),
+            Probe::Reply => {
+                return shared.event(Event::ProbeReply { packet: owned(packet) });
+            }
+        }
+        match shared.stack() {
+            Some(stack) => stack.inject(packet),
+            None => self.coalescer.push(arena, part),
+        }
+    }
+
+    /// Writes the batch to the TUN device, each group of joined packets in one write.
+    fn deliver(&mut self, shared: &Shared, arena: &mut [u8]) {
+        let Some(tun) = &shared.tun else { return };
+        self.coalescer.drain(arena, |arena, group, parts| {
+            let header = group.header.encode();
+            let mut vectors = [IoSlice::new(&[]); MAX_VECTORS];
+            vectors[0] = IoSlice::new(&header);
+            let mut used = 1;
+            for part in parts.take(MAX_VECTORS - 1) {
+                vectors[used] = IoSlice::new(&arena[part.start as usize..][..part.len as usize]);
+                used += 1;
+            }
+            if tun.write(&vectors[..used]).is_err() {
+                shared.drops.add(Drop::Device, used as u64 - 1);
+            }
+        });
+    }
+}
+
+fn handshake(shared: &Shared, datagram: &[u8], source: Source, now: Now) {
+    if let Err(refused) = shared.tunnel.receive_handshake(datagram, source, now) {
+        shared.drops.count(refused);
+    }
+}
+
+/// The inbound thread: UDP to WireGuard to the device, until the engine stops.
+pub(crate) fn run(shared: &Arc<Shared>) {
+    let join_udp = shared.tun.as_ref().is_some_and(crate::tun::Tun::uso);
+    let mut inbound = Inbound::new(join_udp);
+    let mut receiver = Receiver::new();
+    while !shared.stopping() {
+        let sockets = shared.sockets.load_full();
+        let [v4, v6] = sockets.descriptors();
+        let [woken, v4_ready, v6_ready] =
+            wait_readable([Some(shared.wake_in.as_raw_fd()), v4, v6]);
+        if woken {
+            shared.wake_in.clear();
+            continue;
+        }
+        for fd in [v4.filter(|_| v4_ready), v6.filter(|_| v6_ready)].into_iter().flatten() {
+            for _ in 0..ROUNDS {
+                // Asynchronous errors (an unreachable peer) end the round like an empty socket.
+                let Ok((arena, messages)) = receiver.receive(fd) else { break };
+                inbound.batch(shared, arena, messages, shared.clock.now());
+            }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The engine: threads that carry packets, and one that does as Python says.
+//!
+//! ```text
+//!  TUN ──read── outbound thread ──seal── UDP (GSO) or relay
+//!  UDP ──recvmmsg── inbound thread ──open── filter ── TUN (one write a flow)
+//!  relay threads ──on_packet── the same inbound way, one packet at a time
+//!  Python ──apply── mailbox ── control thread (tables swapped, timers run)
+//!  Python <──poll── bounded events, an eventfd
+//! ```
+//!
+//! Threads share one [`Shared`]; packet threads take no lock that another holds for long. In
+//! userspace mode the stack's thread stands where the outbound thread and the TUN device do.
+
+mod actions;
+mod clock;
+mod control;
+mod drops;
+mod events;
+mod inbound;
+mod outbound;
+mod shared;
+mod wake;
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+use warren_core::seam::{
+    Event, MalformedSeam, PeerStats, Snapshot, decode_commands, decode_config, encode_events,
+    encode_snapshot,
+};
+
+use crate::tun::Tun;
+use crate::udp::UdpSockets;
+use shared::Shared;
+
+/// Why an engine did not start or did not take commands.
+#[derive(Debug)]
+pub enum EngineError {
+    /// Bytes that do not fit the seam.
+    Malformed(MalformedSeam),
+    /// The machine refused something; the error's text is one whole sentence.
+    Io(io::Error),
+}
+
+impl From<MalformedSeam> for EngineError {
+    fn from(error: MalformedSeam) -> Self {
+        Self::Malformed(error)
+    }
+}
+
+impl From<io::Error> for EngineError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl std::fmt::Display for EngineError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Malformed(error) => error.fmt(f),
+            Self::Io(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for EngineError {}
+
+/// A running engine; dropping it closes it.
+pub struct Engine {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Engine {
+    /// Opens sockets and device as `config` (MessagePack of `EngineConfig`) says, and starts.
+    ///
+    /// # Errors
+    /// [`EngineError`] with one sentence.
+    pub fn start(config: &[u8]) -> Result<Self, EngineError> {
+        let config = decode_config(config)?;
+        if !(1280..=9000).contains(&config.mtu_bytes) {
+            let text = format!("an MTU of {} bytes is not between 1280 and 9000", config.mtu_bytes);
+            return Err(MalformedSeam(text).into());
+        }
+        let tun = config.tun.as_deref().map(|name| Tun::open(name, config.mtu_bytes)).transpose()?;
+        let sockets = UdpSockets::bind(config.port)?;
+        let shared = Shared::start(&config, tun, sockets)?;
+        let engine = Self { shared, threads: Mutex::default() };
+        engine.spawn("warren-control", control::run)?;
+        engine.spawn("warren-in", inbound::run)?;
+        if engine.shared.tun.is_some() {
+            engine.spawn("warren-out", outbound::run)?;
+        }
+        Ok(engine)
+    }
+
+    fn spawn(&self, name: &str, body: fn(&Arc<Shared>)) -> io::Result<()> {
+        let shared = self.shared.clone();
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let result = catch_unwind(AssertUnwindSafe(|| body(&shared)));
+            if result.is_err() && !shared.stopping() {
+                let message = "a thread of the packet engine stopped by an error of its own";
+                shared.event(Event::Fault { message: message.to_owned(), fatal: true });
+                shared.stop();
+            }
+        })?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+
+    /// Queues commands (MessagePack as `encode_commands` writes it), in order.
+    ///
+    /// # Errors
+    /// [`EngineError::Malformed`] for what cannot be read; then none of them is applied.
+    pub fn apply(&self, commands: &[u8]) -> Result<(), EngineError> {
+        let batch = actions::compile(decode_commands(commands)?)?;
+        if self.shared.stopping() {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "the engine is closed").into());
+        }
+        self.shared.mailbox.post(batch)?;
+        Ok(())
+    }
+
+    /// Drains the waiting events, as MessagePack; never blocks.
+    #[must_use]
+    pub fn poll(&self) -> Vec<u8> {
+        encode_events(&self.shared.events.drain())
+    }
+
+    /// Counters now, as MessagePack of `Snapshot`.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<u8> {
+        encode_snapshot(&snapshot(&self.shared))
+    }
+
+    /// Stops the threads, closes sockets and device. Idempotent.
+    pub fn close(&self) {
+        self.shared.stop();
+        let threads: Vec<_> = self.threads.lock().drain(..).collect();
+        for thread in threads {
+            // A panic was reported already when it happened.
+            let _ = thread.join();
+        }
+        self.shared.close();
+    }
+}
+
+impl AsRawFd for Engine {
+    /// Readable while events wait.
+    fn as_raw_fd(&self) -> RawFd {
+        self.shared.events.as_raw_fd()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn snapshot(shared: &Shared) -> Snapshot {
+    let now = shared.clock.now();
+    let ago = |then: Option<u64>| then.map(|then| now.mono_ms.saturating_sub(then));
+    let sockets = shared.sockets.load();
+    let tables = shared.tunnel.tables();
+    let peers = tables.peers().map(|peer| {
+        let counters = peer.stats();
+        PeerStats {
+            key: peer.key().0.into(),
+            rx_bytes: counters.rx_bytes,
+            tx_bytes: counters.tx_bytes,
+            handshake_ago_ms: ago(counters.handshake_ms),
+            tx_ago_ms: ago(counters.tx_ms),
+            rx_ago_ms: ago(counters.rx_ms),
+            direct: peer.path().direct(now.mono_ms).map(|addr| addr.to_string()),
+        }
+    });
+    let offloads = [
+        ("tun-tso", shared.tun.as_ref().is_some_and(Tun::tso)),
+        ("tun-uso", shared.tun.as_ref().is_some_and(Tun::uso)),
+        ("udp-gso", sockets.gso()),
+        ("udp-gro", sockets.gro()),
+    ];
+    let regions = shared.relay().map(|relay| relay.regions()).unwrap_or_default();
+    Snapshot {
+        port4: sockets.port4(),
+        port6: sockets.port6(),
+        tun_name: shared.tun.as_ref().map(|tun| tun.name().to_owned()),
+        offloads: offloads.iter().filter(|(_, on)| *on).map(|(name, _)| (*name).into()).collect(),
+        peers: peers.collect(),
+        drops: shared.drops.named(),
+        regions: regions.into_iter().map(|(region, up)| (region.into(), up)).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,182 @@
+//! Packets on their way out: route, split, seal, and onto the best path there is.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use warren_core::clock::Now;
+use warren_core::offload::{Split, VNET_LEN, VnetHeader};
+use warren_core::packet;
+use warren_core::seam::Event;
+use warren_core::wg::{HEADER_BYTES, Peer, Session, Tables};
+
+use super::drops::Drop;
+use super::shared::Shared;
+use super::wake::wait_readable;
+use crate::tun::READ_ROOM;
+use crate::udp::{MAX_DATAGRAM, SendQueue};
+
+/// Sealed bytes that are worth a call to the kernel: enough for full segmentation, little enough
+/// that the other side works on them while we seal the next.
+const FLUSH_BYTES: usize = 60_000;
+/// Super-packets read in a row before the clock and the tables are looked at again.
+const READS: usize = 32;
+
+/// What one thread needs to send packets.
+pub(crate) struct Outbound {
+    queue: SendQueue,
+    queued: usize,
+    /// One datagram for the relay, or one packet that waits for a session.
+    single: Box<[u8]>,
+}
+
+impl Outbound {
+    pub(crate) fn new() -> Self {
+        Self {
+            queue: SendQueue::new(),
+            queued: 0,
+            single: vec![0; MAX_DATAGRAM].into_boxed_slice(),
+        }
+    }
+
+    /// Sends one plain packet now.
+    pub(crate) fn one(&mut self, shared: &Shared, packet: &[u8]) {
+        let now = shared.clock.now();
+        self.packet(shared, &shared.tunnel.tables(), VnetHeader::default(), packet, now);
+        self.flush(shared);
+        shared.drain_tunnel(now);
+    }
+
+    /// Routes, splits and seals one packet or super-packet; it may wait for [`Self::flush`].
+    pub(crate) fn packet(
+        &mut self,
+        shared: &Shared,
+        tables: &Tables,
+        header: VnetHeader,
+        packet: &[u8],
+        now: Now,
+    ) {
+        let Some(destination) = packet::destination(packet) else {
+            return shared.drops.count(Drop::BadOutbound);
+        };
+        let Some(peer) = tables.route(destination) else {
+            return shared.drops.count(Drop::NoRoute);
+        };
+        let Ok(mut split) = Split::new(header, packet) else {
+            return shared.drops.count(Drop::BadOutbound);
+        };
+        shared.gate.note_out(packet);
+        let direct = peer.path().direct(now.mono_ms);
+        shared.note_active(peer, direct.is_some(), now);
+        let Some(session) = shared.tunnel.sender(peer, now) else {
+            return self.stage(shared, peer, &mut split, now);
+        };
+        let count = split.count();
+        let (packets, bytes) = match direct {
+            Some(to) => self.seal_direct(shared, &session, &mut split, to),
+            None => self.seal_relayed(shared, &session, &mut split, peer),
+        };
+        shared.drops.add(Drop::Exhausted, (count as u64).saturating_sub(packets.into()));
+        shared.tunnel.sent(&session, packets, bytes, now);
+    }
+
+    /// Keeps segments until a session stands; the machine keeps few.
+    fn stage(&mut self, shared: &Shared, peer: &Arc<Peer>, split: &mut Split<'_>, now: Now) {
+        while let Some(len) = split.write_next(&mut self.single) {
+            shared.tunnel.stage(peer, &self.single[..len], now);
+        }
+    }
+
+    fn seal_direct(
+        &mut self,
+        shared: &Shared,
+        session: &Session,
+        split: &mut Split<'_>,
+        to: std::net::SocketAddr,
+    ) -> (u32, u64) {
+        let room = session.sealed_len(split.segment_len()).max(HEADER_BYTES + split.segment_len());
+        let (mut packets, mut bytes) = (0, 0);
+        for _ in 0..split.count() {
+            if self.queue.room(room).is_none() {
+                self.flush(shared);
+            }
+            let Some(out) = self.queue.room(room) else { break };
+            let Some(len) = split.write_next(&mut out[HEADER_BYTES..]) else { break };
+            let Some(sealed) = session.seal_in_place(out, len) else { break };
+            self.queue.commit(to, sealed);
+            self.queued += sealed;
+            packets += 1;
+            bytes += sealed as u64;
+        }
+        if self.queued >= FLUSH_BYTES {
+            self.flush(shared);
+        }
+        (packets, bytes)
+    }
+
+    fn seal_relayed(
+        &mut self,
+        shared: &Shared,
+        session: &Session,
+        split: &mut Split<'_>,
+        peer: &Peer,
+    ) -> (u32, u64) {
+        let (mut packets, mut bytes) = (0, 0);
+        while let Some(len) = split.write_next(&mut self.single[HEADER_BYTES..]) {
+            let Some(sealed) = session.seal_in_place(&mut self.single, len) else { break };
+            shared.send_relay(peer.path().home_region(), peer.key(), &self.single[..sealed]);
+            packets += 1;
+            bytes += sealed as u64;
+        }
+        (packets, bytes)
+    }
+
+    /// Sends what was sealed.
+    pub(crate) fn flush(&mut self, shared: &Shared) {
+        self.queued = 0;
+        if !self.queue.is_empty() {
+            let report = self.queue.flush(&shared.sockets.load());
+            shared.drops.add(Drop::UdpSend, report.dropped);
+        }
+    }
+}
+
+/// The outbound thread: TUN to WireGuard to UDP or relay, until the engine stops.
+pub(crate) fn run(shared: &Arc<Shared>) {
+    let Some(tun) = &shared.tun else { return };
+    let mut outbound = Outbound::new();
+    let mut buffer = vec![0u8; READ_ROOM].into_boxed_slice();
+    while !shared.stopping() {
+        let now = shared.clock.now();
+        let tables = shared.tunnel.tables();
+        let mut idle = false;
+        for _ in 0..READS {
+            match tun.read(&mut buffer) {
+                Ok(len) => {
+                    let Some((head, packet)) = buffer[..len].split_first_chunk::<VNET_LEN>() else {
+                        continue;
+                    };
+                    outbound.packet(shared, &tables, VnetHeader::parse(head), packet, now);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    idle = true;
+                    break;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return device_gone(shared, &error),
+            }
+        }
+        outbound.flush(shared);
+        shared.drain_tunnel(now);
+        if idle {
+            wait_readable([Some(tun.as_raw_fd()), Some(shared.wake_out.as_raw_fd())]);
+        }
+    }
+}
+
+fn device_gone(shared: &Shared, error: &io::Error) {
+    if !shared.stopping() {
+        let message = format!("the TUN device is gone (was it deleted?): {error}");
+        shared.event(Event::Fault { message, fatal: true });
+    }
+}

@@ -1,0 +1,243 @@
+//! What the engine's threads share.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use serde_bytes::ByteBuf;
+use warren_core::clock::Now;
+use warren_core::filter::Gate;
+use warren_core::probe::Prober;
+use warren_core::seam::{EngineConfig, Event};
+use warren_core::wg::{
+    Peer, PublicKey, Source, Target, Transmit, Tunnel, TunnelConfig, TunnelEvent,
+};
+
+use super::clock::{Clock, SystemEntropy};
+use super::control::Mailbox;
+use super::drops::{Drop, Drops};
+use super::events::{EventQueue, Overflow};
+use super::inbound::Inbound;
+use super::outbound::Outbound;
+use super::wake::Wake;
+use crate::ports::{EventSink, PacketSink, RelayPort, RelaySink, UserStack};
+use crate::tun::Tun;
+use crate::udp::UdpSockets;
+
+/// `Active` is told at most once in this time for each peer.
+const ACTIVE_EVERY_MS: u64 = 2000;
+/// Initiations a second beyond which senders prove their address by cookie.
+const INITIATIONS_PER_S: u32 = 200;
+
+/// The parts, each with its own way of being shared.
+pub(crate) struct Shared {
+    pub(crate) tunnel: Tunnel,
+    pub(crate) gate: Gate,
+    pub(crate) prober: Prober,
+    pub(crate) tun: Option<Tun>,
+    pub(crate) sockets: ArcSwap<UdpSockets>,
+    pub(crate) events: EventQueue,
+    pub(crate) drops: Drops,
+    pub(crate) clock: Clock,
+    pub(crate) mailbox: Mailbox,
+    /// Wakes the inbound thread: new sockets, or the end.
+    pub(crate) wake_in: Wake,
+    /// Wakes the outbound thread: the end.
+    pub(crate) wake_out: Wake,
+    relay: OnceLock<Arc<dyn RelayPort>>,
+    stack: OnceLock<Arc<dyn UserStack>>,
+    active: Mutex<HashMap<PublicKey, u64>>,
+    relay_inbound: Mutex<Inbound>,
+    stack_outbound: Mutex<Outbound>,
+    stop: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn start(
+        config: &EngineConfig,
+        tun: Option<Tun>,
+        sockets: UdpSockets,
+    ) -> io::Result<Arc<Self>> {
+        let tunnel = TunnelConfig {
+            mtu_bytes: config.mtu_bytes.into(),
+            initiations_per_s: INITIATIONS_PER_S,
+        };
+        let bound = Event::Bound { port4: sockets.port4(), port6: sockets.port6() };
+        let join_udp = tun.as_ref().is_some_and(Tun::uso);
+        let shared = Arc::new(Self {
+            tunnel: Tunnel::new(tunnel, Arc::new(SystemEntropy::new())),
+            gate: Gate::new(),
+            prober: Prober::new(tun.is_none()),
+            tun,
+            sockets: ArcSwap::from_pointee(sockets),
+            events: EventQueue::new(Wake::new()?),
+            drops: Drops::default(),
+            clock: Clock,
+            mailbox: Mailbox::default(),
+            wake_in: Wake::new()?,
+            wake_out: Wake::new()?,
+            relay: OnceLock::new(),
+            stack: OnceLock::new(),
+            active: Mutex::default(),
+            relay_inbound: Mutex::new(Inbound::new(join_udp)),
+            stack_outbound: Mutex::new(Outbound::new()),
+            stop: AtomicBool::new(false),
+        });
+        shared.event(bound);
+        Ok(shared)
+    }
+
+    pub(crate) fn relay(&self) -> Option<&Arc<dyn RelayPort>> {
+        self.relay.get()
+    }
+
+    pub(crate) fn stack(&self) -> Option<&Arc<dyn UserStack>> {
+        self.stack.get()
+    }
+
+    pub(crate) fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Asks every thread to end.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.wake_in.signal();
+        self.wake_out.signal();
+        self.mailbox.wake();
+    }
+
+    /// Closes what has threads of its own; the engine's own threads have ended.
+    pub(crate) fn close(&self) {
+        if let Some(relay) = self.relay() {
+            relay.close();
+        }
+        if let Some(stack) = self.stack() {
+            stack.close();
+        }
+    }
+
+    /// Tells Python, or counts that it could not be told.
+    pub(crate) fn event(&self, event: Event) {
+        if self.events.push(event).is_err() {
+            self.drops.count(Drop::EventQueue);
+        }
+    }
+
+    /// Hands a STUN or disco datagram up, under the rate limit.
+    pub(crate) fn datagram_event(&self, now: Now, event: impl FnOnce() -> Event) {
+        match self.events.push_datagram(now.mono_ms, event) {
+            Ok(()) => {}
+            Err(Overflow::Full) => self.drops.count(Drop::EventQueue),
+            Err(Overflow::Rate) => self.drops.count(Drop::RateLimit),
+        }
+    }
+
+    /// Tells that data goes to `peer`, at most every 2 s.
+    pub(crate) fn note_active(&self, peer: &Peer, direct: bool, now: Now) {
+        let mut active = self.active.lock();
+        let last = active.entry(*peer.key()).or_insert(0);
+        if *last == 0 || now.mono_ms.saturating_sub(*last) >= ACTIVE_EVERY_MS {
+            *last = now.mono_ms;
+            drop(active);
+            self.event(Event::Active { peer: peer.key().0.into(), direct });
+        }
+    }
+
+    /// Forgets peers that the map dropped.
+    pub(crate) fn forget(&self, peers: &[PublicKey]) {
+        let mut active = self.active.lock();
+        for peer in peers {
+            active.remove(peer);
+        }
+    }
+
+    /// Sends what the WireGuard machine wants sent, and tells what it has to tell. Costs two
+    /// atomic loads when there is nothing.
+    pub(crate) fn drain_tunnel(&self, now: Now) {
+        while let Some(transmit) = self.tunnel.poll_transmit() {
+            self.transmit(&transmit, now);
+        }
+        while let Some(event) = self.tunnel.poll_event() {
+            match event {
+                TunnelEvent::Handshake(peer) => {
+                    self.event(Event::Handshake { peer: peer.key().0.into() });
+                }
+                TunnelEvent::Unanswered(_) => self.drops.count(Drop::Unanswered),
+            }
+        }
+    }
+
+    fn transmit(&self, transmit: &Transmit, now: Now) {
+        match &transmit.to {
+            Target::Peer(peer) => match peer.path().direct(now.mono_ms) {
+                Some(addr) => self.send_udp(addr, &transmit.datagram),
+                None => self.send_relay(peer.path().home_region(), peer.key(), &transmit.datagram),
+            },
+            Target::Source(Source::Udp(addr)) => self.send_udp(*addr, &transmit.datagram),
+            Target::Source(Source::Relay { region, peer }) => {
+                self.send_relay(*region, peer, &transmit.datagram);
+            }
+        }
+    }
+
+    pub(crate) fn send_udp(&self, to: SocketAddr, datagram: &[u8]) {
+        if self.sockets.load().send_to(datagram, to).is_err() {
+            self.drops.count(Drop::UdpSend);
+        }
+    }
+
+    /// Sends through a relay region; counts when there is none, or when its queue is full.
+    pub(crate) fn send_relay(&self, region: u32, peer: &PublicKey, datagram: &[u8]) {
+        let region = u16::try_from(region).unwrap_or(0);
+        match self.relay() {
+            Some(relay) if region != 0 => {
+                if !relay.send(region, &peer.0, datagram) {
+                    self.drops.count(Drop::RelayQueue);
+                }
+            }
+            _ => self.drops.count(Drop::NoPath),
+        }
+    }
+}
+
+/// The engine as relay and userspace stack see it; holds it weakly, as the engine holds them.
+pub(crate) struct Door(pub(crate) Weak<Shared>);
+
+impl EventSink for Door {
+    fn event(&self, event: Event) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.event(event);
+        }
+    }
+}
+
+impl PacketSink for Door {
+    fn outbound(&self, ip_packet: &[u8]) {
+        let Some(shared) = self.0.upgrade() else { return };
+        shared.stack_outbound.lock().one(&shared, ip_packet);
+    }
+}
+
+impl RelaySink for Door {
+    fn on_packet(&self, region: u16, src: &[u8; 32], packet: &mut [u8]) {
+        let Some(shared) = self.0.upgrade() else { return };
+        let peer = PublicKey(*src);
+        shared.relay_inbound.lock().relayed(&shared, region.into(), peer, packet);
+    }
+
+    fn on_event(&self, event: Event) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.event(event);
+        }
+    }
+}
+
+/// Bytes for an event.
+pub(crate) fn owned(bytes: &[u8]) -> ByteBuf {
+    ByteBuf::from(bytes.to_vec())
+}

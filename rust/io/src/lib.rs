@@ -1,0 +1,15 @@
+//! Warren's packet engine at work: every line of Rust that touches the operating system.
+//!
+//! | room | what it does |
+//! |---|---|
+//! | [`engine`] | the threads, and what they do with each batch |
+//! | [`tun`] | the kernel's TUN device with its offloads |
+//! | [`udp`] | the node's UDP sockets with GSO and GRO |
+//! | [`derp`] | connections to relays |
+//! | [`ports`] | the traits where relay and userspace stack meet the engine |
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod engine;
+pub mod ports;
+pub mod tun;
+pub mod udp;

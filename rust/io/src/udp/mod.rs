@@ -1,0 +1,186 @@
+//! The node's UDP sockets: one for IPv4 and one for IPv6, on one port, with GSO and GRO.
+//!
+//! What the kernel can do is detected when the sockets are opened; what a path or a device
+//! refuses later is noticed at the first refusal and done one datagram at a time from then on.
+
+mod receive;
+mod send;
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+pub use receive::{Message, Receiver};
+pub use send::{SendQueue, SendReport, MAX_DATAGRAM};
+
+const BUFFER_BYTES: libc::c_int = 7 << 20;
+const SOL_UDP: libc::c_int = 17;
+const UDP_SEGMENT: libc::c_int = 103;
+const UDP_GRO: libc::c_int = 104;
+
+/// Both sockets. Sending and receiving may be done from several threads at once.
+#[derive(Debug)]
+pub struct UdpSockets {
+    v4: Option<Socket>,
+    v6: Option<Socket>,
+    port4: u16,
+    port6: u16,
+    gso: AtomicBool,
+    gro: bool,
+}
+
+impl UdpSockets {
+    /// Opens the sockets on `port`, or on any one port free in both families when it is 0.
+    ///
+    /// A family that the machine lacks is left out.
+    ///
+    /// # Errors
+    /// One sentence when the port is busy, or when no family can be had.
+    pub fn bind(port: u16) -> io::Result<Self> {
+        let mut last = None;
+        for _ in 0..if port == 0 { 16 } else { 1 } {
+            match Self::bind_once(port) {
+                Ok(sockets) => return Ok(sockets),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = Some(error),
+                Err(error) => return Err(explain(port, &error)),
+            }
+        }
+        Err(explain(port, &last.unwrap_or_else(|| io::ErrorKind::AddrInUse.into())))
+    }
+
+    /// No sockets: a stand-in while they are replaced.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { v4: None, v6: None, port4: 0, port6: 0, gso: AtomicBool::new(false), gro: false }
+    }
+
+    fn bind_once(port: u16) -> io::Result<Self> {
+        let v4 = open((Ipv4Addr::UNSPECIFIED, port).into())?;
+        let port4 = v4.as_ref().map(port_of).transpose()?.unwrap_or(0);
+        let wanted = if port == 0 { port4 } else { port };
+        let v6 = open((Ipv6Addr::UNSPECIFIED, wanted).into())?;
+        let port6 = v6.as_ref().map(port_of).transpose()?.unwrap_or(0);
+        let any = v4.as_ref().or(v6.as_ref()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let gso = set_option(any, SOL_UDP, UDP_SEGMENT, 0);
+        let gro = [&v4, &v6]
+            .into_iter()
+            .flatten()
+            .fold(true, |all, socket| set_option(socket, SOL_UDP, UDP_GRO, 1) && all);
+        Ok(Self { v4, v6, port4, port6, gso: AtomicBool::new(gso), gro })
+    }
+
+    /// Port of the IPv4 socket, 0 without one.
+    #[must_use]
+    pub fn port4(&self) -> u16 {
+        self.port4
+    }
+
+    /// Port of the IPv6 socket, 0 without one.
+    #[must_use]
+    pub fn port6(&self) -> u16 {
+        self.port6
+    }
+
+    /// Whether several datagrams go out in one call to the kernel.
+    #[must_use]
+    pub fn gso(&self) -> bool {
+        self.gso.load(Ordering::Relaxed)
+    }
+
+    /// Whether the kernel hands over several datagrams in one.
+    #[must_use]
+    pub fn gro(&self) -> bool {
+        self.gro
+    }
+
+    /// Descriptors to wait on, IPv4 first.
+    #[must_use]
+    pub fn descriptors(&self) -> [Option<RawFd>; 2] {
+        [self.v4.as_ref().map(AsRawFd::as_raw_fd), self.v6.as_ref().map(AsRawFd::as_raw_fd)]
+    }
+
+    /// Sends one datagram.
+    ///
+    /// # Errors
+    /// The kernel's; `AddrNotAvailable` when the family is missing.
+    pub fn send_to(&self, data: &[u8], to: SocketAddr) -> io::Result<()> {
+        let socket = self.socket_for(to).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        socket.send_to_with_flags(data, &to.into(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)?;
+        Ok(())
+    }
+
+    fn socket_for(&self, to: SocketAddr) -> Option<&Socket> {
+        if to.is_ipv4() { self.v4.as_ref() } else { self.v6.as_ref() }
+    }
+
+    fn refuse_gso(&self) {
+        self.gso.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Opens one socket; None when the machine lacks the family.
+fn open(address: SocketAddr) -> io::Result<Option<Socket>> {
+    let socket = match Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP)) {
+        Ok(socket) => socket,
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    for (force, plain) in
+        [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)]
+    {
+        if !set_option(&socket, libc::SOL_SOCKET, force, BUFFER_BYTES) {
+            set_option(&socket, libc::SOL_SOCKET, plain, BUFFER_BYTES);
+        }
+    }
+    // A tunnel must not lose what a narrow hop could still carry in fragments.
+    if address.is_ipv4() {
+        set_option(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT);
+    } else {
+        set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT);
+    }
+    match socket.bind(&address.into()) {
+        Ok(()) => Ok(Some(socket)),
+        Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn port_of(socket: &Socket) -> io::Result<u16> {
+    Ok(socket.local_addr()?.as_socket().map_or(0, |address| address.port()))
+}
+
+fn set_option(socket: &Socket, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> bool {
+    // SAFETY: the option's value is one int that lives through the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            std::ptr::from_ref(&value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    result == 0
+}
+
+fn explain(port: u16, error: &io::Error) -> io::Error {
+    let sentence = match error.kind() {
+        io::ErrorKind::AddrInUse if port != 0 => format!(
+            "UDP port {port} is in use by another program: stop that, or choose another port (0 takes any)"
+        ),
+        io::ErrorKind::PermissionDenied => {
+            format!("UDP port {port} may not be opened by this user: choose one above 1023")
+        }
+        _ => format!("no UDP socket can be opened on port {port}: {error}"),
+    };
+    io::Error::new(error.kind(), sentence)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,228 @@
+//! Sending in batches: datagrams are sealed into one arena and leave in as few calls as can be.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+
+use socket2::SockAddr;
+
+use super::{UdpSockets, SOL_UDP, UDP_SEGMENT};
+
+/// The largest datagram that may be queued, in bytes.
+pub const MAX_DATAGRAM: usize = 65_507;
+const ARENA: usize = 256 << 10;
+/// Kernels take 64 segments at least; the whole must fit one IP packet.
+const MAX_SEGMENTS: usize = 64;
+const MAX_RUN: usize = 65_000;
+const BATCH: usize = 32;
+/// How long a full socket buffer holds the sender up before packets are dropped.
+const PATIENCE_MS: libc::c_int = 10;
+
+/// What became of a flush.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SendReport {
+    /// Datagrams that the kernel took.
+    pub sent: u64,
+    /// Datagrams that it refused.
+    pub dropped: u64,
+}
+
+/// Datagrams of one size for one address, back to back in the arena.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    to: SocketAddr,
+    start: usize,
+    len: usize,
+    segment: usize,
+    count: usize,
+    /// The last one was shorter than the others: nothing may follow it.
+    closed: bool,
+}
+
+/// Datagrams on their way out; reused from batch to batch.
+#[derive(Debug)]
+pub struct SendQueue {
+    arena: Box<[u8]>,
+    used: usize,
+    runs: Vec<Run>,
+}
+
+impl Default for SendQueue {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SendQueue {
+    /// An empty queue.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { arena: vec![0; ARENA].into_boxed_slice(), used: 0, runs: Vec::with_capacity(64) }
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// Room for one datagram to be written in place, when `len` bytes are left; flush otherwise.
+    pub fn room(&mut self, len: usize) -> Option<&mut [u8]> {
+        self.arena[self.used..].get_mut(..len)
+    }
+
+    /// Queues the `len` bytes that were written to the front of [`Self::room`].
+    pub fn commit(&mut self, to: SocketAddr, len: usize) {
+        let start = self.used;
+        self.used += len;
+        if let Some(run) = self.runs.last_mut() {
+            if run.to == to
+                && !run.closed
+                && len <= run.segment
+                && run.count < MAX_SEGMENTS
+                && run.len + len <= MAX_RUN
+            {
+                run.closed = len < run.segment;
+                run.len += len;
+                run.count += 1;
+                return;
+            }
+        }
+        self.runs.push(Run { to, start, len, segment: len, count: 1, closed: false });
+    }
+
+    /// Sends everything and empties the queue.
+    pub fn flush(&mut self, sockets: &UdpSockets) -> SendReport {
+        let mut report = SendReport::default();
+        let mut runs: &[Run] = &self.runs;
+        while let Some(first) = runs.first() {
+            let same = runs.iter().take(BATCH).take_while(|r| r.to.is_ipv4() == first.to.is_ipv4());
+            let (batch, rest) = runs.split_at(same.count());
+            self.send_runs(sockets, batch, &mut report);
+            runs = rest;
+        }
+        self.runs.clear();
+        self.used = 0;
+        report
+    }
+
+    /// Sends runs of one family.
+    fn send_runs(&self, sockets: &UdpSockets, mut runs: &[Run], report: &mut SendReport) {
+        while let Some(run) = runs.first() {
+            if run.count > 1 && !sockets.gso() {
+                self.send_singly(sockets, run, report);
+                runs = &runs[1..];
+                continue;
+            }
+            let ready = runs.iter().take_while(|run| run.count == 1 || sockets.gso()).count();
+            match self.send_many(sockets, &runs[..ready]) {
+                Ok(taken) => {
+                    report.sent += runs[..taken].iter().map(|run| run.count as u64).sum::<u64>();
+                    runs = &runs[taken..];
+                }
+                Err(error) => {
+                    self.refused(sockets, run, &error, report);
+                    runs = &runs[1..];
+                }
+            }
+        }
+    }
+
+    /// The kernel refused `run`: tries it without segmentation if that may be why.
+    fn refused(&self, sockets: &UdpSockets, run: &Run, error: &io::Error, report: &mut SendReport) {
+        let segmentation = matches!(
+            error.raw_os_error(),
+            Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP)
+        );
+        if run.count > 1 && segmentation {
+            sockets.refuse_gso();
+            self.send_singly(sockets, run, report);
+        } else {
+            report.dropped += run.count as u64;
+        }
+    }
+
+    fn send_singly(&self, sockets: &UdpSockets, run: &Run, report: &mut SendReport) {
+        for datagram in self.arena[run.start..run.start + run.len].chunks(run.segment) {
+            let mut result = sockets.send_to(datagram, run.to);
+            if matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+                && wait_writable(sockets, run.to)
+            {
+                result = sockets.send_to(datagram, run.to);
+            }
+            match result {
+                Ok(()) => report.sent += 1,
+                Err(_) => report.dropped += 1,
+            }
+        }
+    }
+
+    /// One `sendmmsg`; waits a little once when the socket's buffer is full.
+    fn send_many(&self, sockets: &UdpSockets, runs: &[Run]) -> io::Result<usize> {
+        let to = runs[0].to;
+        let socket = sockets.socket_for(to).ok_or(io::ErrorKind::AddrNotAvailable)?.as_raw_fd();
+        // SAFETY: mmsghdr and iovec are plain old data; all zeros is valid.
+        let mut headers: [libc::mmsghdr; BATCH] = unsafe { std::mem::zeroed() };
+        let mut vectors: [libc::iovec; BATCH] = unsafe { std::mem::zeroed() };
+        let mut controls = [[0u64; 4]; BATCH];
+        let mut names: [Option<SockAddr>; BATCH] = [const { None }; BATCH];
+        for (index, run) in runs.iter().enumerate() {
+            vectors[index].iov_base = self.arena[run.start..].as_ptr().cast_mut().cast();
+            vectors[index].iov_len = run.len;
+            let name = names[index].insert(SockAddr::from(run.to));
+            let header = &mut headers[index].msg_hdr;
+            header.msg_name = name.as_ptr().cast_mut().cast();
+            header.msg_namelen = name.len();
+            header.msg_iov = &mut vectors[index];
+            header.msg_iovlen = 1;
+            if run.count > 1 {
+                write_segment_size(header, &mut controls[index], run.segment as u16);
+            }
+        }
+        let mut patient = true;
+        loop {
+            // SAFETY: every pointer above points into memory that outlives the call; the kernel
+            // only reads through them.
+            let sent = unsafe {
+                libc::sendmmsg(
+                    socket,
+                    headers.as_mut_ptr(),
+                    runs.len() as libc::c_uint,
+                    (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
+                )
+            };
+            if let Ok(sent) = usize::try_from(sent) {
+                return Ok(sent);
+            }
+            let error = io::Error::last_os_error();
+            match error.kind() {
+                io::ErrorKind::Interrupted => {}
+                io::ErrorKind::WouldBlock if patient => {
+                    patient = false;
+                    wait_writable(sockets, to);
+                }
+                _ => return Err(error),
+            }
+        }
+    }
+}
+
+fn wait_writable(sockets: &UdpSockets, to: SocketAddr) -> bool {
+    let Some(socket) = sockets.socket_for(to) else { return false };
+    let mut wait = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one pollfd that lives through the call.
+    unsafe { libc::poll(&mut wait, 1, PATIENCE_MS) > 0 }
+}
+
+fn write_segment_size(header: &mut libc::msghdr, control: &mut [u64; 4], size: u16) {
+    header.msg_control = control.as_mut_ptr().cast();
+    // SAFETY: 32 bytes hold one control message with a u16 (24 bytes), aligned as it must be.
+    unsafe {
+        header.msg_controllen = libc::CMSG_SPACE(2) as _;
+        let message = libc::CMSG_FIRSTHDR(header);
+        (*message).cmsg_level = SOL_UDP;
+        (*message).cmsg_type = UDP_SEGMENT;
+        (*message).cmsg_len = libc::CMSG_LEN(2) as _;
+        std::ptr::write_unaligned(libc::CMSG_DATA(message).cast::<u16>(), size);
+    }
+}

@@ -1,0 +1,98 @@
+//! Two socket pairs on loopback.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::*;
+
+fn receive_all(sockets: &UdpSockets, want: usize) -> Vec<Vec<u8>> {
+    let mut receiver = Receiver::new();
+    let mut out = Vec::new();
+    let end = Instant::now() + Duration::from_secs(5);
+    while out.len() < want && Instant::now() < end {
+        for fd in sockets.descriptors().into_iter().flatten() {
+            match receiver.receive(fd) {
+                Ok((arena, messages)) => {
+                    for message in messages {
+                        let bytes = &arena[message.start..message.start + message.len];
+                        out.extend(bytes.chunks(message.segment).map(<[u8]>::to_vec));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    out
+}
+
+fn queue(queue: &mut SendQueue, to: SocketAddr, sizes: &[usize]) -> Vec<Vec<u8>> {
+    let mut sent = Vec::new();
+    for (index, size) in sizes.iter().enumerate() {
+        let data = vec![index as u8; *size];
+        queue.room(*size).expect("room").copy_from_slice(&data);
+        queue.commit(to, *size);
+        sent.push(data);
+    }
+    sent
+}
+
+#[test]
+fn what_was_queued_arrives_with_and_without_segmentation() {
+    let (here, there) = (UdpSockets::bind(0).expect("bind"), UdpSockets::bind(0).expect("bind"));
+    let to: SocketAddr = (Ipv4Addr::LOCALHOST, there.port4()).into();
+    let sizes: Vec<usize> =
+        (0..100).map(|_| 1312).chain([700, 1312, 1312, 1, 1, 2, 9000, 32, 32, 32, 5]).collect();
+    for gso in [true, false] {
+        if !gso {
+            here.refuse_gso();
+        }
+        let mut out = SendQueue::new();
+        let sent = queue(&mut out, to, &sizes);
+        let report = out.flush(&here);
+        assert_eq!(report, SendReport { sent: sent.len() as u64, dropped: 0 });
+        assert!(out.is_empty());
+        assert_eq!(receive_all(&there, sent.len()), sent);
+    }
+}
+
+#[test]
+fn both_families_in_one_flush() {
+    let (here, there) = (UdpSockets::bind(0).expect("bind"), UdpSockets::bind(0).expect("bind"));
+    let mut out = SendQueue::new();
+    let mut sent = queue(&mut out, (Ipv4Addr::LOCALHOST, there.port4()).into(), &[10, 20, 20]);
+    if there.port6() != 0 {
+        let to: SocketAddr = (Ipv6Addr::LOCALHOST, there.port6()).into();
+        sent.extend(queue(&mut out, to, &[30, 30, 40]));
+    }
+    assert_eq!(out.flush(&here).sent, sent.len() as u64);
+    let count = |packets: &[Vec<u8>]| {
+        let mut sizes = BTreeMap::new();
+        for packet in packets {
+            *sizes.entry(packet.clone()).or_insert(0) += 1;
+        }
+        sizes
+    };
+    assert_eq!(count(&receive_all(&there, sent.len())), count(&sent));
+}
+
+#[test]
+fn a_datagram_that_cannot_go_is_counted_and_the_rest_goes() {
+    let (here, there) = (UdpSockets::bind(0).expect("bind"), UdpSockets::bind(0).expect("bind"));
+    let mut out = SendQueue::new();
+    // Port 0 is no destination.
+    queue(&mut out, (Ipv4Addr::LOCALHOST, 0).into(), &[10]);
+    let sent = queue(&mut out, (Ipv4Addr::LOCALHOST, there.port4()).into(), &[11, 11]);
+    assert_eq!(out.flush(&here), SendReport { sent: 2, dropped: 1 });
+    assert_eq!(receive_all(&there, 2), sent);
+}
+
+#[test]
+fn a_busy_port_is_said_in_one_sentence() {
+    let here = UdpSockets::bind(0).expect("bind");
+    let error = UdpSockets::bind(here.port4()).expect_err("busy");
+    assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    assert!(error.to_string().contains(&here.port4().to_string()));
+}
