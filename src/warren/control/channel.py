@@ -34,6 +34,11 @@ Headers = tuple[tuple[str, str], ...]
 WINDOW_BYTES = 1024 * 1024
 MAX_STREAMS = 128
 MAX_HEADERS_BYTES = 64 * 1024
+MAX_FRAME_BYTES = 16 * 1024
+"""The largest HTTP/2 payload that either end takes; the protocol's default."""
+
+_FRAME_HEADER_BYTES = 9
+_PREFACE_BYTES = 24
 
 
 class Request(NamedTuple):
@@ -101,6 +106,35 @@ class _Waiting:
         self.end = False
 
 
+class _FrameGuard:
+    """Finds an oversized frame by its header; h2 would first collect it, up to 16 MiB."""
+
+    __slots__ = ("_head", "_skip")
+
+    def __init__(self, skip: int) -> None:
+        self._skip = skip
+        self._head = b""
+
+    def oversized(self, data: bytes) -> bool:
+        """Take the next bytes of HTTP/2; tell whether a frame larger than allowed begins."""
+        at = 0
+        while at < len(data):
+            if self._skip:
+                step = min(self._skip, len(data) - at)
+                self._skip -= step
+                at += step
+                continue
+            piece = data[at : at + _FRAME_HEADER_BYTES - len(self._head)]
+            self._head += piece
+            at += len(piece)
+            if len(self._head) == _FRAME_HEADER_BYTES:
+                self._skip = int.from_bytes(self._head[:3], "big")
+                self._head = b""
+                if self._skip > MAX_FRAME_BYTES:
+                    return True
+        return False
+
+
 class _Channel:
     """What both ends share: records around HTTP/2, and the queues of flow control."""
 
@@ -119,6 +153,7 @@ class _Channel:
                 h2.settings.SettingCodes.MAX_HEADER_LIST_SIZE: MAX_HEADERS_BYTES,
             },
         )
+        self._guard = _FrameGuard(0 if client_side else _PREFACE_BYTES)
         self._waiting: dict[int, _Waiting] = {}
         self._out = bytearray()
         self.closed = False
@@ -164,6 +199,9 @@ class _Channel:
 
     def _receive_plaintext(self, plaintext: bytes, events: list[Event]) -> None:
         if not plaintext or self.closed:
+            return
+        if self._guard.oversized(plaintext):
+            self._close("the other side broke HTTP/2: a frame is too long", events)
             return
         try:
             for event in self._http.receive_data(plaintext):
