@@ -45,7 +45,12 @@ impl Tun {
             ));
         }
         // SAFETY: the path is a C string; the result is checked before it is owned.
-        let raw = unsafe { libc::open(PATH.as_ptr(), libc::O_RDWR | libc::O_CLOEXEC | libc::O_NONBLOCK) };
+        let raw = unsafe {
+            libc::open(
+                PATH.as_ptr(),
+                libc::O_RDWR | libc::O_CLOEXEC | libc::O_NONBLOCK,
+            )
+        };
         if raw < 0 {
             return Err(open_error(io::Error::last_os_error()));
         }
@@ -87,7 +92,13 @@ impl Tun {
     /// The kernel's; `WouldBlock` when nothing waits.
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         // SAFETY: the pointer and length are those of a live exclusive slice.
-        let read = unsafe { libc::read(self.fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
+        let read = unsafe {
+            libc::read(
+                self.fd.as_raw_fd(),
+                buffer.as_mut_ptr().cast(),
+                buffer.len(),
+            )
+        };
         usize::try_from(read).map_err(|_| io::Error::last_os_error())
     }
 
@@ -98,7 +109,11 @@ impl Tun {
     pub fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
         // SAFETY: IoSlice is ABI compatible with iovec; the slices live through the call.
         let written = unsafe {
-            libc::writev(self.fd.as_raw_fd(), parts.as_ptr().cast(), parts.len() as libc::c_int)
+            libc::writev(
+                self.fd.as_raw_fd(),
+                parts.as_ptr().cast(),
+                parts.len() as libc::c_int,
+            )
         };
         if written < 0 {
             return Err(io::Error::last_os_error());
@@ -121,7 +136,12 @@ fn open_error(error: io::Error) -> io::Error {
         Some(libc::EACCES | libc::EPERM) => {
             "/dev/net/tun may not be opened by this user: run as root, or run without a TUN device"
         }
-        _ => return io::Error::new(error.kind(), format!("/dev/net/tun cannot be opened: {error}")),
+        _ => {
+            return io::Error::new(
+                error.kind(),
+                format!("/dev/net/tun cannot be opened: {error}"),
+            );
+        }
     };
     io::Error::new(error.kind(), sentence)
 }
@@ -156,8 +176,12 @@ fn attach(fd: &OwnedFd, name: &str) -> io::Result<String> {
         };
         return Err(io::Error::new(error.kind(), sentence));
     }
-    let bytes: Vec<u8> =
-        request.ifr_name.iter().take_while(|c| **c != 0).map(|c| *c as u8).collect();
+    let bytes: Vec<u8> = request
+        .ifr_name
+        .iter()
+        .take_while(|c| **c != 0)
+        .map(|c| *c as u8)
+        .collect();
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

@@ -62,7 +62,9 @@ fn raise(error: EngineError) -> PyErr {
     match error {
         EngineError::Malformed(error) => PyValueError::new_err(error.to_string()),
         EngineError::Io(error) => {
-            let number = error.raw_os_error().unwrap_or_else(|| number_of(error.kind()));
+            let number = error
+                .raw_os_error()
+                .unwrap_or_else(|| number_of(error.kind()));
             PyOSError::new_err((number, error.to_string()))
         }
     }

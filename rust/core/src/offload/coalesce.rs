@@ -7,11 +7,11 @@
 //! checksum on every member. Packets of one flow never overtake one another.
 
 use super::headers::{
-    addresses, read16, read32, set_ip_length, write16, TCP, TCP_ACK, TCP_CSUM, TCP_PSH, UDP,
-    UDP_CSUM,
+    TCP, TCP_ACK, TCP_CSUM, TCP_PSH, UDP, UDP_CSUM, addresses, read16, read32, set_ip_length,
+    write16,
 };
 use super::vnet::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM};
-use super::{checksum::fold, pseudo_sum, sum, VnetHeader};
+use super::{VnetHeader, checksum::fold, pseudo_sum, sum};
 
 /// The most parts of one group: well under the kernel's limit of 1,024 vectors in a write.
 const MAX_PARTS: u16 = 128;
@@ -82,7 +82,11 @@ impl Coalescer {
     /// `join_udp`: whether the device takes UDP super-packets.
     #[must_use]
     pub fn new(join_udp: bool) -> Self {
-        Self { groups: Vec::new(), nodes: Vec::new(), join_udp }
+        Self {
+            groups: Vec::new(),
+            nodes: Vec::new(),
+            join_udp,
+        }
     }
 
     /// Adds the packet that lies at `packet` in `arena`, behind those that came before it.
@@ -90,17 +94,24 @@ impl Coalescer {
         let flow = read_flow(arena, packet, self.join_udp);
         if let Some(flow) = &flow {
             let known = self.groups.iter_mut().rev().take(LOOK_BACK).find(|group| {
-                group.flow.as_ref().is_some_and(|other| same_flow(arena, other, flow))
+                group
+                    .flow
+                    .as_ref()
+                    .is_some_and(|other| same_flow(arena, other, flow))
             });
-            if let Some(group) = known {
-                if try_join(arena, group, flow, &mut self.nodes) {
-                    return;
-                }
+            if known.is_some_and(|group| try_join(arena, group, flow, &mut self.nodes)) {
+                return;
             }
         }
         let index = self.nodes.len() as u32;
-        self.nodes.push(Node { part: packet, next: NONE });
-        let flow = flow.map(|flow| Flow { open: flow.open && !flow.pushed, ..flow });
+        self.nodes.push(Node {
+            part: packet,
+            next: NONE,
+        });
+        let flow = flow.map(|flow| Flow {
+            open: flow.open && !flow.pushed,
+            ..flow
+        });
         self.groups.push(Group {
             header: VnetHeader::default(),
             total_len: packet.len,
@@ -119,7 +130,10 @@ impl Coalescer {
             if group.parts > 1 {
                 finalise(arena, group);
             }
-            let parts = Parts { nodes: &self.nodes, next: group.first };
+            let parts = Parts {
+                nodes: &self.nodes,
+                next: group.first,
+            };
             write(arena, group, parts);
         }
         self.groups.clear();
@@ -155,8 +169,8 @@ fn read_flow(arena: &[u8], part: Part, join_udp: bool) -> Option<Flow> {
         {
             (20usize, packet[9])
         }
-        0x60..=0x6f if packet.len() >= 48
-            && usize::from(read16(packet, 4)) + 40 == packet.len() =>
+        0x60..=0x6f
+            if packet.len() >= 48 && usize::from(read16(packet, 4)) + 40 == packet.len() =>
         {
             (40usize, packet[6])
         }
@@ -166,11 +180,19 @@ fn read_flow(arena: &[u8], part: Part, join_udp: bool) -> Option<Flow> {
         TCP => {
             let length = usize::from(packet.get(transport + 12)? >> 4) * 4;
             let flags = packet.get(transport + 13)?;
-            (length, read32(packet, transport + 4), flags & !TCP_PSH == TCP_ACK)
+            (
+                length,
+                read32(packet, transport + 4),
+                flags & !TCP_PSH == TCP_ACK,
+            )
         }
         UDP => {
             let whole = usize::from(read16(packet, transport + 4)) == packet.len() - transport;
-            (8, 0, join_udp && whole && read16(packet, transport + UDP_CSUM) != 0)
+            (
+                8,
+                0,
+                join_udp && whole && read16(packet, transport + UDP_CSUM) != 0,
+            )
         }
         _ => return None,
     };
@@ -210,7 +232,9 @@ fn same_flow(arena: &[u8], one: &Flow, other: &Flow) -> bool {
 /// Appends a packet to the group of its flow if every rule allows it; otherwise the group is
 /// closed, so that later packets of the flow cannot slip in before this one.
 fn try_join(arena: &[u8], group: &mut Group, packet: &Flow, nodes: &mut Vec<Node>) -> bool {
-    let Some(flow) = group.flow.as_mut() else { return false };
+    let Some(flow) = group.flow.as_mut() else {
+        return false;
+    };
     let fits = flow.open
         && packet.open
         && group.parts < MAX_PARTS
@@ -254,7 +278,9 @@ fn follows(arena: &[u8], flow: &Flow, packet: &Flow, members: u16) -> bool {
         return network;
     }
     let at = usize::from(flow.transport);
-    let expected = flow.sequence.wrapping_add(u32::from(members) * u32::from(flow.size));
+    let expected = flow
+        .sequence
+        .wrapping_add(u32::from(members) * u32::from(flow.size));
     network
         && packet.sequence == expected
         && first[at + 8..at + 13] == next[at + 8..at + 13]

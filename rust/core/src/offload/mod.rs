@@ -17,7 +17,7 @@ mod vnet;
 pub use checksum::{finish, pseudo_sum, sum};
 pub use coalesce::{Coalescer, Group, Part};
 pub use split::Split;
-pub use vnet::{VnetHeader, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VNET_LEN};
+pub use vnet::{GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VNET_LEN, VnetHeader};
 
 /// An offloaded packet that contradicts its own headers: it cannot be split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

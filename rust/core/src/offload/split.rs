@@ -1,11 +1,11 @@
 //! Cutting a super-packet into packets, and completing checksums that were left open.
 
 use super::headers::{
-    addresses, ip_header_len, read16, read32, set_ip_length, write16, write32, TCP, TCP_CSUM,
-    TCP_CWR, TCP_FIN, TCP_PSH, UDP, UDP_CSUM,
+    TCP, TCP_CSUM, TCP_CWR, TCP_FIN, TCP_PSH, UDP, UDP_CSUM, addresses, ip_header_len, read16,
+    read32, set_ip_length, write16, write32,
 };
 use super::vnet::{GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM};
-use super::{finish, pseudo_sum, sum, MalformedOffload, VnetHeader};
+use super::{MalformedOffload, VnetHeader, finish, pseudo_sum, sum};
 
 /// One packet as the kernel gave it, being cut into segments in order.
 #[derive(Debug)]
@@ -23,7 +23,12 @@ enum Kind {
     /// Goes as it is, after its checksum was completed.
     Checksum { start: usize, field: usize },
     /// Is cut behind its headers into pieces of `size` bytes.
-    Cut { protocol: u8, transport: usize, headers: usize, size: usize },
+    Cut {
+        protocol: u8,
+        transport: usize,
+        headers: usize,
+        size: usize,
+    },
 }
 
 impl<'a> Split<'a> {
@@ -46,7 +51,12 @@ impl<'a> Split<'a> {
             Kind::Cut { headers, size, .. } => (packet.len() - headers).div_ceil(size).max(1),
             _ => 1,
         };
-        Ok(Self { packet, kind, next: 0, count })
+        Ok(Self {
+            packet,
+            kind,
+            next: 0,
+            count,
+        })
     }
 
     /// How many segments come in all.
@@ -88,7 +98,12 @@ impl<'a> Split<'a> {
                 out[field..field + 2].copy_from_slice(&check);
                 Some(out.len())
             }
-            Kind::Cut { protocol, transport, headers, size } => {
+            Kind::Cut {
+                protocol,
+                transport,
+                headers,
+                size,
+            } => {
                 let from = headers + index * size;
                 let to = (from + size).min(self.packet.len());
                 let length = headers + to - from;
@@ -149,7 +164,12 @@ fn cut(
     if size == 0 {
         return Err(MalformedOffload("segments of no size"));
     }
-    Ok(Kind::Cut { protocol, transport, headers, size })
+    Ok(Kind::Cut {
+        protocol,
+        transport,
+        headers,
+        size,
+    })
 }
 
 /// IP length, identification (IPv4 counts on) and header checksum of segment `index`.

@@ -35,27 +35,32 @@ fn slow_checksum(chunks: &[&[u8]]) -> u16 {
 }
 
 fn transport_of(packet: &[u8]) -> usize {
-    if packet[0] >> 4 == 4 {
-        20
-    } else {
-        40
-    }
+    if packet[0] >> 4 == 4 { 20 } else { 40 }
 }
 
 fn slow_transport_checksum(packet: &[u8]) -> u16 {
     let at = transport_of(packet);
-    let (addresses, protocol) =
-        if at == 20 { (&packet[12..20], packet[9]) } else { (&packet[8..40], packet[6]) };
+    let (addresses, protocol) = if at == 20 {
+        (&packet[12..20], packet[9])
+    } else {
+        (&packet[8..40], packet[6])
+    };
     let length = ((packet.len() - at) as u32).to_be_bytes();
     slow_checksum(&[addresses, &[0, 0, 0, protocol], &length, &packet[at..]])
 }
 
 fn assert_valid(packet: &[u8]) {
     if packet[0] >> 4 == 4 {
-        assert_eq!(usize::from(packet[2]) << 8 | usize::from(packet[3]), packet.len());
+        assert_eq!(
+            usize::from(packet[2]) << 8 | usize::from(packet[3]),
+            packet.len()
+        );
         assert_eq!(slow_checksum(&[&packet[..20]]), 0, "IPv4 header checksum");
     } else {
-        assert_eq!((usize::from(packet[4]) << 8 | usize::from(packet[5])) + 40, packet.len());
+        assert_eq!(
+            (usize::from(packet[4]) << 8 | usize::from(packet[5])) + 40,
+            packet.len()
+        );
     }
     assert_eq!(slow_transport_checksum(packet), 0, "transport checksum");
 }
@@ -68,12 +73,36 @@ struct Shape {
 }
 
 const SHAPES: [Shape; 6] = [
-    Shape { v6: false, tcp: true, options: 12 },
-    Shape { v6: true, tcp: true, options: 12 },
-    Shape { v6: false, tcp: true, options: 0 },
-    Shape { v6: true, tcp: true, options: 40 },
-    Shape { v6: false, tcp: false, options: 0 },
-    Shape { v6: true, tcp: false, options: 0 },
+    Shape {
+        v6: false,
+        tcp: true,
+        options: 12,
+    },
+    Shape {
+        v6: true,
+        tcp: true,
+        options: 12,
+    },
+    Shape {
+        v6: false,
+        tcp: true,
+        options: 0,
+    },
+    Shape {
+        v6: true,
+        tcp: true,
+        options: 40,
+    },
+    Shape {
+        v6: false,
+        tcp: false,
+        options: 0,
+    },
+    Shape {
+        v6: true,
+        tcp: false,
+        options: 0,
+    },
 ];
 
 /// A whole packet with valid checksums.
@@ -117,7 +146,11 @@ fn build(shape: Shape, port: u16, sequence: u32, flags: u8, id: u16, payload: &[
     };
     p[at + transport_len..].copy_from_slice(payload);
     let check = slow_transport_checksum(&p);
-    let check = if check == 0 && !shape.tcp { 0xffff } else { check };
+    let check = if check == 0 && !shape.tcp {
+        0xffff
+    } else {
+        check
+    };
     p[field..field + 2].copy_from_slice(&check.to_be_bytes());
     p
 }
@@ -177,8 +210,10 @@ fn segments_are_valid_and_carry_every_byte_once() {
                 let mut whole = build(shape, 80, u32::MAX - 5, flags, u16::MAX, &payload);
                 let header = gso_header(shape, &mut whole, size as u16);
                 let segments = split_all(header, &whole);
-                let joined: Vec<u8> =
-                    segments.iter().flat_map(|s| payload_of(shape, s).to_vec()).collect();
+                let joined: Vec<u8> = segments
+                    .iter()
+                    .flat_map(|s| payload_of(shape, s).to_vec())
+                    .collect();
                 assert_eq!(joined, payload);
                 let at = transport_of(&whole);
                 for (index, segment) in segments.iter().enumerate() {
@@ -221,13 +256,35 @@ fn contradictory_headers_are_refused() {
     let mut whole = build(shape, 80, 1, 0x10, 0, &[0; 3000]);
     let good = gso_header(shape, &mut whole, 1000);
     let bad = [
-        VnetHeader { gso_size: 0, ..good },
-        VnetHeader { gso_type: GSO_TCPV6, ..good },
-        VnetHeader { gso_type: 3, ..good },
-        VnetHeader { gso_type: 77, ..good },
-        VnetHeader { csum_start: 0, ..good },
-        VnetHeader { csum_start: 60_000, ..good },
-        VnetHeader { gso_type: GSO_NONE, csum_start: 3051, ..good },
+        VnetHeader {
+            gso_size: 0,
+            ..good
+        },
+        VnetHeader {
+            gso_type: GSO_TCPV6,
+            ..good
+        },
+        VnetHeader {
+            gso_type: 3,
+            ..good
+        },
+        VnetHeader {
+            gso_type: 77,
+            ..good
+        },
+        VnetHeader {
+            csum_start: 0,
+            ..good
+        },
+        VnetHeader {
+            csum_start: 60_000,
+            ..good
+        },
+        VnetHeader {
+            gso_type: GSO_NONE,
+            csum_start: 3051,
+            ..good
+        },
     ];
     for header in bad {
         assert!(Split::new(header, &whole).is_err(), "{header:?}");
@@ -261,7 +318,10 @@ fn join_and_split(packets: &[Vec<u8>], join_udp: bool) -> (usize, Vec<Vec<u8>>) 
     let mut arena = vec![0xee; 16];
     let mut ranges = Vec::new();
     for packet in packets {
-        ranges.push(Part { start: arena.len() as u32, len: packet.len() as u32 });
+        ranges.push(Part {
+            start: arena.len() as u32,
+            len: packet.len() as u32,
+        });
         arena.extend_from_slice(packet);
         arena.extend_from_slice(&[0xee; 33]);
     }
@@ -350,14 +410,25 @@ fn what_must_not_be_joined_is_not() {
         assert_eq!(out, [first.clone(), other], "{name}");
     }
     let pushed = build(shape, 80, 1000, 0x18, 1, &payload);
-    assert_eq!(join_and_split(&[pushed, next.clone()], true).0, 2, "nothing after a push");
+    assert_eq!(
+        join_and_split(&[pushed, next.clone()], true).0,
+        2,
+        "nothing after a push"
+    );
     // A stranger in the middle of a flow closes it: nothing overtakes.
     let ack = build(shape, 80, 1100, 0x10, 2, &[]);
     let order = [first, ack, next];
     assert_eq!(join_and_split(&order, true).1, order);
     let udp = SHAPES[4];
-    let datagrams = [build(udp, 80, 0, 0, 1, &payload), build(udp, 80, 0, 0, 2, &payload)];
-    assert_eq!(join_and_split(&datagrams, false).0, 2, "the device takes no UDP super-packets");
+    let datagrams = [
+        build(udp, 80, 0, 0, 1, &payload),
+        build(udp, 80, 0, 0, 2, &payload),
+    ];
+    assert_eq!(
+        join_and_split(&datagrams, false).0,
+        2,
+        "the device takes no UDP super-packets"
+    );
 }
 
 #[test]
@@ -373,8 +444,14 @@ fn random_mixtures_keep_every_flow_in_order() {
             let length = [0, 1, 500, 500, 500, 1228, 9000][noise.below(7)];
             let payload = noise.bytes(length);
             let flags = [0x10, 0x10, 0x10, 0x18, 0x11, 0x02][noise.below(6)];
-            let mut packet =
-                build(shape, flow as u16, sequences[flow], flags, ids[flow], &payload);
+            let mut packet = build(
+                shape,
+                flow as u16,
+                sequences[flow],
+                flags,
+                ids[flow],
+                &payload,
+            );
             sequences[flow] = sequences[flow].wrapping_add(length as u32);
             ids[flow] = ids[flow].wrapping_add(1);
             if noise.below(40) == 0 {

@@ -14,19 +14,54 @@ pub(crate) struct Work {
 
 /// A command with its texts parsed (`commands.py` tells what each means).
 pub(crate) enum Action {
-    Identity { private: PrivateKey, addresses: Vec<IpAddr> },
-    Peers { upsert: Vec<PeerConfig>, remove: Vec<PublicKey> },
-    Filter { rules: Vec<FilterRule>, shields_up: bool },
-    Path { peer: PublicKey, addr: Option<SocketAddr>, lease_ms: u64 },
-    Region { region: u16, nodes: Vec<RelayNode> },
-    Home { region: u16 },
-    Datagram { to: SocketAddr, data: Vec<u8> },
-    Relayed { region: u16, peer: PublicKey, data: Vec<u8> },
+    Identity {
+        private: PrivateKey,
+        addresses: Vec<IpAddr>,
+    },
+    Peers {
+        upsert: Vec<PeerConfig>,
+        remove: Vec<PublicKey>,
+    },
+    Filter {
+        rules: Vec<FilterRule>,
+        shields_up: bool,
+    },
+    Path {
+        peer: PublicKey,
+        addr: Option<SocketAddr>,
+        lease_ms: u64,
+    },
+    Region {
+        region: u16,
+        nodes: Vec<RelayNode>,
+    },
+    Home {
+        region: u16,
+    },
+    Datagram {
+        to: SocketAddr,
+        data: Vec<u8>,
+    },
+    Relayed {
+        region: u16,
+        peer: PublicKey,
+        data: Vec<u8>,
+    },
     Packet(Vec<u8>),
-    Rebind { port: u16 },
-    Dial { id: u64, to: SocketAddr },
-    Splice { id: u64, fd: i32 },
-    Hangup { id: u64 },
+    Rebind {
+        port: u16,
+    },
+    Dial {
+        id: u64,
+        to: SocketAddr,
+    },
+    Splice {
+        id: u64,
+        fd: i32,
+    },
+    Hangup {
+        id: u64,
+    },
 }
 
 /// Parses every text in a batch.
@@ -34,13 +69,23 @@ pub(crate) enum Action {
 /// # Errors
 /// [`MalformedSeam`] with one sentence; nothing of the batch is to be applied then.
 pub(crate) fn compile(batch: Batch) -> Result<Work, MalformedSeam> {
-    let actions = batch.commands.into_iter().map(read).collect::<Result<_, _>>()?;
-    Ok(Work { generation: batch.generation, actions })
+    let actions = batch
+        .commands
+        .into_iter()
+        .map(read)
+        .collect::<Result<_, _>>()?;
+    Ok(Work {
+        generation: batch.generation,
+        actions,
+    })
 }
 
 fn read(command: Command) -> Result<Action, MalformedSeam> {
     Ok(match command {
-        Command::SetIdentity { private_key, addresses } => Action::Identity {
+        Command::SetIdentity {
+            private_key,
+            addresses,
+        } => Action::Identity {
             private: PrivateKey(*private_key),
             addresses: prefixes(&addresses)?.iter().map(Prefix::addr).collect(),
         },
@@ -49,7 +94,11 @@ fn read(command: Command) -> Result<Action, MalformedSeam> {
             remove: remove.iter().map(|key| PublicKey(**key)).collect(),
         },
         Command::SetFilter { rules, shields_up } => Action::Filter { rules, shields_up },
-        Command::SetPath { peer, addr, lease_ms } => Action::Path {
+        Command::SetPath {
+            peer,
+            addr,
+            lease_ms,
+        } => Action::Path {
             peer: PublicKey(*peer),
             addr: addr.as_deref().map(address).transpose()?,
             lease_ms,
@@ -59,12 +108,18 @@ fn read(command: Command) -> Result<Action, MalformedSeam> {
             if number == 0 {
                 return Err(MalformedSeam("0 is not a relay region".to_owned()));
             }
-            Action::Region { region: number, nodes }
+            Action::Region {
+                region: number,
+                nodes,
+            }
         }
-        Command::SetHome { region } => Action::Home { region: region_number(region)? },
-        Command::SendDatagram { to, data } => {
-            Action::Datagram { to: address(&to)?, data: data.into_vec() }
-        }
+        Command::SetHome { region } => Action::Home {
+            region: region_number(region)?,
+        },
+        Command::SendDatagram { to, data } => Action::Datagram {
+            to: address(&to)?,
+            data: data.into_vec(),
+        },
         Command::SendRelayed { region, peer, data } => Action::Relayed {
             region: region_number(region)?,
             peer: PublicKey(*peer),
@@ -72,7 +127,10 @@ fn read(command: Command) -> Result<Action, MalformedSeam> {
         },
         Command::SendPacket { packet } => Action::Packet(packet.into_vec()),
         Command::Rebind { port } => Action::Rebind { port },
-        Command::Dial { id, to } => Action::Dial { id, to: address(&to)? },
+        Command::Dial { id, to } => Action::Dial {
+            id,
+            to: address(&to)?,
+        },
         Command::Splice { id, fd } => Action::Splice { id, fd },
         Command::Hangup { id } => Action::Hangup { id },
     })
@@ -90,12 +148,16 @@ fn peer(peer: &Peer) -> Result<PeerConfig, MalformedSeam> {
 }
 
 fn prefixes(texts: &[String]) -> Result<Vec<Prefix>, MalformedSeam> {
-    let parse = |text: &String| text.parse().map_err(|error| MalformedSeam(format!("{error}")));
+    let parse = |text: &String| {
+        text.parse()
+            .map_err(|error| MalformedSeam(format!("{error}")))
+    };
     texts.iter().map(parse).collect()
 }
 
 fn address(text: &str) -> Result<SocketAddr, MalformedSeam> {
-    text.parse().map_err(|_| MalformedSeam(format!("{text:?} is no address and port")))
+    text.parse()
+        .map_err(|_| MalformedSeam(format!("{text:?} is no address and port")))
 }
 
 fn region_number(region: u32) -> Result<u16, MalformedSeam> {
@@ -107,24 +169,47 @@ mod tests {
     use super::*;
 
     fn compile_one(command: Command) -> Result<Work, MalformedSeam> {
-        compile(Batch { generation: 1, commands: vec![command] })
+        compile(Batch {
+            generation: 1,
+            commands: vec![command],
+        })
     }
 
     #[test]
     fn texts_that_are_no_addresses_are_refused_in_one_sentence() {
         let key = [7; 32];
         let bad = [
-            Command::SetIdentity { private_key: key.into(), addresses: vec!["100.64.0.1/33".into()] },
-            Command::SetPath { peer: key.into(), addr: Some("100.64.0.1".into()), lease_ms: 1 },
-            Command::SendDatagram { to: "[::1]".into(), data: vec![].into() },
+            Command::SetIdentity {
+                private_key: key.into(),
+                addresses: vec!["100.64.0.1/33".into()],
+            },
+            Command::SetPath {
+                peer: key.into(),
+                addr: Some("100.64.0.1".into()),
+                lease_ms: 1,
+            },
+            Command::SendDatagram {
+                to: "[::1]".into(),
+                data: vec![].into(),
+            },
             Command::SetHome { region: 70_000 },
-            Command::SetRegion { region: 0, nodes: vec![] },
-            Command::Dial { id: 1, to: "name:80".into() },
+            Command::SetRegion {
+                region: 0,
+                nodes: vec![],
+            },
+            Command::Dial {
+                id: 1,
+                to: "name:80".into(),
+            },
         ];
         for command in bad {
             assert!(compile_one(command).is_err());
         }
-        let good = Command::SetPath { peer: key.into(), addr: Some("[::1]:9".into()), lease_ms: 1 };
+        let good = Command::SetPath {
+            peer: key.into(),
+            addr: Some("[::1]:9".into()),
+            lease_ms: 1,
+        };
         assert!(compile_one(good).is_ok());
     }
 }

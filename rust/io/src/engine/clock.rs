@@ -14,12 +14,20 @@ pub(crate) struct Clock;
 
 impl Clock {
     pub(crate) fn now(self) -> Now {
-        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut time = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         // SAFETY: one timespec that lives through the call; the clock exists since Linux 2.6.39.
         unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut time) };
         let mono_ms = time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000;
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        Now { mono_ms: mono_ms.max(1), wall }
+        let wall = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO);
+        Now {
+            mono_ms: mono_ms.max(1),
+            wall,
+        }
     }
 }
 

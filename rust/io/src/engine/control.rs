@@ -62,18 +62,30 @@ pub(crate) fn run(shared: &Arc<Shared>) {
     let mut outbound = Outbound::new();
     while !shared.stopping() {
         let now = shared.clock.now();
-        let due = shared.tunnel.next_timeout().map_or(u64::MAX, |(due_ms, _)| due_ms);
+        let due = shared
+            .tunnel
+            .next_timeout()
+            .map_or(u64::MAX, |(due_ms, _)| due_ms);
         let wait = due.saturating_sub(now.mono_ms).min(MAX_SLEEP_MS);
-        if let Some(work) = shared.mailbox.take(Duration::from_millis(wait), || shared.stopping()) {
+        if let Some(work) = shared
+            .mailbox
+            .take(Duration::from_millis(wait), || shared.stopping())
+        {
             for action in work.actions {
                 apply(shared, &mut outbound, action);
             }
             if work.generation != 0 {
-                shared.event(Event::Applied { generation: work.generation });
+                shared.event(Event::Applied {
+                    generation: work.generation,
+                });
             }
         }
         let now = shared.clock.now();
-        if shared.tunnel.next_timeout().is_some_and(|(due_ms, _)| due_ms <= now.mono_ms) {
+        if shared
+            .tunnel
+            .next_timeout()
+            .is_some_and(|(due_ms, _)| due_ms <= now.mono_ms)
+        {
             shared.tunnel.handle_timeout(now);
         }
         shared.drain_tunnel(now);
@@ -92,16 +104,25 @@ fn apply(shared: &Shared, outbound: &mut Outbound, action: Action) {
             shared.tunnel.set_identity(private);
         }
         Action::Peers { upsert, remove } => {
-            shared.tunnel.set_peers(&upsert, &remove, shared.clock.now());
+            shared
+                .tunnel
+                .set_peers(&upsert, &remove, shared.clock.now());
             shared.forget(&remove);
         }
         Action::Filter { rules, shields_up } => {
             if let Err(error) = shared.gate.set(&rules, shields_up) {
                 let message = format!("the packet filter was not changed: {error}");
-                shared.event(Event::Fault { message, fatal: false });
+                shared.event(Event::Fault {
+                    message,
+                    fatal: false,
+                });
             }
         }
-        Action::Path { peer, addr, lease_ms } => set_path(shared, &peer, addr, lease_ms),
+        Action::Path {
+            peer,
+            addr,
+            lease_ms,
+        } => set_path(shared, &peer, addr, lease_ms),
         Action::Region { region, nodes } => {
             if let Some(relay) = shared.relay() {
                 relay.set_region(region, nodes);
@@ -129,12 +150,7 @@ fn apply(shared: &Shared, outbound: &mut Outbound, action: Action) {
     }
 }
 
-fn set_path(
-    shared: &Shared,
-    peer: &PublicKey,
-    addr: Option<std::net::SocketAddr>,
-    lease_ms: u64,
-) {
+fn set_path(shared: &Shared, peer: &PublicKey, addr: Option<std::net::SocketAddr>, lease_ms: u64) {
     // A lease for a peer that has just left the map comes too late, and that is all.
     if let Some(peer) = shared.tunnel.tables().peer(peer) {
         let until_ms = shared.clock.now().mono_ms.saturating_add(lease_ms);
@@ -183,17 +199,26 @@ fn rebind(shared: &Shared, port: u16) {
     drop(old);
     let sockets = UdpSockets::bind(port).or_else(|error| {
         let message = format!("{error}; another port was taken");
-        shared.event(Event::Fault { message, fatal: false });
+        shared.event(Event::Fault {
+            message,
+            fatal: false,
+        });
         UdpSockets::bind(0)
     });
     match sockets {
         Ok(sockets) => {
-            let bound = Event::Bound { port4: sockets.port4(), port6: sockets.port6() };
+            let bound = Event::Bound {
+                port4: sockets.port4(),
+                port6: sockets.port6(),
+            };
             shared.sockets.store(Arc::new(sockets));
             shared.wake_in.signal();
             shared.event(bound);
         }
-        Err(error) => shared.event(Event::Fault { message: error.to_string(), fatal: true }),
+        Err(error) => shared.event(Event::Fault {
+            message: error.to_string(),
+            fatal: true,
+        }),
     }
     if let Some(relay) = shared.relay() {
         relay.nudge();

@@ -41,8 +41,15 @@ struct Inner {
 
 impl EventQueue {
     pub(crate) fn new(wake: Wake) -> Self {
-        let inner = Inner { events: VecDeque::new(), datagrams: 0, bucket: Bucket::new() };
-        Self { inner: Mutex::new(inner), wake }
+        let inner = Inner {
+            events: VecDeque::new(),
+            datagrams: 0,
+            bucket: Bucket::new(),
+        };
+        Self {
+            inner: Mutex::new(inner),
+            wake,
+        }
     }
 
     /// Queues what the engine itself has to tell.
@@ -105,7 +112,10 @@ struct Bucket {
 
 impl Bucket {
     fn new() -> Self {
-        Self { level: DATAGRAM_BURST * 1000, last_ms: 0 }
+        Self {
+            level: DATAGRAM_BURST * 1000,
+            last_ms: 0,
+        }
     }
 
     fn take(&mut self, mono_ms: u64) -> bool {
@@ -145,14 +155,18 @@ mod tests {
         assert_eq!(queue.drain().last(), Some(&event(7)));
         assert!(queue.drain().is_empty());
         // 10 ms bring 20 more.
-        let more = (0..100).filter(|_| queue.push_datagram(11, || event(0)).is_ok()).count();
+        let more = (0..100)
+            .filter(|_| queue.push_datagram(11, || event(0)).is_ok())
+            .count();
         assert_eq!(more, 20);
     }
 
     #[test]
     fn a_queue_that_nobody_drains_stays_bounded() {
         let queue = queue();
-        let taken = (0..20_000).filter(|n| queue.push(event(*n)).is_ok()).count();
+        let taken = (0..20_000)
+            .filter(|n| queue.push(event(*n)).is_ok())
+            .count();
         assert_eq!(taken, MAX_EVENTS);
         assert_eq!(queue.drain().len(), MAX_EVENTS);
     }

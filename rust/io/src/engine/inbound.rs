@@ -64,7 +64,11 @@ impl Inbound {
             let source = Source::Udp(message.source);
             let end = message.start + message.len;
             for start in (message.start..end).step_by(message.segment) {
-                let datagram = Datagram { start, len: message.segment.min(end - start), source };
+                let datagram = Datagram {
+                    start,
+                    len: message.segment.min(end - start),
+                    source,
+                };
                 self.sort(shared, arena, datagram, now);
             }
         }
@@ -90,7 +94,11 @@ impl Inbound {
                 data: owned(packet),
             }),
             Kind::WireGuard(WireGuard::Data) => {
-                self.datagrams.push(Datagram { start: 0, len: packet.len(), source });
+                self.datagrams.push(Datagram {
+                    start: 0,
+                    len: packet.len(),
+                    source,
+                });
             }
             Kind::WireGuard(_) => handshake(shared, packet, source, now),
             _ => shared.drops.count(Drop::Unknown),
@@ -107,7 +115,10 @@ impl Inbound {
             Kind::WireGuard(_) => handshake(shared, bytes, datagram.source, now),
             Kind::Stun | Kind::Disco => {
                 if let Source::Udp(src) = datagram.source {
-                    let event = || Event::Datagram { src: src.to_string(), data: owned(bytes) };
+                    let event = || Event::Datagram {
+                        src: src.to_string(),
+                        data: owned(bytes),
+                    };
                     shared.datagram_event(now, event);
                 }
             }
@@ -130,7 +141,14 @@ impl Inbound {
             let mut datagram = first;
             loop {
                 next += 1;
-                self.open(shared, &tables, &mut opener, session.peer(), arena, datagram);
+                self.open(
+                    shared,
+                    &tables,
+                    &mut opener,
+                    session.peer(),
+                    arena,
+                    datagram,
+                );
                 match self.datagrams.get(next) {
                     Some(d) if d.source == first.source && opener.takes(d.of(arena)) => {
                         datagram = *d;
@@ -182,7 +200,9 @@ impl Inbound {
             Probe::Consumed => return,
             Probe::Answer(answer) => return self.answers.push(answer),
             Probe::Reply => {
-                return shared.event(Event::ProbeReply { packet: owned(packet) });
+                return shared.event(Event::ProbeReply {
+                    packet: owned(packet),
+                });
             }
         }
         match shared.stack() {
@@ -224,16 +244,20 @@ pub(crate) fn run(shared: &Arc<Shared>) {
     while !shared.stopping() {
         let sockets = shared.sockets.load_full();
         let [v4, v6] = sockets.descriptors();
-        let [woken, v4_ready, v6_ready] =
-            wait_readable([Some(shared.wake_in.as_raw_fd()), v4, v6]);
+        let [woken, v4_ready, v6_ready] = wait_readable([Some(shared.wake_in.as_raw_fd()), v4, v6]);
         if woken {
             shared.wake_in.clear();
             continue;
         }
-        for fd in [v4.filter(|_| v4_ready), v6.filter(|_| v6_ready)].into_iter().flatten() {
+        for fd in [v4.filter(|_| v4_ready), v6.filter(|_| v6_ready)]
+            .into_iter()
+            .flatten()
+        {
             for _ in 0..ROUNDS {
                 // Asynchronous errors (an unreachable peer) end the round like an empty socket.
-                let Ok((arena, messages)) = receiver.receive(fd) else { break };
+                let Ok((arena, messages)) = receiver.receive(fd) else {
+                    break;
+                };
                 inbound.batch(shared, arena, messages, shared.clock.now());
             }
         }

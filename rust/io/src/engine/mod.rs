@@ -84,13 +84,23 @@ impl Engine {
     pub fn start(config: &[u8]) -> Result<Self, EngineError> {
         let config = decode_config(config)?;
         if !(1280..=9000).contains(&config.mtu_bytes) {
-            let text = format!("an MTU of {} bytes is not between 1280 and 9000", config.mtu_bytes);
+            let text = format!(
+                "an MTU of {} bytes is not between 1280 and 9000",
+                config.mtu_bytes
+            );
             return Err(MalformedSeam(text).into());
         }
-        let tun = config.tun.as_deref().map(|name| Tun::open(name, config.mtu_bytes)).transpose()?;
+        let tun = config
+            .tun
+            .as_deref()
+            .map(|name| Tun::open(name, config.mtu_bytes))
+            .transpose()?;
         let sockets = UdpSockets::bind(config.port)?;
         let shared = Shared::start(&config, tun, sockets)?;
-        let engine = Self { shared, threads: Mutex::default() };
+        let engine = Self {
+            shared,
+            threads: Mutex::default(),
+        };
         engine.spawn("warren-control", control::run)?;
         engine.spawn("warren-in", inbound::run)?;
         if engine.shared.tun.is_some() {
@@ -101,14 +111,19 @@ impl Engine {
 
     fn spawn(&self, name: &str, body: fn(&Arc<Shared>)) -> io::Result<()> {
         let shared = self.shared.clone();
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let result = catch_unwind(AssertUnwindSafe(|| body(&shared)));
-            if result.is_err() && !shared.stopping() {
-                let message = "a thread of the packet engine stopped by an error of its own";
-                shared.event(Event::Fault { message: message.to_owned(), fatal: true });
-                shared.stop();
-            }
-        })?;
+        let thread = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                let result = catch_unwind(AssertUnwindSafe(|| body(&shared)));
+                if result.is_err() && !shared.stopping() {
+                    let message = "a thread of the packet engine stopped by an error of its own";
+                    shared.event(Event::Fault {
+                        message: message.to_owned(),
+                        fatal: true,
+                    });
+                    shared.stop();
+                }
+            })?;
         self.threads.lock().push(thread);
         Ok(())
     }
@@ -186,15 +201,25 @@ fn snapshot(shared: &Shared) -> Snapshot {
         ("udp-gso", sockets.gso()),
         ("udp-gro", sockets.gro()),
     ];
-    let regions = shared.relay().map(|relay| relay.regions()).unwrap_or_default();
+    let regions = shared
+        .relay()
+        .map(|relay| relay.regions())
+        .unwrap_or_default();
     Snapshot {
         port4: sockets.port4(),
         port6: sockets.port6(),
         tun_name: shared.tun.as_ref().map(|tun| tun.name().to_owned()),
-        offloads: offloads.iter().filter(|(_, on)| *on).map(|(name, _)| (*name).into()).collect(),
+        offloads: offloads
+            .iter()
+            .filter(|(_, on)| *on)
+            .map(|(name, _)| (*name).into())
+            .collect(),
         peers: peers.collect(),
         drops: shared.drops.named(),
-        regions: regions.into_iter().map(|(region, up)| (region.into(), up)).collect(),
+        regions: regions
+            .into_iter()
+            .map(|(region, up)| (region.into(), up))
+            .collect(),
     }
 }
 

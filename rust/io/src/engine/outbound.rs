@@ -42,7 +42,13 @@ impl Outbound {
     /// Sends one plain packet now.
     pub(crate) fn one(&mut self, shared: &Shared, packet: &[u8]) {
         let now = shared.clock.now();
-        self.packet(shared, &shared.tunnel.tables(), VnetHeader::default(), packet, now);
+        self.packet(
+            shared,
+            &shared.tunnel.tables(),
+            VnetHeader::default(),
+            packet,
+            now,
+        );
         self.flush(shared);
         shared.drain_tunnel(now);
     }
@@ -76,7 +82,10 @@ impl Outbound {
             Some(to) => self.seal_direct(shared, &session, &mut split, to),
             None => self.seal_relayed(shared, &session, &mut split, peer),
         };
-        shared.drops.add(Drop::Exhausted, (count as u64).saturating_sub(packets.into()));
+        shared.drops.add(
+            Drop::Exhausted,
+            (count as u64).saturating_sub(packets.into()),
+        );
         shared.tunnel.sent(&session, packets, bytes, now);
     }
 
@@ -94,15 +103,23 @@ impl Outbound {
         split: &mut Split<'_>,
         to: std::net::SocketAddr,
     ) -> (u32, u64) {
-        let room = session.sealed_len(split.segment_len()).max(HEADER_BYTES + split.segment_len());
+        let room = session
+            .sealed_len(split.segment_len())
+            .max(HEADER_BYTES + split.segment_len());
         let (mut packets, mut bytes) = (0, 0);
         for _ in 0..split.count() {
             if self.queue.room(room).is_none() {
                 self.flush(shared);
             }
-            let Some(out) = self.queue.room(room) else { break };
-            let Some(len) = split.write_next(&mut out[HEADER_BYTES..]) else { break };
-            let Some(sealed) = session.seal_in_place(out, len) else { break };
+            let Some(out) = self.queue.room(room) else {
+                break;
+            };
+            let Some(len) = split.write_next(&mut out[HEADER_BYTES..]) else {
+                break;
+            };
+            let Some(sealed) = session.seal_in_place(out, len) else {
+                break;
+            };
             self.queue.commit(to, sealed);
             self.queued += sealed;
             packets += 1;
@@ -123,8 +140,14 @@ impl Outbound {
     ) -> (u32, u64) {
         let (mut packets, mut bytes) = (0, 0);
         while let Some(len) = split.write_next(&mut self.single[HEADER_BYTES..]) {
-            let Some(sealed) = session.seal_in_place(&mut self.single, len) else { break };
-            shared.send_relay(peer.path().home_region(), peer.key(), &self.single[..sealed]);
+            let Some(sealed) = session.seal_in_place(&mut self.single, len) else {
+                break;
+            };
+            shared.send_relay(
+                peer.path().home_region(),
+                peer.key(),
+                &self.single[..sealed],
+            );
             packets += 1;
             bytes += sealed as u64;
         }
@@ -177,6 +200,9 @@ pub(crate) fn run(shared: &Arc<Shared>) {
 fn device_gone(shared: &Shared, error: &io::Error) {
     if !shared.stopping() {
         let message = format!("the TUN device is gone (was it deleted?): {error}");
-        shared.event(Event::Fault { message, fatal: true });
+        shared.event(Event::Fault {
+            message,
+            fatal: true,
+        });
     }
 }

@@ -66,7 +66,10 @@ impl Shared {
             mtu_bytes: config.mtu_bytes.into(),
             initiations_per_s: INITIATIONS_PER_S,
         };
-        let bound = Event::Bound { port4: sockets.port4(), port6: sockets.port6() };
+        let bound = Event::Bound {
+            port4: sockets.port4(),
+            port6: sockets.port6(),
+        };
         let join_udp = tun.as_ref().is_some_and(Tun::uso);
         let shared = Arc::new(Self {
             tunnel: Tunnel::new(tunnel, Arc::new(SystemEntropy::new())),
@@ -144,7 +147,10 @@ impl Shared {
         if *last == 0 || now.mono_ms.saturating_sub(*last) >= ACTIVE_EVERY_MS {
             *last = now.mono_ms;
             drop(active);
-            self.event(Event::Active { peer: peer.key().0.into(), direct });
+            self.event(Event::Active {
+                peer: peer.key().0.into(),
+                direct,
+            });
         }
     }
 
@@ -165,7 +171,9 @@ impl Shared {
         while let Some(event) = self.tunnel.poll_event() {
             match event {
                 TunnelEvent::Handshake(peer) => {
-                    self.event(Event::Handshake { peer: peer.key().0.into() });
+                    self.event(Event::Handshake {
+                        peer: peer.key().0.into(),
+                    });
                 }
                 TunnelEvent::Unanswered(_) => self.drops.count(Drop::Unanswered),
             }
@@ -218,16 +226,23 @@ impl EventSink for Door {
 
 impl PacketSink for Door {
     fn outbound(&self, ip_packet: &[u8]) {
-        let Some(shared) = self.0.upgrade() else { return };
+        let Some(shared) = self.0.upgrade() else {
+            return;
+        };
         shared.stack_outbound.lock().one(&shared, ip_packet);
     }
 }
 
 impl RelaySink for Door {
     fn on_packet(&self, region: u16, src: &[u8; 32], packet: &mut [u8]) {
-        let Some(shared) = self.0.upgrade() else { return };
+        let Some(shared) = self.0.upgrade() else {
+            return;
+        };
         let peer = PublicKey(*src);
-        shared.relay_inbound.lock().relayed(&shared, region.into(), peer, packet);
+        shared
+            .relay_inbound
+            .lock()
+            .relayed(&shared, region.into(), peer, packet);
     }
 
     fn on_event(&self, event: Event) {

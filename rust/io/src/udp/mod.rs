@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use socket2::{Domain, Protocol, Socket, Type};
 
 pub use receive::{Message, Receiver};
-pub use send::{SendQueue, SendReport, MAX_DATAGRAM};
+pub use send::{MAX_DATAGRAM, SendQueue, SendReport};
 
 const BUFFER_BYTES: libc::c_int = 7 << 20;
 const SOL_UDP: libc::c_int = 17;
@@ -48,13 +48,23 @@ impl UdpSockets {
                 Err(error) => return Err(explain(port, &error)),
             }
         }
-        Err(explain(port, &last.unwrap_or_else(|| io::ErrorKind::AddrInUse.into())))
+        Err(explain(
+            port,
+            &last.unwrap_or_else(|| io::ErrorKind::AddrInUse.into()),
+        ))
     }
 
     /// No sockets: a stand-in while they are replaced.
     #[must_use]
     pub fn none() -> Self {
-        Self { v4: None, v6: None, port4: 0, port6: 0, gso: AtomicBool::new(false), gro: false }
+        Self {
+            v4: None,
+            v6: None,
+            port4: 0,
+            port6: 0,
+            gso: AtomicBool::new(false),
+            gro: false,
+        }
     }
 
     fn bind_once(port: u16) -> io::Result<Self> {
@@ -63,13 +73,22 @@ impl UdpSockets {
         let wanted = if port == 0 { port4 } else { port };
         let v6 = open((Ipv6Addr::UNSPECIFIED, wanted).into())?;
         let port6 = v6.as_ref().map(port_of).transpose()?.unwrap_or(0);
-        let any = v4.as_ref().or(v6.as_ref()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let any = v4
+            .as_ref()
+            .or(v6.as_ref())
+            .ok_or(io::ErrorKind::AddrNotAvailable)?;
         let gso = set_option(any, SOL_UDP, UDP_SEGMENT, 0);
-        let gro = [&v4, &v6]
-            .into_iter()
-            .flatten()
-            .fold(true, |all, socket| set_option(socket, SOL_UDP, UDP_GRO, 1) && all);
-        Ok(Self { v4, v6, port4, port6, gso: AtomicBool::new(gso), gro })
+        let gro = [&v4, &v6].into_iter().flatten().fold(true, |all, socket| {
+            set_option(socket, SOL_UDP, UDP_GRO, 1) && all
+        });
+        Ok(Self {
+            v4,
+            v6,
+            port4,
+            port6,
+            gso: AtomicBool::new(gso),
+            gro,
+        })
     }
 
     /// Port of the IPv4 socket, 0 without one.
@@ -99,7 +118,10 @@ impl UdpSockets {
     /// Descriptors to wait on, IPv4 first.
     #[must_use]
     pub fn descriptors(&self) -> [Option<RawFd>; 2] {
-        [self.v4.as_ref().map(AsRawFd::as_raw_fd), self.v6.as_ref().map(AsRawFd::as_raw_fd)]
+        [
+            self.v4.as_ref().map(AsRawFd::as_raw_fd),
+            self.v6.as_ref().map(AsRawFd::as_raw_fd),
+        ]
     }
 
     /// Sends one datagram.
@@ -113,7 +135,11 @@ impl UdpSockets {
     }
 
     fn socket_for(&self, to: SocketAddr) -> Option<&Socket> {
-        if to.is_ipv4() { self.v4.as_ref() } else { self.v6.as_ref() }
+        if to.is_ipv4() {
+            self.v4.as_ref()
+        } else {
+            self.v6.as_ref()
+        }
     }
 
     fn refuse_gso(&self) {
@@ -123,7 +149,11 @@ impl UdpSockets {
 
 /// Opens one socket; None when the machine lacks the family.
 fn open(address: SocketAddr) -> io::Result<Option<Socket>> {
-    let socket = match Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP)) {
+    let socket = match Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    ) {
         Ok(socket) => socket,
         Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => return Ok(None),
         Err(error) => return Err(error),
@@ -131,18 +161,29 @@ fn open(address: SocketAddr) -> io::Result<Option<Socket>> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    for (force, plain) in
-        [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)]
-    {
+    for (force, plain) in [
+        (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
+        (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
+    ] {
         if !set_option(&socket, libc::SOL_SOCKET, force, BUFFER_BYTES) {
             set_option(&socket, libc::SOL_SOCKET, plain, BUFFER_BYTES);
         }
     }
     // A tunnel must not lose what a narrow hop could still carry in fragments.
     if address.is_ipv4() {
-        set_option(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT);
+        set_option(
+            &socket,
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            libc::IP_PMTUDISC_DONT,
+        );
     } else {
-        set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT);
+        set_option(
+            &socket,
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            libc::IPV6_PMTUDISC_DONT,
+        );
     }
     match socket.bind(&address.into()) {
         Ok(()) => Ok(Some(socket)),
@@ -152,7 +193,10 @@ fn open(address: SocketAddr) -> io::Result<Option<Socket>> {
 }
 
 fn port_of(socket: &Socket) -> io::Result<u16> {
-    Ok(socket.local_addr()?.as_socket().map_or(0, |address| address.port()))
+    Ok(socket
+        .local_addr()?
+        .as_socket()
+        .map_or(0, |address| address.port()))
 }
 
 fn set_option(socket: &Socket, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> bool {

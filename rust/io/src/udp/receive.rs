@@ -86,12 +86,19 @@ impl Receiver {
         let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
         for (index, header) in headers[..count].iter().enumerate() {
             let len = header.msg_len as usize;
-            let Some(source) = read_address(&self.names[index]) else { continue };
+            let Some(source) = read_address(&self.names[index]) else {
+                continue;
+            };
             if len == 0 || header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
                 continue;
             }
             let segment = segment_size(&header.msg_hdr).unwrap_or(len).clamp(1, len);
-            self.messages.push(Message { source, start: index * SLOT, len, segment });
+            self.messages.push(Message {
+                source,
+                start: index * SLOT,
+                len,
+                segment,
+            });
         }
         Ok((&mut self.arena, &self.messages))
     }

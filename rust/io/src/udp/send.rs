@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 
 use socket2::SockAddr;
 
-use super::{UdpSockets, SOL_UDP, UDP_SEGMENT};
+use super::{SOL_UDP, UDP_SEGMENT, UdpSockets};
 
 /// The largest datagram that may be queued, in bytes.
 pub const MAX_DATAGRAM: usize = 65_507;
@@ -57,7 +57,11 @@ impl SendQueue {
     /// An empty queue.
     #[must_use]
     pub fn new() -> Self {
-        Self { arena: vec![0; ARENA].into_boxed_slice(), used: 0, runs: Vec::with_capacity(64) }
+        Self {
+            arena: vec![0; ARENA].into_boxed_slice(),
+            used: 0,
+            runs: Vec::with_capacity(64),
+        }
     }
 
     /// Whether nothing waits.
@@ -88,7 +92,14 @@ impl SendQueue {
                 return;
             }
         }
-        self.runs.push(Run { to, start, len, segment: len, count: 1, closed: false });
+        self.runs.push(Run {
+            to,
+            start,
+            len,
+            segment: len,
+            count: 1,
+            closed: false,
+        });
     }
 
     /// Sends everything and empties the queue.
@@ -96,7 +107,10 @@ impl SendQueue {
         let mut report = SendReport::default();
         let mut runs: &[Run] = &self.runs;
         while let Some(first) = runs.first() {
-            let same = runs.iter().take(BATCH).take_while(|r| r.to.is_ipv4() == first.to.is_ipv4());
+            let same = runs
+                .iter()
+                .take(BATCH)
+                .take_while(|r| r.to.is_ipv4() == first.to.is_ipv4());
             let (batch, rest) = runs.split_at(same.count());
             self.send_runs(sockets, batch, &mut report);
             runs = rest;
@@ -114,10 +128,16 @@ impl SendQueue {
                 runs = &runs[1..];
                 continue;
             }
-            let ready = runs.iter().take_while(|run| run.count == 1 || sockets.gso()).count();
+            let ready = runs
+                .iter()
+                .take_while(|run| run.count == 1 || sockets.gso())
+                .count();
             match self.send_many(sockets, &runs[..ready]) {
                 Ok(taken) => {
-                    report.sent += runs[..taken].iter().map(|run| run.count as u64).sum::<u64>();
+                    report.sent += runs[..taken]
+                        .iter()
+                        .map(|run| run.count as u64)
+                        .sum::<u64>();
                     runs = &runs[taken..];
                 }
                 Err(error) => {
@@ -160,7 +180,10 @@ impl SendQueue {
     /// One `sendmmsg`; waits a little once when the socket's buffer is full.
     fn send_many(&self, sockets: &UdpSockets, runs: &[Run]) -> io::Result<usize> {
         let to = runs[0].to;
-        let socket = sockets.socket_for(to).ok_or(io::ErrorKind::AddrNotAvailable)?.as_raw_fd();
+        let socket = sockets
+            .socket_for(to)
+            .ok_or(io::ErrorKind::AddrNotAvailable)?
+            .as_raw_fd();
         // SAFETY: mmsghdr and iovec are plain old data; all zeros is valid.
         let mut headers: [libc::mmsghdr; BATCH] = unsafe { std::mem::zeroed() };
         let mut vectors: [libc::iovec; BATCH] = unsafe { std::mem::zeroed() };
@@ -208,8 +231,14 @@ impl SendQueue {
 }
 
 fn wait_writable(sockets: &UdpSockets, to: SocketAddr) -> bool {
-    let Some(socket) = sockets.socket_for(to) else { return false };
-    let mut wait = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    let Some(socket) = sockets.socket_for(to) else {
+        return false;
+    };
+    let mut wait = libc::pollfd {
+        fd: socket.as_raw_fd(),
+        events: libc::POLLOUT,
+        revents: 0,
+    };
     // SAFETY: one pollfd that lives through the call.
     unsafe { libc::poll(&mut wait, 1, PATIENCE_MS) > 0 }
 }

@@ -41,10 +41,15 @@ fn queue(queue: &mut SendQueue, to: SocketAddr, sizes: &[usize]) -> Vec<Vec<u8>>
 
 #[test]
 fn what_was_queued_arrives_with_and_without_segmentation() {
-    let (here, there) = (UdpSockets::bind(0).expect("bind"), UdpSockets::bind(0).expect("bind"));
+    let (here, there) = (
+        UdpSockets::bind(0).expect("bind"),
+        UdpSockets::bind(0).expect("bind"),
+    );
     let to: SocketAddr = (Ipv4Addr::LOCALHOST, there.port4()).into();
-    let sizes: Vec<usize> =
-        (0..100).map(|_| 1312).chain([700, 1312, 1312, 1, 1, 2, 9000, 32, 32, 32, 5]).collect();
+    let sizes: Vec<usize> = (0..100)
+        .map(|_| 1312)
+        .chain([700, 1312, 1312, 1, 1, 2, 9000, 32, 32, 32, 5])
+        .collect();
     for gso in [true, false] {
         if !gso {
             here.refuse_gso();
@@ -52,7 +57,13 @@ fn what_was_queued_arrives_with_and_without_segmentation() {
         let mut out = SendQueue::new();
         let sent = queue(&mut out, to, &sizes);
         let report = out.flush(&here);
-        assert_eq!(report, SendReport { sent: sent.len() as u64, dropped: 0 });
+        assert_eq!(
+            report,
+            SendReport {
+                sent: sent.len() as u64,
+                dropped: 0
+            }
+        );
         assert!(out.is_empty());
         assert_eq!(receive_all(&there, sent.len()), sent);
     }
@@ -60,9 +71,16 @@ fn what_was_queued_arrives_with_and_without_segmentation() {
 
 #[test]
 fn both_families_in_one_flush() {
-    let (here, there) = (UdpSockets::bind(0).expect("bind"), UdpSockets::bind(0).expect("bind"));
+    let (here, there) = (
+        UdpSockets::bind(0).expect("bind"),
+        UdpSockets::bind(0).expect("bind"),
+    );
     let mut out = SendQueue::new();
-    let mut sent = queue(&mut out, (Ipv4Addr::LOCALHOST, there.port4()).into(), &[10, 20, 20]);
+    let mut sent = queue(
+        &mut out,
+        (Ipv4Addr::LOCALHOST, there.port4()).into(),
+        &[10, 20, 20],
+    );
     if there.port6() != 0 {
         let to: SocketAddr = (Ipv6Addr::LOCALHOST, there.port6()).into();
         sent.extend(queue(&mut out, to, &[30, 30, 40]));
@@ -80,12 +98,25 @@ fn both_families_in_one_flush() {
 
 #[test]
 fn a_datagram_that_cannot_go_is_counted_and_the_rest_goes() {
-    let (here, there) = (UdpSockets::bind(0).expect("bind"), UdpSockets::bind(0).expect("bind"));
+    let (here, there) = (
+        UdpSockets::bind(0).expect("bind"),
+        UdpSockets::bind(0).expect("bind"),
+    );
     let mut out = SendQueue::new();
     // Port 0 is no destination.
     queue(&mut out, (Ipv4Addr::LOCALHOST, 0).into(), &[10]);
-    let sent = queue(&mut out, (Ipv4Addr::LOCALHOST, there.port4()).into(), &[11, 11]);
-    assert_eq!(out.flush(&here), SendReport { sent: 2, dropped: 1 });
+    let sent = queue(
+        &mut out,
+        (Ipv4Addr::LOCALHOST, there.port4()).into(),
+        &[11, 11],
+    );
+    assert_eq!(
+        out.flush(&here),
+        SendReport {
+            sent: 2,
+            dropped: 1
+        }
+    );
     assert_eq!(receive_all(&there, 2), sent);
 }
 
