@@ -132,6 +132,10 @@ class Part:
             raise errors[0]
         return results[0]
 
+    def wait(self, probe: Callable[[], T | None], deadline_s: float, what: str) -> T:
+        """Like `World.wait`."""
+        return self._world.wait(probe, deadline_s, what)
+
     def nft(self, rules: str) -> None:
         """Load nftables rules into this part on top of what is there."""
         runs.command(["nsenter", f"--net={runs.NETNS / self.namespace}", "nft", "-f", "-"], rules)
