@@ -22,6 +22,8 @@ struct Lease {
 pub struct Path {
     lease: ArcSwapOption<Lease>,
     home_region: AtomicU32,
+    /// The region that it last spoke through.
+    heard_region: AtomicU32,
     roams: AtomicBool,
 }
 
@@ -38,10 +40,19 @@ impl Path {
         lease.as_ref().filter(|lease| mono_ms < lease.until_ms).map(|lease| lease.addr)
     }
 
-    /// The relay region where the peer can be reached; 0 when unknown.
+    /// The relay region where the peer can be reached: its home by the map, else the region that
+    /// it last spoke through; 0 when unknown.
     #[must_use]
     pub fn home_region(&self) -> u32 {
-        self.home_region.load(Ordering::Relaxed)
+        match self.home_region.load(Ordering::Relaxed) {
+            0 => self.heard_region.load(Ordering::Relaxed),
+            home => home,
+        }
+    }
+
+    /// An authenticated datagram came through this relay region.
+    pub fn heard_through(&self, region: u32) {
+        self.heard_region.store(region, Ordering::Relaxed);
     }
 
     /// Set what the network map says of this peer. A roaming peer starts at `endpoint`, unless

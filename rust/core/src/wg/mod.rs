@@ -9,15 +9,39 @@
 //! * a [`Session`] is shared by `Arc`: its send counter is atomic, its replay window has a small
 //!   lock of its own that an [`Opener`] takes once a batch; sealing takes no lock;
 //! * handshakes are rare, and wait for one lock per peer, off the data path;
-//! * time is [`Now`], entropy is [`Entropy`], both given.
+//! * time is [`crate::clock::Now`], entropy is [`crate::clock::Entropy`], both given.
 //!
 //! Source: the WireGuard whitepaper (sections in the code), PROTOCOL §6.
 
-use std::net::{IpAddr, SocketAddr};
+mod cookie;
+mod handshake;
+mod index;
+mod keys;
+mod load;
+mod noise;
+mod peer;
+mod queue;
+mod replay;
+mod session;
+mod sync;
+mod tables;
+mod timers;
+mod tunnel;
+
+#[cfg(test)]
+mod captures;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::clock::{Entropy, Now};
-use crate::path::Path;
+pub use keys::{PrivateKey, PublicKey};
+pub use peer::{Peer, PeerCounters};
+pub use session::{Opened, Opener, Session};
+pub use tables::Tables;
+pub use tunnel::Tunnel;
+
 use crate::routes::Prefix;
 
 /// Bytes of a data message before the ciphertext (whitepaper §5.4.6).
@@ -27,20 +51,26 @@ pub const TAG_BYTES: usize = 16;
 /// Header and tag: what sealing adds to a padded packet.
 pub const OVERHEAD_BYTES: usize = HEADER_BYTES + TAG_BYTES;
 
-/// A Curve25519 public key.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PublicKey(pub [u8; 32]);
+// Constants of the whitepaper, §6.1, and of PROTOCOL §6.
+const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
+const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
+const REKEY_AFTER_MS: u64 = 120_000;
+const REJECT_AFTER_MS: u64 = 180_000;
+const GIVE_UP_MS: u64 = 90_000;
+const REKEY_TIMEOUT_MS: u64 = 5_000;
+const JITTER_MS: u64 = 334;
+const KEEPALIVE_MS: u64 = 10_000;
+/// A responder that sends renews so late (ours): an initiator that receives does at 165 s.
+const RESPONDER_REKEY_AFTER_MS: u64 = 150_000;
+/// One peer's initiations are taken at most 50 times a second.
+const MIN_INITIATION_GAP_MS: u64 = 20;
+/// Packets of one peer that wait for a session.
+const MAX_STAGED: usize = 128;
+/// Datagrams and events that wait to be polled.
+const MAX_TRANSMITS: usize = 4_096;
+const MAX_EVENTS: usize = 4_096;
 
-impl std::fmt::Debug for PublicKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-/// A Curve25519 private key; wiped when dropped, never printed.
-pub struct PrivateKey(pub [u8; 32]);
-
-/// Why bytes were dropped; [`Drop::name`] is the name of the counter.
+/// Why bytes were dropped; [`Refused::name`] is the name of its counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// Truncated, of the wrong type, or an inner packet that is none.
@@ -59,6 +89,23 @@ pub enum Refused {
     StaleInitiation,
     /// Under load, and the source has not proved its address or asks too often.
     UnderLoad,
+}
+
+impl Refused {
+    /// The name of its counter.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "wireguard-malformed",
+            Self::NoSession => "wireguard-no-session",
+            Self::Forged => "wireguard-forged",
+            Self::Replayed => "wireguard-replayed",
+            Self::BadMac => "wireguard-bad-mac",
+            Self::UnknownPeer => "wireguard-unknown-peer",
+            Self::StaleInitiation => "wireguard-stale-initiation",
+            Self::UnderLoad => "wireguard-under-load",
+        }
+    }
 }
 
 /// Where a datagram came from.
@@ -126,246 +173,4 @@ pub struct PeerConfig {
     pub endpoint: Option<SocketAddr>,
     /// Persistent keepalive, 0 for none.
     pub keepalive_s: u32,
-}
-
-/// One peer: its key, path, counters and sessions. Shared by `Arc`; lives until the map drops it.
-#[derive(Debug)]
-pub struct Peer {}
-
-impl Peer {
-    /// Its node key.
-    #[must_use]
-    pub fn key(&self) -> &PublicKey {
-        todo!()
-    }
-
-    /// Where to send to it.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        todo!()
-    }
-
-    /// Counters now.
-    #[must_use]
-    pub fn stats(&self) -> PeerCounters {
-        todo!()
-    }
-}
-
-/// Counters of one peer; times are `mono_ms`, None for never.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PeerCounters {
-    /// Datagram bytes received and authenticated.
-    pub rx_bytes: u64,
-    /// Datagram bytes sealed.
-    pub tx_bytes: u64,
-    /// Last established session.
-    pub handshake_ms: Option<u64>,
-    /// Last data sent.
-    pub tx_ms: Option<u64>,
-    /// Last authenticated datagram.
-    pub rx_ms: Option<u64>,
-}
-
-/// One pair of transport keys. Shared by `Arc`; sealing and opening do not wait for each other.
-#[derive(Debug)]
-pub struct Session {}
-
-impl Session {
-    /// Whose session it is.
-    #[must_use]
-    pub fn peer(&self) -> &Arc<Peer> {
-        todo!()
-    }
-
-    /// Bytes that sealing a packet of `plaintext_len` bytes gives.
-    #[must_use]
-    pub fn sealed_len(&self, _plaintext_len: usize) -> usize {
-        todo!()
-    }
-
-    /// Seal a packet that lies at `buffer[16..16 + plaintext_len]` into the datagram
-    /// `buffer[..returned]`; pads with zeros. `buffer` holds at least
-    /// [`sealed_len`](Self::sealed_len) bytes.
-    ///
-    /// # Errors
-    /// None left when the counter is used up: drop the packet; a new handshake is under way.
-    pub fn seal_in_place(&self, _buffer: &mut [u8], _plaintext_len: usize) -> Option<usize> {
-        todo!()
-    }
-
-    /// Copy `plaintext` behind the header and seal it there.
-    pub fn seal_into(&self, _plaintext: &[u8], _out: &mut [u8]) -> Option<usize> {
-        todo!()
-    }
-
-    /// Begin opening a batch: takes the replay window's lock until dropped.
-    #[must_use]
-    pub fn opener(&self) -> Opener<'_> {
-        todo!()
-    }
-}
-
-/// Opens the datagrams of one batch; counts what it opened.
-pub struct Opener<'a> {
-    _session: &'a Session,
-}
-
-impl Opener<'_> {
-    /// Whether the datagram is data for this session's index (segments of one GRO read may
-    /// belong to different sessions).
-    #[must_use]
-    pub fn takes(&self, _datagram: &[u8]) -> bool {
-        todo!()
-    }
-
-    /// Open a data message in place. Gives the inner packet, cut to its own length; empty for a
-    /// keepalive.
-    ///
-    /// # Errors
-    /// Why it must be dropped; the buffer's content is then undefined.
-    pub fn open_in_place<'d>(&mut self, _datagram: &'d mut [u8]) -> Result<&'d mut [u8], Refused> {
-        todo!()
-    }
-
-    /// End the batch. Hand the result to [`Tunnel::received`], also when nothing opened.
-    #[must_use]
-    pub fn finish(self) -> Opened {
-        todo!()
-    }
-}
-
-/// What a batch brought.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Opened {
-    /// Authenticated datagrams, keepalives included.
-    pub packets: u32,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Some were no keepalives.
-    pub data: bool,
-}
-
-/// Peers and routes of one moment; take it once a batch by [`Tunnel::tables`].
-pub struct Tables {}
-
-impl Tables {
-    /// Whom a packet to `dst` is for.
-    #[must_use]
-    pub fn route(&self, _dst: IpAddr) -> Option<&Arc<Peer>> {
-        todo!()
-    }
-
-    /// Whether an inbound packet from `src` may come from `peer`.
-    #[must_use]
-    pub fn allows(&self, _peer: &Peer, _src: IpAddr) -> bool {
-        todo!()
-    }
-
-    /// The peer with this key.
-    #[must_use]
-    pub fn peer(&self, _key: &PublicKey) -> Option<&Arc<Peer>> {
-        todo!()
-    }
-
-    /// Every peer.
-    pub fn peers(&self) -> impl Iterator<Item = &Arc<Peer>> {
-        std::iter::empty()
-    }
-}
-
-/// The machine. Every method may be called from any thread.
-pub struct Tunnel {}
-
-impl Tunnel {
-    /// A tunnel without identity and peers.
-    #[must_use]
-    pub fn new(_config: TunnelConfig, _entropy: Arc<dyn Entropy>) -> Self {
-        todo!()
-    }
-
-    /// Who we are. A new key drops every session; the same key changes nothing.
-    pub fn set_identity(&self, _private: PrivateKey) {
-        todo!()
-    }
-
-    /// Add or replace `upsert` by key, then drop `remove`. Sessions of kept keys live on.
-    /// A prefix that two peers claim belongs to the one named last.
-    pub fn set_peers(&self, _upsert: &[PeerConfig], _remove: &[PublicKey], _now: Now) {
-        todo!()
-    }
-
-    /// Peers and routes now.
-    #[must_use]
-    pub fn tables(&self) -> Arc<Tables> {
-        todo!()
-    }
-
-    /// The session that seals for `peer` now. None: [`stage`](Self::stage) the packet.
-    #[must_use]
-    pub fn sender(&self, _peer: &Peer, _now: Now) -> Option<Arc<Session>> {
-        todo!()
-    }
-
-    /// After sealing a batch: counters, timers, and a new handshake when one is due.
-    pub fn sent(&self, _session: &Session, _packets: u32, _bytes: u64, _now: Now) {
-        todo!()
-    }
-
-    /// Keep a packet until a session stands (bounded, oldest dropped), and shake hands. Look at
-    /// [`poll_transmit`](Self::poll_transmit) afterwards. An empty packet only starts the
-    /// handshake.
-    pub fn stage(&self, _peer: &Arc<Peer>, _packet: &[u8], _now: Now) {
-        todo!()
-    }
-
-    /// The session that a data message names.
-    #[must_use]
-    pub fn session(&self, _datagram: &[u8]) -> Option<Arc<Session>> {
-        todo!()
-    }
-
-    /// After a batch of data: counters, timers, roaming, confirmation of a new session. Look at
-    /// [`poll_transmit`](Self::poll_transmit) afterwards.
-    pub fn received(&self, _session: &Arc<Session>, _opened: Opened, _src: Source, _now: Now) {
-        todo!()
-    }
-
-    /// An initiation, response or cookie reply. Look at
-    /// [`poll_transmit`](Self::poll_transmit) afterwards.
-    ///
-    /// # Errors
-    /// Why it was dropped.
-    pub fn receive_handshake(
-        &self,
-        _datagram: &[u8],
-        _src: Source,
-        _now: Now,
-    ) -> Result<(), Refused> {
-        todo!()
-    }
-
-    /// Run what is due. Call it every 100 to 250 ms, or at [`next_timeout`](Self::next_timeout).
-    pub fn handle_timeout(&self, _now: Now) {
-        todo!()
-    }
-
-    /// When something is due next (`mono_ms`) and why. Packets on other threads may bring new
-    /// timers, none of which is due sooner than 1 s after the packet.
-    #[must_use]
-    pub fn next_timeout(&self) -> Option<(u64, &'static str)> {
-        todo!()
-    }
-
-    /// The next datagram to send; None when there is none (one atomic load).
-    #[must_use]
-    pub fn poll_transmit(&self) -> Option<Transmit> {
-        todo!()
-    }
-
-    /// The next thing to tell (one atomic load when there is none).
-    #[must_use]
-    pub fn poll_event(&self) -> Option<TunnelEvent> {
-        todo!()
-    }
 }
