@@ -37,7 +37,7 @@ class Presence:
         self._wake = asyncio.Event()
         # When each absent node is to be told offline; monotonic seconds.
         self._leaving: dict[int, float] = {}
-        self._checked = clock.wall()
+        self._checked = self._started = clock.wall()
         registry.listen(lambda _: self._wake.set())
 
     async def arrived(self, node_id: int) -> None:
@@ -119,7 +119,9 @@ class Presence:
         """When an absent ephemeral node is removed; None for every other node."""
         if not node.ephemeral or node.online:
             return None
-        return (node.last_seen or node.created) + self._settings.ephemeral_after
+        # After a start everyone gets the time to come back.
+        seen = max(node.last_seen or node.created, self._started)
+        return seen + self._settings.ephemeral_after
 
     def _sleep_s(self) -> float:
         wall, now = self._clock.wall(), self._clock.now()

@@ -66,6 +66,17 @@ def leaf_der(chain_pem: bytes) -> bytes:
     return leaf.public_bytes(serialization.Encoding.DER)
 
 
+def covers(chain_pem: bytes, host: str) -> bool:
+    """Whether a chain's leaf is made out to a host name or address."""
+    try:
+        leaf = x509.load_pem_x509_certificates(chain_pem)[0]
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, IndexError, x509.ExtensionNotFound):
+        return False
+    known = {str(address) for address in names.get_values_for_type(x509.IPAddress)}
+    return host in known.union(names.get_values_for_type(x509.DNSName))
+
+
 def expiry_of(chain_pem: bytes) -> datetime:
     """Return when the first certificate of a PEM chain ends. Raises CertificateProblem."""
     try:
@@ -88,24 +99,33 @@ def read_pair(chain: Path, key: Path) -> tuple[bytes, bytes]:
     return found[0], found[1]
 
 
-def server_context(
-    chain_pem: bytes, key_pem: bytes, workspace: Path, appended_der: bytes | None = None
-) -> ssl.SSLContext:
-    """Return a context for a server (TLS 1.2 and later, no ALPN).
+def server_context() -> ssl.SSLContext:
+    """Return a context for a server: TLS 1.2 and later, no ALPN. It has no certificate yet."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def load_certificate(
+    context: ssl.SSLContext,
+    chain_pem: bytes,
+    key_pem: bytes,
+    workspace: Path,
+    appended_der: bytes | None = None,
+) -> None:
+    """Give a context its certificate; may be done again while it is in use.
 
     appended_der: one more certificate for the end of the chain; OpenSSL sends whatever follows
-    the leaf. workspace: a private directory; the library reads only files.
+    the leaf. workspace: a private directory, since the library reads only files.
     Raises CertificateProblem, FileProblem.
     """
     if appended_der is not None:
         extra = ssl.DER_cert_to_PEM_cert(appended_der).encode()
         chain_pem = chain_pem.rstrip() + b"\n" + extra
     chain, key = workspace / "serving-chain.pem", workspace / "serving-key.pem"
-    write_private(chain, chain_pem)
-    write_private(key, key_pem)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
+        write_private(chain, chain_pem)
+        write_private(key, key_pem)
         context.load_cert_chain(chain, key)
     except (ssl.SSLError, OSError) as error:
         raise CertificateProblem(
@@ -114,4 +134,3 @@ def server_context(
     finally:
         chain.unlink(missing_ok=True)
         key.unlink(missing_ok=True)
-    return context

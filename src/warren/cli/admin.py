@@ -1,0 +1,364 @@
+"""`warren admin`: users, keys and machines, over the server's socket."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from warren.coordinator.admin import shapes
+    from warren.coordinator.client import AdminClient
+
+_SETTINGS: dict[str, Any] = {
+    "no_args_is_help": True,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+
+app = typer.Typer(
+    help="""Manage a server, on its machine and as its user.
+
+The server is found by --state; every command can print --json.
+
+Examples:
+
+  warren admin users create alice
+
+  warren admin keys create --user alice --expires 1h
+
+  warren admin nodes approve https://vpn.example.com/register/… --user alice
+""",
+    **_SETTINGS,
+)
+users = typer.Typer(help="Who owns machines.", **_SETTINGS)
+keys = typer.Typer(help="Auth keys, with which machines join unattended.", **_SETTINGS)
+nodes = typer.Typer(help="The machines of the network.", **_SETTINGS)
+app.add_typer(users, name="users")
+app.add_typer(keys, name="keys")
+app.add_typer(nodes, name="nodes")
+
+State = Annotated[
+    str,
+    typer.Option(
+        envvar="WARREN_SERVER_STATE",
+        help="The server's state directory [/var/lib/warren/server as root].",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+NodeName = Annotated[str, typer.Argument(help="Name, id or address of the machine.")]
+
+
+@app.command("status")
+def status(state: State = "", json: Json = False) -> None:
+    """Show the server at a glance."""
+    found = _client(state).status()
+    if json:
+        _print_json(found)
+        return
+    _table(
+        ["", ""],
+        [
+            ["url", found.url],
+            ["domain", found.domain],
+            ["version", found.version],
+            ["key", found.noise_key],
+            ["machines", f"{found.nodes}, {found.online} online, {found.pending} waiting"],
+            ["users", str(found.users)],
+            ["relay", f"{found.relay_clients} clients, {found.relay.get('packets', 0)} packets"],
+        ],
+        headless=True,
+    )
+
+
+@users.command("create")
+def users_create(
+    name: Annotated[str, typer.Argument(help="Log-in name: an e-mail address or a word.")],
+    display_name: Annotated[str, typer.Option(help="Name for people.")] = "",
+    state: State = "",
+    json: Json = False,
+) -> None:
+    """Add a user.
+
+    Example: warren admin users create alice@example.com --display-name "Alice"
+    """
+    user = _client(state).create_user(name, display_name)
+    _done(user, json, f"User {user.name} is there.")
+
+
+@users.command("list")
+def users_list(state: State = "", json: Json = False) -> None:
+    """List the users."""
+    found = _client(state).users()
+    rows = [[str(u.id), u.name, u.display_name, str(u.nodes), _age(u.created)] for u in found]
+    _list(found, json, ["id", "name", "display name", "machines", "created"], rows)
+
+
+@users.command("delete")
+def users_delete(
+    name: Annotated[str, typer.Argument(help="Log-in name.")], state: State = "", json: Json = False
+) -> None:
+    """Remove a user who owns no machines, and their auth keys."""
+    user = _client(state).delete_user(name)
+    _done(user, json, f"User {user.name} is gone.")
+
+
+@keys.command("create")
+def keys_create(
+    user: Annotated[str, typer.Option(help="Who will own the machines.")],
+    reusable: Annotated[bool, typer.Option("--reusable", help="For many machines.")] = False,
+    ephemeral: Annotated[
+        bool, typer.Option("--ephemeral", help="Machines go when they are gone.")
+    ] = False,
+    pre_approved: Annotated[
+        bool, typer.Option("--pre-approved", help="Machines need no approval.")
+    ] = False,
+    tag: Annotated[list[str] | None, typer.Option(help="Tag of the machines; repeatable.")] = None,
+    expires: Annotated[str, typer.Option(help="Life of the key: 90s, 24h, 30d, never.")] = "24h",
+    description: Annotated[str, typer.Option(help="A note for later.")] = "",
+    state: State = "",
+    json: Json = False,
+) -> None:
+    """Make an auth key. Its text is shown once and can't be had again.
+
+    Example: warren admin keys create --user alice --reusable --tag tag:server --expires 30d
+    """
+    from warren.coordinator.admin.shapes import NewAuthKey
+
+    key = _client(state).create_key(
+        NewAuthKey(
+            user=user,
+            reusable=reusable,
+            ephemeral=ephemeral,
+            pre_approved=pre_approved,
+            tags=tag or [],
+            expires=expires,
+            description=description,
+        )
+    )
+    _done(key, json, key.key or "")
+
+
+@keys.command("list")
+def keys_list(state: State = "", json: Json = False) -> None:
+    """List the auth keys, without their secrets."""
+    found = _client(state).keys()
+    rows = [
+        [k.id, k.user, k.state, _kind(k), ",".join(k.tags), str(k.uses), _until(k.expiry)]
+        for k in found
+    ]
+    _list(found, json, ["id", "user", "state", "kind", "tags", "uses", "expires"], rows)
+
+
+@keys.command("revoke")
+def keys_revoke(
+    key: Annotated[str, typer.Argument(help="Id of the key, or its text.")],
+    state: State = "",
+    json: Json = False,
+) -> None:
+    """Remove an auth key. Machines that joined with it stay."""
+    gone = _client(state).revoke_key(key)
+    _done(gone, json, f"Auth key {gone.id} is gone.")
+
+
+@nodes.command("list")
+def nodes_list(state: State = "", json: Json = False) -> None:
+    """List the machines, and those that wait for approval."""
+    found = _client(state).nodes()
+    if json:
+        _print_json(found)
+        return
+    rows = [
+        [str(n.id), n.name, n.addresses[0], ",".join(n.tags) or n.user, n.os, n.state, _seen(n)]
+        for n in found.nodes
+    ]
+    _table(["id", "name", "address", "owner", "os", "state", "seen"], rows)
+    if found.pending:
+        print("\nWaiting for `warren admin nodes approve`:")
+        waiting = [[p.id, p.hostname, p.os, _age(p.created)] for p in found.pending]
+        _table(["id", "host", "os", "since"], waiting)
+
+
+@nodes.command("show")
+def nodes_show(node: NodeName, state: State = "", json: Json = False) -> None:
+    """Show all about one machine."""
+    _show(_client(state).node(node), json)
+
+
+@nodes.command("approve")
+def nodes_approve(
+    node: Annotated[
+        str, typer.Argument(help="Id, URL or host name of a waiting machine, or a machine's name.")
+    ],
+    user: Annotated[str, typer.Option(help="Who will own it; needed with several users.")] = "",
+    tag: Annotated[
+        list[str] | None, typer.Option(help="Tag for it, instead of those that it asked for.")
+    ] = None,
+    state: State = "",
+    json: Json = False,
+) -> None:
+    """Let a waiting machine in.
+
+    Example: warren admin nodes approve https://vpn.example.com/register/… --user alice
+    """
+    found = _client(state).approve(node, user, tag)
+    _done(found, json, f"{found.name} is in the network: {found.addresses[0]}.")
+
+
+@nodes.command("reject")
+def nodes_reject(
+    node: Annotated[str, typer.Argument(help="Id, URL or host name of a waiting machine.")],
+    state: State = "",
+) -> None:
+    """Turn a waiting machine away."""
+    _client(state).reject(node)
+    print("It was turned away.")
+
+
+@nodes.command("rename")
+def nodes_rename(
+    node: NodeName,
+    name: Annotated[str, typer.Argument(help="New name; empty: its host name again.")],
+    state: State = "",
+    json: Json = False,
+) -> None:
+    """Give a machine another name."""
+    found = _client(state).rename(node, name)
+    _done(found, json, f"It is called {found.fqdn} now.")
+
+
+@nodes.command("tag")
+def nodes_tag(
+    node: NodeName,
+    tags: Annotated[list[str] | None, typer.Argument(help="All its tags; none: untag.")] = None,
+    state: State = "",
+    json: Json = False,
+) -> None:
+    """Replace a machine's tags. A tagged machine belongs to no person, and its key stays valid.
+
+    Example: warren admin nodes tag web-1 tag:web tag:prod
+    """
+    found = _client(state).tag(node, tags or [])
+    _done(found, json, f"{found.name} has {', '.join(found.tags) or 'no tags'} now.")
+
+
+@nodes.command("expire")
+def nodes_expire(node: NodeName, state: State = "", json: Json = False) -> None:
+    """End a machine's key: it must log in again."""
+    found = _client(state).expire(node)
+    _done(found, json, f"The key of {found.name} is over.")
+
+
+@nodes.command("delete")
+def nodes_delete(node: NodeName, state: State = "", json: Json = False) -> None:
+    """Remove a machine from the network."""
+    found = _client(state).delete_node(node)
+    _done(found, json, f"{found.name} is gone.")
+
+
+def _client(state: str) -> AdminClient:
+    from warren.coordinator.client import AdminClient
+    from warren.coordinator.config import state_directory
+
+    return AdminClient(state_directory(state))
+
+
+def _show(node: shapes.Node, json: bool) -> None:
+    if json:
+        _print_json(node)
+        return
+    rows = [
+        ["name", node.fqdn],
+        ["id", f"{node.id} ({node.stable_id})"],
+        ["state", node.state + (", ephemeral" if node.ephemeral else "")],
+        ["owner", ", ".join(node.tags) or node.user],
+        ["addresses", ", ".join(node.addresses)],
+        ["host", f"{node.hostname} ({node.os}, {node.client_version})"],
+        ["home relay", str(node.home_region or "none")],
+        ["endpoints", ", ".join(node.endpoints) or "none"],
+        ["joined", _time(node.created)],
+        ["seen", _seen(node)],
+        ["key expires", _time(node.key_expiry) if node.key_expiry else "never"],
+        ["node key", node.node_key],
+    ]
+    _table(["", ""], rows, headless=True)
+
+
+def _done(value: object, json: bool, sentence: str) -> None:
+    if json:
+        _print_json(value)
+    else:
+        print(sentence)
+
+
+def _list(value: object, json: bool, columns: list[str], rows: list[list[str]]) -> None:
+    if json:
+        _print_json(value)
+    else:
+        _table(columns, rows)
+
+
+def _print_json(value: object) -> None:
+    import msgspec
+
+    data = msgspec.json.format(msgspec.json.encode(value), indent=2)
+    sys.stdout.write(data.decode() + "\n")
+
+
+def _table(columns: list[str], rows: list[list[str]], headless: bool = False) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, show_header=not headless, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        # Names come from machines: as plain text, never as markup.
+        table.add_row(*(Text(_plain(cell)) for cell in row))
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    if not sys.stdout.isatty():
+        console.width = 400
+    console.print(table)
+
+
+def _plain(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _kind(key: shapes.AuthKey) -> str:
+    words = ["reusable" if key.reusable else "one-off"]
+    words += ["ephemeral"] if key.ephemeral else []
+    words += ["pre-approved"] if key.pre_approved else []
+    return ", ".join(words)
+
+
+def _seen(node: shapes.Node) -> str:
+    if node.online:
+        return "now"
+    return _age(node.last_seen) if node.last_seen else "never"
+
+
+def _age(then: datetime) -> str:
+    return _length((datetime.now(UTC) - then).total_seconds()) + " ago"
+
+
+def _until(then: datetime | None) -> str:
+    if then is None:
+        return "never"
+    seconds = (then - datetime.now(UTC)).total_seconds()
+    return f"in {_length(seconds)}" if seconds > 0 else f"{_length(-seconds)} ago"
+
+
+def _length(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{max(0, int(seconds))} s"
+
+
+def _time(then: datetime) -> str:
+    return then.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -1,0 +1,132 @@
+"""The administration API's server end, as an ASGI application."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import msgspec
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from warren.coordinator.admin import shapes
+from warren.coordinator.admin.office import Office
+from warren.coordinator.refusal import Conflict, NotFound, Refused
+from warren.coordinator.store import StoreProblem
+
+_T = TypeVar("_T")
+_log = structlog.get_logger("admin")
+
+MAX_BODY_BYTES = 1 << 20
+
+
+def application(office: Office) -> Starlette:
+    """Return the application; `office` does the work."""
+
+    async def status(request: Request) -> object:
+        return office.status()
+
+    async def users(request: Request) -> object:
+        return office.users()
+
+    async def create_user(request: Request) -> object:
+        return await office.create_user(await _body(request, shapes.NewUser))
+
+    async def delete_user(request: Request) -> object:
+        return await office.delete_user(request.path_params["name"])
+
+    async def keys(request: Request) -> object:
+        return office.keys()
+
+    async def create_key(request: Request) -> object:
+        return await office.create_key(await _body(request, shapes.NewAuthKey))
+
+    async def revoke_key(request: Request) -> object:
+        return await office.revoke_key(request.path_params["key"])
+
+    async def nodes(request: Request) -> object:
+        return office.nodes()
+
+    async def node(request: Request) -> object:
+        return office.node(request.path_params["node"])
+
+    async def delete_node(request: Request) -> object:
+        return await office.delete_node(request.path_params["node"])
+
+    async def approve(request: Request) -> object:
+        approval = await _body(request, shapes.Approval)
+        return await office.approve(request.path_params["node"], approval)
+
+    async def reject(request: Request) -> object:
+        return await office.reject(request.path_params["node"])
+
+    async def rename(request: Request) -> object:
+        new = await _body(request, shapes.Rename)
+        return await office.rename(request.path_params["node"], new.name)
+
+    async def tag(request: Request) -> object:
+        new = await _body(request, shapes.Tags)
+        return await office.tag(request.path_params["node"], new.tags)
+
+    async def expire(request: Request) -> object:
+        return await office.expire(request.path_params["node"])
+
+    return Starlette(
+        routes=[
+            _route("GET", "/v1/status", status),
+            _route("GET", "/v1/users", users),
+            _route("POST", "/v1/users", create_user),
+            _route("DELETE", "/v1/users/{name}", delete_user),
+            _route("GET", "/v1/keys", keys),
+            _route("POST", "/v1/keys", create_key),
+            _route("DELETE", "/v1/keys/{key}", revoke_key),
+            _route("GET", "/v1/nodes", nodes),
+            _route("GET", "/v1/nodes/{node}", node),
+            _route("DELETE", "/v1/nodes/{node}", delete_node),
+            _route("POST", "/v1/nodes/{node}/approve", approve),
+            _route("POST", "/v1/nodes/{node}/reject", reject),
+            _route("POST", "/v1/nodes/{node}/rename", rename),
+            _route("POST", "/v1/nodes/{node}/tags", tag),
+            _route("POST", "/v1/nodes/{node}/expire", expire),
+        ]
+    )
+
+
+def _route(method: str, path: str, work: Callable[[Request], Awaitable[object]]) -> Route:
+    async def endpoint(request: Request) -> Response:
+        try:
+            return _json(await work(request))
+        except NotFound as error:
+            return _problem(404, str(error))
+        except Conflict as error:
+            return _problem(409, str(error))
+        except Refused as error:
+            return _problem(400, str(error))
+        except StoreProblem as error:
+            _log.error("a change was refused", problem=str(error))
+            return _problem(503, str(error))
+
+    return Route(path, endpoint, methods=[method])
+
+
+async def _body(request: Request, kind: type[_T]) -> _T:
+    data = b""
+    async for piece in request.stream():
+        data += piece
+        if len(data) > MAX_BODY_BYTES:
+            raise Refused("the request is larger than 1 MiB")
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(f"the request cannot be read: {error}") from error
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+def _problem(status: int, message: str) -> Response:
+    return _json(shapes.Problem(message=message), status)

@@ -1,0 +1,280 @@
+"""What administrators do, over the registry; every answer is a shape of the API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from warren.coordinator import members
+from warren.coordinator.admin import shapes
+from warren.coordinator.auth import authkeys
+from warren.coordinator.auth.flow import Registration
+from warren.coordinator.change import Facet
+from warren.coordinator.delta import Delta
+from warren.coordinator.durations import parse_duration
+from warren.coordinator.records import AuthKeyRecord, NodeRecord, UserRecord
+from warren.coordinator.refusal import NotFound, Refused
+from warren.coordinator.registry import Registry
+from warren.coordinator.settings import Settings
+from warren.coordinator.snapshot import Snapshot
+from warren.edge.clock import Clock
+from warren.edge.entropy import Entropy
+
+NodeDecision = Callable[[Snapshot, NodeRecord], Delta]
+
+
+class Office:
+    """Carries out what an administrator asks. Methods raise Refused and StoreProblem."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        registration: Registration,
+        settings: Settings,
+        clock: Clock,
+        entropy: Entropy,
+        about: Callable[[], shapes.ServerStatus],
+    ) -> None:
+        self._registry = registry
+        self._registration = registration
+        self._settings = settings
+        self._clock = clock
+        self._entropy = entropy
+        self._about = about
+
+    def status(self) -> shapes.ServerStatus:
+        """Return the server at a glance."""
+        return self._about()
+
+    def users(self) -> list[shapes.User]:
+        """Return all users, oldest first."""
+        snapshot = self._registry.snapshot
+        return [_show_user(snapshot, user) for _, user in sorted(snapshot.users.items())]
+
+    async def create_user(self, new: shapes.NewUser) -> shapes.User:
+        """Add a user."""
+        wall = self._clock.wall()
+
+        def decide(snapshot: Snapshot) -> tuple[Delta, UserRecord]:
+            delta = members.create_user(snapshot, new.name, new.display_name, wall)
+            return delta, delta.users[0]
+
+        user = await self._registry.commit(decide)
+        return _show_user(self._registry.snapshot, user)
+
+    async def delete_user(self, name: str) -> shapes.User:
+        """Remove a user who owns no nodes."""
+
+        def decide(snapshot: Snapshot) -> tuple[Delta, shapes.User]:
+            shown = _show_user(snapshot, members.find_user(snapshot, name))
+            return members.delete_user(snapshot, name), shown
+
+        return await self._registry.commit(decide)
+
+    def keys(self) -> list[shapes.AuthKey]:
+        """Return all auth keys, newest last."""
+        snapshot = self._registry.snapshot
+        ordered = sorted(snapshot.auth_keys.values(), key=lambda key: key.created)
+        return [self._show_key(snapshot, key) for key in ordered]
+
+    async def create_key(self, new: shapes.NewAuthKey) -> shapes.AuthKey:
+        """Make an auth key; the answer is the only one that holds its text."""
+        try:
+            life = parse_duration(new.expires)
+        except ValueError as error:
+            raise Refused(str(error)) from error
+        wall = self._clock.wall()
+
+        def decide(snapshot: Snapshot) -> tuple[Delta, tuple[str, AuthKeyRecord]]:
+            text, record = authkeys.mint(
+                user_id=members.find_user(snapshot, new.user).id,
+                wall=wall,
+                entropy=self._entropy,
+                life=life,
+                reusable=new.reusable,
+                ephemeral=new.ephemeral,
+                pre_approved=new.pre_approved,
+                tags=new.tags,
+                description=new.description,
+            )
+            return Delta(auth_keys=(record,)), (text, record)
+
+        text, record = await self._registry.commit(decide)
+        return replace(self._show_key(self._registry.snapshot, record), key=text)
+
+    async def revoke_key(self, key: str) -> shapes.AuthKey:
+        """Remove an auth key, named by its id or its whole text; its machines stay."""
+        key_id = key.strip().removeprefix(authkeys.PREFIX).partition("-")[0]
+
+        def decide(snapshot: Snapshot) -> tuple[Delta, shapes.AuthKey]:
+            record = snapshot.auth_keys.get(key_id)
+            if record is None:
+                raise NotFound(f"there is no auth key {key_id!r}")
+            return Delta(removed_auth_keys=(key_id,)), self._show_key(snapshot, record)
+
+        return await self._registry.commit(decide)
+
+    def nodes(self) -> shapes.Listing:
+        """Return all machines, and those that wait for approval."""
+        snapshot, wall = self._registry.snapshot, self._clock.wall()
+        waiting = [p for p in snapshot.pending.values() if not p.rejected and p.expiry > wall]
+        return shapes.Listing(
+            nodes=[self._show_node(snapshot, node) for _, node in sorted(snapshot.nodes.items())],
+            pending=[
+                shapes.Pending(
+                    id=pending.id,
+                    hostname=pending.hostinfo.hostname,
+                    os=pending.hostinfo.os,
+                    requested_tags=pending.hostinfo.request_tags,
+                    created=pending.created,
+                    expiry=pending.expiry,
+                    node_key=str(pending.node_key),
+                )
+                for pending in sorted(waiting, key=lambda p: p.created)
+            ],
+        )
+
+    def node(self, wanted: str) -> shapes.Node:
+        """Return one machine."""
+        snapshot = self._registry.snapshot
+        return self._show_node(snapshot, members.find_node(snapshot, wanted))
+
+    async def delete_node(self, wanted: str) -> shapes.Node:
+        """Remove a machine from the network."""
+
+        def decide(snapshot: Snapshot) -> tuple[Delta, shapes.Node]:
+            node = members.find_node(snapshot, wanted)
+            return members.removed_node(node, "deleted"), self._show_node(snapshot, node)
+
+        return await self._registry.commit(decide)
+
+    async def approve(self, wanted: str, approval: shapes.Approval) -> shapes.Node:
+        """Admit a machine: one that waits (by id, URL or host name), or a node by any name."""
+        snapshot = self._registry.snapshot
+        pending_id = self._pending_id(snapshot, wanted)
+        if pending_id is None:
+            return await self._change(wanted, lambda _, node: _authorize(node))
+        user = self._approving_user(snapshot, approval.user)
+        tags = None if approval.tags is None else tuple(sorted(set(approval.tags)))
+        node_id = await self._registration.approve(pending_id, user.id, tags)
+        return self.node(str(node_id))
+
+    async def reject(self, wanted: str) -> shapes.Problem:
+        """Turn a waiting machine away."""
+        pending_id = self._pending_id(self._registry.snapshot, wanted)
+        if pending_id is None:
+            raise NotFound(f"no machine waits under {wanted!r}")
+        await self._registration.reject(pending_id)
+        return shapes.Problem(message="turned away")
+
+    async def rename(self, wanted: str, name: str) -> shapes.Node:
+        """Give a machine another name."""
+        return await self._change(
+            wanted, lambda snapshot, node: members.rename(snapshot, node, name)
+        )
+
+    async def tag(self, wanted: str, tags: list[str]) -> shapes.Node:
+        """Replace a machine's tags."""
+        wall, life = self._clock.wall(), self._settings.key_expiry
+        return await self._change(wanted, lambda _, node: members.tag(node, tags, wall, life))
+
+    async def expire(self, wanted: str) -> shapes.Node:
+        """End a machine's key: its user must log in again."""
+        wall = self._clock.wall()
+        return await self._change(wanted, lambda _, node: members.expire(node, wall))
+
+    async def _change(self, wanted: str, decision: NodeDecision) -> shapes.Node:
+        def decide(snapshot: Snapshot) -> tuple[Delta, int]:
+            node = members.find_node(snapshot, wanted)
+            return decision(snapshot, node), node.id
+
+        node_id = await self._registry.commit(decide)
+        return self.node(str(node_id))
+
+    def _pending_id(self, snapshot: Snapshot, wanted: str) -> str | None:
+        """Find a waiting machine by its id, the URL that it shows, or its host name."""
+        name = wanted.rstrip("/").rpartition("/")[2]
+        if name in snapshot.pending:
+            return name
+        wall = self._clock.wall()
+        called = [
+            pending.id
+            for pending in snapshot.pending.values()
+            if pending.hostinfo.hostname == name and not pending.rejected and pending.expiry > wall
+        ]
+        if len(called) > 1:
+            raise Refused(f"several machines called {name!r} wait; name one by its id")
+        return called[0] if called else None
+
+    def _approving_user(self, snapshot: Snapshot, name: str) -> UserRecord:
+        if name:
+            return members.find_user(snapshot, name)
+        if len(snapshot.users) == 1:
+            return next(iter(snapshot.users.values()))
+        raise Refused("say for which user: --user NAME")
+
+    def _show_key(self, snapshot: Snapshot, key: AuthKeyRecord) -> shapes.AuthKey:
+        state = "usable" if key.usable(self._clock.wall()) else "used"
+        if key.expiry is not None and key.expiry <= self._clock.wall():
+            state = "expired"
+        return shapes.AuthKey(
+            id=key.id,
+            user=snapshot.users[key.user_id].name,
+            state=state,
+            reusable=key.reusable,
+            ephemeral=key.ephemeral,
+            pre_approved=key.pre_approved,
+            tags=list(key.tags),
+            created=key.created,
+            expiry=key.expiry,
+            uses=key.uses,
+            description=key.description,
+        )
+
+    def _show_node(self, snapshot: Snapshot, node: NodeRecord) -> shapes.Node:
+        expired = node.expired(self._clock.wall())
+        state = "online" if node.online else "offline"
+        if not node.authorized or expired:
+            state = "expired" if expired else "unapproved"
+        return shapes.Node(
+            id=node.id,
+            stable_id=node.stable_id,
+            name=node.name,
+            fqdn=f"{node.name}.{self._settings.domain}",
+            user=snapshot.users[node.user_id].name,
+            state=state,
+            online=node.online,
+            authorized=node.authorized,
+            expired=expired,
+            ephemeral=node.ephemeral,
+            addresses=[str(node.ipv4), str(node.ipv6)],
+            tags=list(node.tags),
+            os=node.hostinfo.os,
+            hostname=node.hostinfo.hostname,
+            client_version=node.hostinfo.ipn_version,
+            capability_version=node.version,
+            home_region=node.home_derp,
+            endpoints=list(node.endpoints),
+            created=node.created,
+            last_seen=node.last_seen,
+            key_expiry=node.key_expiry,
+            node_key=str(node.node_key),
+            machine_key=str(node.machine_key),
+            disco_key=str(node.disco_key),
+        )
+
+
+def _authorize(node: NodeRecord) -> Delta:
+    return members.changed_node(node, Facet.MEMBERSHIP, "approved", authorized=True)
+
+
+def _show_user(snapshot: Snapshot, user: UserRecord) -> shapes.User:
+    owned = sum(node.user_id == user.id for node in snapshot.nodes.values())
+    return shapes.User(
+        id=user.id,
+        name=user.name,
+        display_name=user.display_name,
+        created=user.created,
+        nodes=owned,
+    )

@@ -1,0 +1,142 @@
+"""What the administration API takes and gives; server and client share it. Light to import."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+
+class User(msgspec.Struct, frozen=True, kw_only=True):
+    """A user. `nodes` counts theirs."""
+
+    id: int
+    name: str
+    display_name: str
+    created: datetime
+    nodes: int = 0
+
+
+class NewUser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What makes a user."""
+
+    name: str
+    display_name: str = ""
+
+
+class AuthKey(msgspec.Struct, frozen=True, kw_only=True):
+    """An auth key, without its secret. `state` is `usable`, `used` or `expired`."""
+
+    id: str
+    user: str
+    state: str
+    reusable: bool
+    ephemeral: bool
+    pre_approved: bool
+    tags: list[str]
+    created: datetime
+    expiry: datetime | None
+    uses: int
+    description: str = ""
+    key: str | None = None
+    """The text that joins a machine: only in the answer that made it."""
+
+
+class NewAuthKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What makes an auth key. `expires` is a length of time such as `24h` or `never`."""
+
+    user: str
+    reusable: bool = False
+    ephemeral: bool = False
+    pre_approved: bool = False
+    tags: list[str] = []
+    expires: str = "24h"
+    description: str = ""
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine of the network. `state` is `online`, `offline`, `expired` or `unapproved`."""
+
+    id: int
+    stable_id: str
+    name: str
+    fqdn: str
+    user: str
+    state: str
+    online: bool
+    authorized: bool
+    expired: bool
+    ephemeral: bool
+    addresses: list[str]
+    tags: list[str]
+    os: str
+    hostname: str
+    client_version: str
+    capability_version: int
+    home_region: int
+    endpoints: list[str]
+    created: datetime
+    last_seen: datetime | None
+    key_expiry: datetime | None
+    node_key: str
+    machine_key: str
+    disco_key: str
+
+
+class Pending(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine that waits for approval."""
+
+    id: str
+    hostname: str
+    os: str
+    requested_tags: list[str]
+    created: datetime
+    expiry: datetime
+    node_key: str
+
+
+class Listing(msgspec.Struct, frozen=True, kw_only=True):
+    """All machines, and those that wait."""
+
+    nodes: list[Node]
+    pending: list[Pending]
+
+
+class Rename(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A new name; empty: the host's own again."""
+
+    name: str
+
+
+class Tags(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All tags of a node from now on."""
+
+    tags: list[str]
+
+
+class Approval(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """For whom a waiting machine joins; empty: the only user. Tags None: those it asked for."""
+
+    user: str = ""
+    tags: list[str] | None = None
+
+
+class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The server at a glance."""
+
+    version: str
+    url: str
+    domain: str
+    noise_key: str
+    users: int
+    nodes: int
+    online: int
+    pending: int
+    relay_clients: int
+    relay: dict[str, int]
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a request was not carried out, in one sentence."""
+
+    message: str

@@ -1,0 +1,142 @@
+"""A typed client of the administration API; blocking, and light to import."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from warren.coordinator.admin import shapes
+
+_T = TypeVar("_T")
+
+SOCKET_NAME = "admin.sock"
+_MAX_ANSWER_BYTES = 64 << 20
+
+
+class AdminError(Exception):
+    """The server refused, or cannot be reached. The text is a sentence for a person."""
+
+
+class AdminClient:
+    """Talks to the server whose state directory is given, or to a socket file."""
+
+    def __init__(self, place: Path, timeout_s: float = 30.0) -> None:
+        self._socket = place if place.suffix == ".sock" else place / SOCKET_NAME
+        self._timeout_s = timeout_s
+
+    def status(self) -> shapes.ServerStatus:
+        """Return the server at a glance. Every method raises AdminError."""
+        return self._call("GET", "/v1/status", shapes.ServerStatus)
+
+    def users(self) -> list[shapes.User]:
+        """Return all users."""
+        return self._call("GET", "/v1/users", list[shapes.User])
+
+    def create_user(self, name: str, display_name: str = "") -> shapes.User:
+        """Add a user."""
+        new = shapes.NewUser(name=name, display_name=display_name)
+        return self._call("POST", "/v1/users", shapes.User, new)
+
+    def delete_user(self, name: str) -> shapes.User:
+        """Remove a user who owns no nodes."""
+        return self._call("DELETE", f"/v1/users/{_part(name)}", shapes.User)
+
+    def keys(self) -> list[shapes.AuthKey]:
+        """Return all auth keys."""
+        return self._call("GET", "/v1/keys", list[shapes.AuthKey])
+
+    def create_key(self, new: shapes.NewAuthKey) -> shapes.AuthKey:
+        """Make an auth key; the answer holds its text."""
+        return self._call("POST", "/v1/keys", shapes.AuthKey, new)
+
+    def revoke_key(self, key: str) -> shapes.AuthKey:
+        """Remove an auth key."""
+        return self._call("DELETE", f"/v1/keys/{_part(key)}", shapes.AuthKey)
+
+    def nodes(self) -> shapes.Listing:
+        """Return all machines, and those that wait."""
+        return self._call("GET", "/v1/nodes", shapes.Listing)
+
+    def node(self, node: str) -> shapes.Node:
+        """Return one machine, named by id, name or address."""
+        return self._call("GET", f"/v1/nodes/{_part(node)}", shapes.Node)
+
+    def delete_node(self, node: str) -> shapes.Node:
+        """Remove a machine."""
+        return self._call("DELETE", f"/v1/nodes/{_part(node)}", shapes.Node)
+
+    def approve(self, node: str, user: str = "", tags: list[str] | None = None) -> shapes.Node:
+        """Admit a machine; `node` may be the URL that it shows."""
+        approval = shapes.Approval(user=user, tags=tags)
+        return self._call("POST", self._of(node, "approve"), shapes.Node, approval)
+
+    def reject(self, node: str) -> None:
+        """Turn a waiting machine away."""
+        self._call("POST", self._of(node, "reject"), shapes.Problem)
+
+    def rename(self, node: str, name: str) -> shapes.Node:
+        """Give a machine another name; empty: its own again."""
+        return self._call("POST", self._of(node, "rename"), shapes.Node, shapes.Rename(name=name))
+
+    def tag(self, node: str, tags: list[str]) -> shapes.Node:
+        """Replace a machine's tags."""
+        return self._call("POST", self._of(node, "tags"), shapes.Node, shapes.Tags(tags=tags))
+
+    def expire(self, node: str) -> shapes.Node:
+        """End a machine's key."""
+        return self._call("POST", self._of(node, "expire"), shapes.Node)
+
+    def _of(self, node: str, verb: str) -> str:
+        return f"/v1/nodes/{_part(node.rstrip('/').rpartition('/')[2])}/{verb}"
+
+    def _call(self, method: str, path: str, kind: type[_T], body: object = None) -> _T:
+        data = msgspec.json.encode(body) if body is not None else None
+        connection = _UnixConnection(self._socket, self._timeout_s)
+        try:
+            connection.request(method, path, data, {"content-type": "application/json"})
+            response = connection.getresponse()
+            answer = response.read(_MAX_ANSWER_BYTES)
+        except (OSError, http.client.HTTPException) as error:
+            raise AdminError(self._unreachable(error)) from error
+        finally:
+            connection.close()
+        try:
+            if response.status >= 400:
+                raise AdminError(msgspec.json.decode(answer, type=shapes.Problem).message)
+            return msgspec.json.decode(answer, type=kind)
+        except msgspec.DecodeError as error:
+            raise AdminError(
+                f"the server at {self._socket} answered {response.status} and something that this "
+                "version cannot read; are both of the same version?"
+            ) from error
+
+    def _unreachable(self, error: Exception) -> str:
+        if isinstance(error, PermissionError):
+            return f"you may not use {self._socket}; run this as the user that runs the server"
+        if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+            return (
+                f"no server runs with the state directory {self._socket.parent}; start it with "
+                "`warren server`, or name its directory with --state"
+            )
+        return f"the server at {self._socket} does not answer: {error}"
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("admin", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the socket file instead of a host."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def _part(text: str) -> str:
+    return quote(text, safe="") or "-"

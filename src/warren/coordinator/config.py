@@ -1,0 +1,205 @@
+"""What `warren server` can be told, by file, environment or flag. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from warren.coordinator.durations import parse_duration
+
+_DOMAIN = re.compile(r"(?=.{1,200}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9-]{1,63})+")
+_TLS_MODES = ("acme", "self-signed", "files", "off")
+_RESERVED_DOMAINS = ("ts.net", "tailscale.com", "localhost", "local")
+
+
+class BadConfig(Exception):
+    """A setting makes no sense. The text is one sentence that names it."""
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """Every setting; TOML keys are the flags' names without the dashes in front.
+
+    Addresses to listen on are `HOST:PORT`, `[V6]:PORT` or `:PORT` for all addresses.
+    """
+
+    state: str = ""
+    """Directory of identity and database; empty: the place for this user."""
+    database: str = ""
+    """SQLAlchemy URL; empty: SQLite in the state directory."""
+    url: str = ""
+    """What machines are told; empty: made from this machine's name."""
+    listen: str = ":443"
+    """TLS port for everything."""
+    http: str = ""
+    """Plain HTTP beside it, for a reverse proxy or a lab; empty: none."""
+    stun: str = ":3478"
+    """UDP port; `off` for none."""
+    tls: str = "self-signed"
+    """`acme`, `self-signed`, `files` or `off`."""
+    tls_cert: str = ""
+    tls_key: str = ""
+    acme_email: str = ""
+    acme_directory: str = "https://acme-v02.api.letsencrypt.org/directory"
+    acme_ca: str = ""
+    """A PEM file with the root of a private ACME server."""
+    domain: str = "warren.internal"
+    """MagicDNS suffix."""
+    key_expiry: str = "180d"
+    ephemeral_after: str = "60s"
+    approve_machines: bool = False
+    relay: bool = True
+    relay_host: str = ""
+    """Name or address of the relay in the map; empty: the URL's."""
+    relay_port: int = 0
+    """TLS port of the relay in the map; 0: the one of `listen`."""
+    stun_port: int = 0
+    """UDP port of STUN in the map; 0: the one of `stun`."""
+    region_id: int = 900
+    region_code: str = "warren"
+    region_name: str = "Warren"
+    verify_clients: bool = True
+    """The relay serves only machines of this network."""
+    log_level: str = "info"
+    log_format: str = "text"
+
+
+def load(file: Path | None, overrides: Mapping[str, Any]) -> Config:
+    """Return the settings of a TOML file with those of flags on top (None: not given).
+
+    Raises BadConfig.
+    """
+    values = _read(file) if file is not None else {}
+    values.update(
+        {name.replace("_", "-"): value for name, value in overrides.items() if value is not None}
+    )
+    known = {field.encode_name for field in msgspec.structs.fields(Config)}
+    for name in values:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            raise BadConfig(
+                f"there is no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+    try:
+        config = msgspec.convert(values, Config)
+    except msgspec.ValidationError as error:
+        raise BadConfig(f"a setting has the wrong type: {error}") from error
+    check(config)
+    return config
+
+
+def check(config: Config) -> None:
+    """Look for settings that make no sense, alone or together. Raises BadConfig."""
+    for name in ("listen", "http", "stun"):
+        text = getattr(config, name)
+        if text and not (name == "stun" and text == "off"):
+            parse_address(name, text)
+    if config.tls not in _TLS_MODES:
+        raise BadConfig(f"tls is {config.tls!r}; it can be {', '.join(_TLS_MODES)}")
+    if config.tls == "files" and not (config.tls_cert and config.tls_key):
+        raise BadConfig("tls = files needs tls-cert and tls-key")
+    if config.tls == "off" and not config.http:
+        raise BadConfig("tls = off leaves no port to listen on; give http, such as 127.0.0.1:8080")
+    if not _DOMAIN.fullmatch(config.domain) or config.domain.endswith(_RESERVED_DOMAINS):
+        raise BadConfig(
+            f"domain is {config.domain!r}; it must be a name with a dot that is yours, "
+            "such as mesh.example.com or warren.internal"
+        )
+    for name in ("key_expiry", "ephemeral_after"):
+        try:
+            parse_duration(getattr(config, name))
+        except ValueError as error:
+            raise BadConfig(f"{name.replace('_', '-')}: {error}") from error
+    if parse_duration(config.ephemeral_after) is None:
+        raise BadConfig("ephemeral-after can't be never; join such machines without ephemeral keys")
+    if not 1 <= config.region_id <= 0xFFFF:
+        raise BadConfig("region-id must be between 1 and 65535")
+    if config.log_level not in ("debug", "info", "warning", "error"):
+        raise BadConfig("log-level can be debug, info, warning or error")
+    if config.log_format not in ("text", "json"):
+        raise BadConfig("log-format can be text or json")
+    _check_url(config)
+
+
+def public_url(config: Config) -> str:
+    """Return what machines are told, without a slash at the end."""
+    if config.url:
+        return config.url.rstrip("/")
+    host = socket.getfqdn()
+    if config.tls == "off":
+        port = parse_address("http", config.http)[1]
+        return f"http://{host}" + (f":{port}" if port != 80 else "")
+    port = parse_address("listen", config.listen)[1]
+    return f"https://{host}" + (f":{port}" if port != 443 else "")
+
+
+def relay_address(config: Config) -> tuple[str, int] | None:
+    """Return host and TLS port of the relay for the map, or None where there can't be one."""
+    if not config.relay:
+        return None
+    url = urlsplit(public_url(config))
+    host = config.relay_host or url.hostname or ""
+    if config.tls == "off":
+        # Something in front ends TLS; the relay is behind it as all else is.
+        if url.scheme != "https" and not config.relay_port:
+            return None
+        return host, config.relay_port or url.port or 443
+    return host, config.relay_port or parse_address("listen", config.listen)[1]
+
+
+def parse_address(name: str, text: str) -> tuple[str | None, int]:
+    """Read `HOST:PORT`, `[V6]:PORT` or `:PORT`; no host means all. Raises BadConfig."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not (port.isascii() and port.isdecimal()) or int(port) > 0xFFFF:
+        raise BadConfig(f"{name} is {text!r}; write it like 0.0.0.0:443 or :443")
+    bare = host.removeprefix("[").removesuffix("]")
+    if bare:
+        try:
+            ip_address(bare)
+        except ValueError as error:
+            raise BadConfig(f"{name} is {text!r}, and {bare!r} is not an address") from error
+    return bare or None, int(port)
+
+
+def state_directory(config_state: str) -> Path:
+    """Return the state directory: the given one, or the place for this user."""
+    if config_state:
+        return Path(config_state).expanduser().absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/warren/server")
+    from platformdirs import user_state_path
+
+    return user_state_path("warren") / "server"
+
+
+def _check_url(config: Config) -> None:
+    if not config.url:
+        return
+    try:
+        url = urlsplit(config.url)
+        bad = url.scheme not in ("http", "https") or not url.hostname or url.port == 0
+    except ValueError:
+        bad = True
+    if bad or url.path not in ("", "/") or url.query or url.fragment or url.username:
+        raise BadConfig(f"url is {config.url!r}; write it like https://vpn.example.com")
+    if config.tls == "acme" and url.scheme != "https":
+        raise BadConfig("tls = acme needs an https:// url with the name for the certificate")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as handle:
+            return tomllib.load(handle)
+    except OSError as error:
+        raise BadConfig(f"cannot read {file}: {(error.strerror or str(error)).lower()}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadConfig(f"{file} is not TOML: {error}") from error

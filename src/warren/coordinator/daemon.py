@@ -1,0 +1,390 @@
+"""`warren server`: builds coordinator and relay, wires them, and runs until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import structlog
+import uvloop
+from msgspec.structs import replace
+
+from warren import __version__
+from warren.coordinator import members
+from warren.coordinator.admin import shapes
+from warren.coordinator.admin.api import application
+from warren.coordinator.admin.office import Office
+from warren.coordinator.auth import authkeys
+from warren.coordinator.auth.flow import Registration
+from warren.coordinator.certificates import Certificates
+from warren.coordinator.change import Change, Facet
+from warren.coordinator.client import SOCKET_NAME
+from warren.coordinator.config import Config, parse_address, public_url, relay_address
+from warren.coordinator.default_policy import AllowAll
+from warren.coordinator.delta import Delta
+from warren.coordinator.durations import parse_duration
+from warren.coordinator.frontdoor import answers, ts2021_taker
+from warren.coordinator.identity import Identity, load_identity
+from warren.coordinator.machine_api import MachineApi
+from warren.coordinator.mapper import Mapper
+from warren.coordinator.presence import Presence
+from warren.coordinator.registry import Registry
+from warren.coordinator.session import Maps
+from warren.coordinator.settings import Settings
+from warren.coordinator.snapshot import Snapshot
+from warren.coordinator.store import Store, StoreProblem
+from warren.coordinator.web import http_protocol, site
+from warren.edge.clock import Clock, SystemClock
+from warren.edge.entropy import Entropy, system_entropy
+from warren.edge.files import FileLock, FileProblem, private_directory
+from warren.edge.http import Door, Lobby, Routes
+from warren.edge.listen import listen_tcp, listen_udp, listen_unix, raise_file_limit
+from warren.edge.tls import CertificateProblem
+from warren.keys import NodePublic
+from warren.netmap.derpmap import DERPMap, DERPNode, DERPRegion
+from warren.relay import serve as relay
+from warren.relay.hub import Hub
+from warren.relay.stun_server import StunServer
+
+_log = structlog.get_logger("server")
+
+FIRST_USER = "admin"
+_FIRST_KEY_LIFE = timedelta(hours=24)
+_TLS_HANDSHAKE_S = 10.0
+# Certificates are looked at this often: files may have been renewed, and the meta certificate,
+# which is valid for 30 days, is made anew.
+_CERTIFICATES_S = 24 * 3600.0
+# Clients of the relay are told to come back spread over this time, and to try for the other.
+_RECONNECT_MS, _TRY_FOR_MS = 500, 30_000
+_STOP_S = 1.0
+_KICK_DELAY_S = 1.0
+
+
+class AlreadyRunning(Exception):
+    """Another server uses the state directory. The text is a sentence for a person."""
+
+
+class Ready(NamedTuple):
+    """What a person is told once the server listens; `join` only at the first start."""
+
+    url: str
+    ports: str
+    join: str | None
+    warnings: tuple[str, ...]
+
+
+def run(config: Config, state: Path, ready: Callable[[Ready], None]) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises AlreadyRunning, FileProblem, StoreProblem, CertificateProblem, PortProblem, each with
+    a sentence for a person, before anything is served.
+    """
+    private_directory(state)
+    lock = FileLock(state / "server.lock")
+    if not lock.acquire():
+        raise AlreadyRunning(
+            f"another warren server uses {state}; stop it, or give this one another --state"
+        )
+    try:
+        raise_file_limit()
+        store = Store.open(config.database or f"sqlite:///{state / 'warren.db'}")
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                server = Server(config, state, store, SystemClock(), system_entropy)
+                runner.run(server.run(ready))
+        finally:
+            store.close()
+    finally:
+        lock.release()
+
+
+def check(config: Config, state: Path) -> None:
+    """Look whether a server could start: state, keys, certificate. Raises as `run` does."""
+    private_directory(state)
+    identity = load_identity(state, system_entropy)
+    if config.tls in ("self-signed", "files"):
+        host = urlsplit(public_url(config)).hostname or ""
+        relay_key = identity.relay.public()
+        Certificates(config, state, host, relay_key, SystemClock(), system_entropy).load()
+
+
+class Server:
+    """All parts of one server, wired."""
+
+    def __init__(
+        self, config: Config, state: Path, store: Store, clock: Clock, entropy: Entropy
+    ) -> None:
+        self._config = config
+        self._state = state
+        self._clock = clock
+        self._entropy = entropy
+        self._settings = _settings(config)
+        self._identity: Identity = load_identity(state, entropy)
+        place = relay_address(config)
+        host = place[0] if place else urlsplit(self._settings.url).hostname or ""
+        self._certificates = Certificates(
+            config, state, host, self._identity.relay.public(), clock, entropy
+        )
+        if config.tls != "off":
+            self._certificates.load()
+        self._registry = Registry(store, store.load())
+        self._mapper = Mapper(self._settings, _derp_map(config, self._certificates.pin))
+        self._maps = Maps(self._registry, self._mapper, AllowAll(), clock, entropy)
+        self._presence = Presence(self._registry, self._maps, self._settings, clock)
+        self._registration = Registration(self._registry, self._settings, clock, entropy)
+        self._machine_api = MachineApi(
+            self._registry,
+            self._registration,
+            self._maps,
+            self._presence,
+            self._settings,
+            clock,
+        )
+        self._hub = Hub(self._identity.relay, self._admits)
+        self._lobby = Lobby()
+        self._stopping = asyncio.Event()
+        self._servers: list[asyncio.Server] = []
+        self._datagrams: list[asyncio.DatagramTransport] = []
+        self._kick_due: asyncio.TimerHandle | None = None
+        self._registry.listen(self._membership_changed)
+
+    async def run(self, ready: Callable[[Ready], None]) -> None:
+        """Listen, tell that we do, and serve until told to stop."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        try:
+            await self._listen()
+            join = await self._first_user()
+            ready(Ready(self._settings.url, self._ports(), join, self._warnings()))
+            async with asyncio.TaskGroup() as tasks:
+                running = [
+                    tasks.create_task(self._presence.run()),
+                    tasks.create_task(self._keep_certificates()),
+                ]
+                await self._stopping.wait()
+                _log.info("stopping")
+                for task in running:
+                    task.cancel()
+        finally:
+            await self._stop()
+
+    async def _listen(self) -> None:
+        config, loop = self._config, asyncio.get_running_loop()
+        routes = self._routes()
+        if config.tls != "off":
+            for sock in listen_tcp(*parse_address("listen", config.listen), "--listen"):
+                self._servers.append(
+                    await loop.create_server(
+                        lambda: Door(routes, self._lobby),
+                        sock=sock,
+                        ssl=self._certificates.context,
+                        ssl_handshake_timeout=_TLS_HANDSHAKE_S,
+                    )
+                )
+        if config.http:
+            for sock in listen_tcp(*parse_address("http", config.http), "--http"):
+                self._servers.append(
+                    await loop.create_server(lambda: Door(routes, self._lobby), sock=sock)
+                )
+        if config.relay and config.stun != "off":
+            for sock in listen_udp(*parse_address("stun", config.stun), "--stun"):
+                transport, _ = await loop.create_datagram_endpoint(StunServer, sock=sock)
+                self._datagrams.append(transport)
+        await self._listen_admin()
+
+    async def _listen_admin(self) -> None:
+        office = Office(
+            self._registry,
+            self._registration,
+            self._settings,
+            self._clock,
+            self._entropy,
+            self._about,
+        )
+        sock = listen_unix(self._state / SOCKET_NAME)
+        self._servers.append(
+            await asyncio.get_running_loop().create_unix_server(
+                http_protocol(application(office)), sock=sock
+            )
+        )
+
+    def _routes(self) -> Routes:
+        noise, entropy = self._identity.noise, self._entropy
+        takers = dict(ts2021_taker(noise, self._machine_api.handle, entropy))
+        small = dict(answers(noise, _own_addresses(self._settings.url)))
+        if self._config.relay:
+            takers.update(relay.takers(self._hub, entropy))
+            small.update(relay.answers())
+        pages = http_protocol(site(self._registry, self._clock))
+        return Routes(answers=small, takers=takers, fallback=pages)
+
+    async def _first_user(self) -> str | None:
+        """At the first start: make a user and a key for one machine; return how it joins."""
+        wall = self._clock.wall()
+
+        def decide(snapshot: Snapshot) -> tuple[Delta | None, str | None]:
+            if snapshot.settings.get(members.LAST_ID):
+                return None, None
+            delta = members.create_user(snapshot, FIRST_USER, "", wall)
+            text, record = authkeys.mint(
+                user_id=delta.users[0].id,
+                wall=wall,
+                entropy=self._entropy,
+                life=_FIRST_KEY_LIFE,
+                pre_approved=True,
+                description="made at the first start",
+            )
+            return Delta(users=delta.users, auth_keys=(record,), settings=delta.settings), text
+
+        key = await self._registry.commit(decide)
+        return None if key is None else f"warren up --server {self._settings.url} --auth-key {key}"
+
+    async def _keep_certificates(self) -> None:
+        while self._config.tls != "off":
+            await asyncio.sleep(_CERTIFICATES_S)
+            try:
+                self._certificates.load()
+            except (CertificateProblem, FileProblem) as problem:
+                _log.error("the certificate stays the old one", problem=str(problem))
+
+    async def _stop(self) -> None:
+        for server in self._servers:
+            server.close()
+        for transport in self._datagrams:
+            transport.close()
+        self._lobby.abort_all()
+        self._maps.end_all()
+        self._hub.stop(_RECONNECT_MS, _TRY_FOR_MS)
+        with suppress(TimeoutError, StoreProblem):
+            async with asyncio.timeout(_STOP_S):
+                await self._registry.commit(self._remember_seen)
+                await asyncio.sleep(0.1)  # farewells leave
+        (self._state / SOCKET_NAME).unlink(missing_ok=True)
+
+    def _remember_seen(self, snapshot: Snapshot) -> tuple[Delta, None]:
+        wall = self._clock.wall()
+        online = [node for node in snapshot.nodes.values() if node.online]
+        return Delta(nodes=tuple(replace(node, last_seen=wall) for node in online)), None
+
+    def _admits(self, key: NodePublic) -> bool:
+        """Whether the relay serves a node key."""
+        if not self._config.verify_clients:
+            return True
+        node = self._registry.snapshot.node_with_key(key)
+        return node is not None and node.in_force(self._clock.wall())
+
+    def _membership_changed(self, change: Change) -> None:
+        """Soon after nodes left or changed keys, their relay connections end."""
+        relevant = any(facets & (Facet.MEMBERSHIP | Facet.KEYS) for facets in change.nodes.values())
+        if relevant and self._kick_due is None:
+            loop = asyncio.get_running_loop()
+            self._kick_due = loop.call_later(_KICK_DELAY_S, self._kick_strangers)
+
+    def _kick_strangers(self) -> None:
+        self._kick_due = None
+        for raw in list(self._hub.active):
+            key = NodePublic(raw)
+            if not self._admits(key):
+                self._hub.kick(key)
+
+    def _about(self) -> shapes.ServerStatus:
+        snapshot, wall = self._registry.snapshot, self._clock.wall()
+        return shapes.ServerStatus(
+            version=__version__,
+            url=self._settings.url,
+            domain=self._settings.domain,
+            noise_key=str(self._identity.noise.public()),
+            users=len(snapshot.users),
+            nodes=len(snapshot.nodes),
+            online=sum(node.online for node in snapshot.nodes.values()),
+            pending=sum(p.expiry > wall and not p.rejected for p in snapshot.pending.values()),
+            relay_clients=len(self._hub),
+            relay=self._hub.counters.as_dict(),
+        )
+
+    def _ports(self) -> str:
+        config = self._config
+        parts = [f"{config.listen} TLS"] if config.tls != "off" else []
+        parts += [f"{config.http} HTTP"] if config.http else []
+        if config.relay and config.stun != "off":
+            parts.append(f"{config.stun} STUN")
+        return ", ".join(parts)
+
+    def _warnings(self) -> tuple[str, ...]:
+        config, warnings = self._config, []
+        if config.tls == "self-signed" and self._settings.url.startswith("https:"):
+            warnings.append(
+                "the certificate is self-signed, so machines will not trust the https:// URL; "
+                "use --tls acme or --tls files, or give --http and an http:// --url"
+            )
+        if relay_address(config) is None:
+            warnings.append(
+                "there is no relay, so machines meet only where a direct path is found at once"
+            )
+        return tuple(warnings)
+
+
+def _settings(config: Config) -> Settings:
+    ephemeral_after = parse_duration(config.ephemeral_after)
+    assert ephemeral_after is not None  # `config.check` saw to it
+    return Settings(
+        url=public_url(config),
+        domain=config.domain,
+        key_expiry=parse_duration(config.key_expiry),
+        ephemeral_after=ephemeral_after,
+        approve_machines=config.approve_machines,
+    )
+
+
+def _derp_map(config: Config, pin: str) -> DERPMap:
+    """Return the map with our own relay; empty where it can't be reached over TLS."""
+    place = relay_address(config)
+    if place is None:
+        return DERPMap(regions={})
+    host, port = place
+    ipv4, ipv6 = "", ""
+    with suppress(ValueError):
+        address = ip_address(host)
+        ipv4, ipv6 = (host, "none") if address.version == 4 else ("none", host)
+    stun_port = -1
+    if config.stun != "off":
+        stun_port = config.stun_port or parse_address("stun", config.stun)[1]
+    node = DERPNode(
+        name=f"{config.region_id}a",
+        region_id=config.region_id,
+        host_name=host,
+        cert_name=pin,
+        ipv4=ipv4,
+        ipv6=ipv6,
+        derp_port=port,
+        stun_port=stun_port,
+        can_port80=bool(config.http) and parse_address("http", config.http)[1] == 80,
+    )
+    region = DERPRegion(
+        region_id=config.region_id,
+        region_code=config.region_code,
+        region_name=config.region_name,
+        nodes=[node],
+    )
+    return DERPMap(regions={config.region_id: region}, omit_default_regions=True)
+
+
+def _own_addresses(url: str) -> Mapping[str, list[str]]:
+    """Return the addresses of our own name, for machines whose resolver is broken."""
+    host = urlsplit(url).hostname or ""
+    with suppress(ValueError):
+        ip_address(host)
+        return {}
+    with suppress(OSError):
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        return {host: sorted({str(entry[4][0]) for entry in found})}
+    return {}
