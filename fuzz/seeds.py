@@ -1,0 +1,152 @@
+"""Inputs to start from: each layer of the recording, and a few of our own making."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+from vectors.captures import Capture, sessions, stun_datagrams
+from vectors.replay import (
+    open_control,
+    read_as_client,
+    read_as_server,
+    received_plaintext,
+    sent_plaintext,
+)
+from warren.control.channel import Body, Request
+from warren.control.handshake import encode_error
+from warren.control.mapstream import KEEP_ALIVE
+from warren.derp.metacert import build_meta_certificate
+from warren.disco.sealed import SharedBox, sender_of_untrusted
+from warren.keys import NodePrivate
+
+
+def initiations() -> list[bytes]:
+    """Noise initiations."""
+    from warren.control.handshake import Initiator
+
+    return [
+        Initiator(item.machine, item.server, item.version, item.ephemeral).message()
+        for item in sessions()
+    ]
+
+
+def handshake_replies() -> list[bytes]:
+    """Noise responses, and an error frame."""
+    return [item.control[2][1][:51] for item in sessions()] + [encode_error("no")]
+
+
+def control_streams() -> list[bytes]:
+    """Records, as they were on the wire."""
+    return [data for item in sessions() for _, data in item.control[3:]]
+
+
+def control_heads() -> list[bytes]:
+    """The upgrade of ts2021: answer, and the header's value."""
+    answers = [item.control[1][1] for item in sessions()]
+    return [*answers, b"/ts2021?X-Tailscale-Handshake=" + b"AA" * 70, b"AAEC" * 33]
+
+
+@cache
+def _plaintexts() -> list[tuple[bytes, bytes]]:
+    opened = [(open_control(item), open_control(item)) for item in sessions()]
+    return [(sent_plaintext(one), received_plaintext(two)) for one, two in opened]
+
+
+def client_plaintexts() -> list[bytes]:
+    """HTTP/2 of a client."""
+    return [sent for sent, _ in _plaintexts()]
+
+
+def server_plaintexts() -> list[bytes]:
+    """Early payload and HTTP/2 of a server."""
+    return [received for _, received in _plaintexts()]
+
+
+@cache
+def _bodies() -> tuple[list[bytes], list[bytes]]:
+    requests, answers = [], []
+    for sent, received in _plaintexts():
+        events = read_as_server(sent)
+        heads = [event for event in events if isinstance(event, Request)]
+        found = [event.data for event in events if isinstance(event, Body)]
+        requests += found
+        asked = [(head.method, head.path, b"{}") for head in heads]
+        bodies: dict[int, bytes] = {}
+        for event in read_as_client(received, asked):
+            if isinstance(event, Body):
+                bodies[event.stream] = bodies.get(event.stream, b"") + event.data
+        answers += list(bodies.values())
+    return requests, answers
+
+
+def map_bodies() -> list[bytes]:
+    """Bodies of map responses."""
+    return [KEEP_ALIVE, *_bodies()[1]]
+
+
+def map_json() -> list[bytes]:
+    """Requests and responses of the control plane."""
+    maps = [json.dumps(answer).encode() for item in sessions() for answer in item.map_responses]
+    return [*_bodies()[0], *maps]
+
+
+def _disco(item: Capture) -> list[bytes]:
+    packets = [data for way, _, data in item.udp if way == "in"]
+    packets += [payload[32:] for _, payload in item.derp_frames]
+    return [packet for packet in packets if sender_of_untrusted(packet)]
+
+
+def disco_packets() -> list[bytes]:
+    """Sealed disco packets."""
+    return [packet for item in sessions() for packet in _disco(item)]
+
+
+def disco_messages() -> list[bytes]:
+    """Opened disco messages, and one of each other type."""
+    opened = [
+        SharedBox(item.disco, item.peer_disco).open_untrusted(packet)
+        for item in sessions()
+        for packet in _disco(item)
+    ]
+    return opened + [bytes([kind, 0]) + bytes([kind]) * 160 for kind in range(1, 11)]
+
+
+def derp_streams() -> list[bytes]:
+    """DERP frames of both ways."""
+    streams = [data for item in sessions() for _, data in item.derp[2:]]
+    return streams + [bytes([kind, 0, 0, 0, 80]) + bytes(80) for kind in range(1, 0x17)]
+
+
+def derp_infos() -> list[bytes]:
+    """What stands in the boxes of a login."""
+    mesh = b'{"meshKey":"' + b"07" * 32 + b'","version":2,"CanAckPings":true,"IsProber":true}'
+    limits = b'{"version":2,"TokenBucketBytesPerSecond":1,"TokenBucketBytesBurst":2}'
+    return [b'{"version":2,"CanAckPings":true}', mesh, limits]
+
+
+def derp_heads() -> list[bytes]:
+    """Answers to the upgrade of DERP."""
+    return [item.derp[1][1] for item in sessions()]
+
+
+def certificates() -> list[bytes]:
+    """A meta certificate."""
+    key = NodePrivate.from_entropy(bytes(32)).public()
+    return [build_meta_certificate(key, bytes(32), datetime(2026, 1, 1, tzinfo=UTC))]
+
+
+def stun() -> list[bytes]:
+    """STUN datagrams of both ways."""
+    return [item.data for item in stun_datagrams()]
+
+
+def texts() -> list[bytes]:
+    """Keys and endpoints."""
+    key = str(NodePrivate.from_entropy(bytes(32)).public()).encode()
+    return [key, b"tlpub:" + b"00" * 32, b"1.2.3.4:5", b"[2001:db8::1]:65535", bytes(18)]

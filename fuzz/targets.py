@@ -1,0 +1,228 @@
+"""What is fuzzed. An entry returns whatever the bytes are; an exception is a finding.
+
+Where bytes are sealed on the wire, the entry seals them itself, so that the fuzzer reaches what
+stands behind the seal. Round trips that must hold are asserted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import nacl.bindings
+
+from fuzz import seeds
+from warren.control.channel import ClientChannel, ServerChannel
+from warren.control.early import EarlyReader
+from warren.control.handshake import Initiator, initiation_version_untrusted, respond
+from warren.control.malformed import MalformedControl
+from warren.control.mapstream import MapFrames
+from warren.control.records import RecordLayer
+from warren.control.upgrade import (
+    ClientUpgrade,
+    initiation_from_headers_untrusted,
+    initiation_from_target_untrusted,
+)
+from warren.derp import upgrade as derp_upgrade
+from warren.derp.frames import ClientInfoBox, FrameReader, ServerInfoBox, ServerKey, encode_frame
+from warren.derp.login import ClientInfo, ClientLogin, ServerInfo, ServerLogin
+from warren.derp.malformed import MalformedDerp
+from warren.derp.metacert import server_key_untrusted
+from warren.disco.malformed import MalformedDisco
+from warren.disco.messages import encode_message, parse_message_untrusted
+from warren.disco.sealed import SharedBox, sender_of_untrusted
+from warren.keys import (
+    DiscoPrivate,
+    LockPublic,
+    MachinePrivate,
+    MalformedKey,
+    NodePrivate,
+    NodePublic,
+)
+from warren.nat.stun import (
+    MalformedStun,
+    binding_response,
+    looks_like_stun,
+    parse_binding_request_untrusted,
+    parse_binding_response_untrusted,
+)
+from warren.netmap.codec import MalformedMessage, decode_json_untrusted, encode_json
+from warren.netmap.endpoint import Endpoint, MalformedEndpoint
+from warren.netmap.messages import MapRequest, MapResponse
+from warren.netmap.register import RegisterRequest, RegisterResponse
+
+Entry = Callable[[bytes], None]
+
+_ONE, _TWO = bytes(range(32)), bytes(range(32, 64))
+_NONCE = bytes(24)
+_MACHINE, _SERVER = MachinePrivate.from_entropy(_ONE), MachinePrivate.from_entropy(_TWO)
+_NODE, _RELAY = NodePrivate.from_entropy(_ONE), NodePrivate.from_entropy(_TWO)
+_DISCO, _PEER = DiscoPrivate.from_entropy(_ONE), DiscoPrivate.from_entropy(_TWO)
+_MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Target:
+    """One entry, and inputs to start from."""
+
+    name: str
+    entry: Entry
+    seeds: Callable[[], list[bytes]]
+
+
+def _handshake_respond(data: bytes) -> None:
+    with suppress(MalformedControl):
+        initiation_version_untrusted(data)
+        respond(data, _SERVER, _ONE, minimum_version=1)
+
+
+def _handshake_finish(data: bytes) -> None:
+    with suppress(MalformedControl):
+        Initiator(_MACHINE, _SERVER.public(), 130, _ONE).finish(data)
+
+
+def _records(data: bytes) -> None:
+    records = RecordLayer(_ONE, _TWO)
+    with suppress(MalformedControl):
+        records.receive(data)
+
+
+def _early(data: bytes) -> None:
+    reader = EarlyReader()
+    with suppress(MalformedControl):
+        for at in range(0, len(data), 7):
+            reader.receive(data[at : at + 7])
+
+
+def _server_channel(data: bytes) -> None:
+    channel, peer = ServerChannel(RecordLayer(_ONE, _TWO)), RecordLayer(_TWO, _ONE)
+    for event in channel.receive(peer.seal(data)):
+        if type(event).__name__ == "Request":
+            channel.respond(event.stream, 200)
+            channel.send(event.stream, b"answer", end=True)
+    peer.receive(channel.poll_transmit())
+
+
+def _client_channel(data: bytes) -> None:
+    channel, peer = ClientChannel(RecordLayer(_ONE, _TWO)), RecordLayer(_TWO, _ONE)
+    for _ in range(3):
+        channel.request("POST", "/machine/map", body=b"{}")
+    channel.receive(peer.seal(data))
+    peer.receive(channel.poll_transmit())
+
+
+def _map_frames(data: bytes) -> None:
+    with suppress(MalformedControl):
+        MapFrames(max_json_bytes=_MAX_BYTES).receive(data)
+
+
+def _control_upgrade(data: bytes) -> None:
+    with suppress(MalformedControl):
+        ClientUpgrade("host", bytes(101)).receive(data)
+    text = data.decode("latin-1")
+    with suppress(MalformedControl):
+        initiation_from_target_untrusted(text)
+    headers = [
+        ("Upgrade", "tailscale-control-protocol"),
+        ("Connection", "upgrade"),
+        ("X-Tailscale-Handshake", text),
+    ]
+    with suppress(MalformedControl):
+        initiation_from_headers_untrusted("POST", headers)
+
+
+def _map_json(data: bytes) -> None:
+    for kind in (MapResponse, MapRequest, RegisterRequest, RegisterResponse):
+        with suppress(MalformedMessage):
+            value = decode_json_untrusted(data, kind)
+            assert decode_json_untrusted(encode_json(value), kind) == value
+
+
+def _disco_message(data: bytes) -> None:
+    with suppress(MalformedDisco):
+        message = parse_message_untrusted(data)
+        assert parse_message_untrusted(encode_message(message)) == message
+
+
+def _disco_packet(data: bytes) -> None:
+    sender_of_untrusted(data)
+    sealed = SharedBox(_PEER, _DISCO.public())
+    with suppress(MalformedDisco):
+        sealed.open_untrusted(data)
+    with suppress(MalformedDisco):
+        sealed.open_untrusted(b"TS\xf0\x9f\x92\xac" + _DISCO.public().raw + data)
+
+
+def _derp_frames(data: bytes) -> None:
+    with suppress(MalformedDerp):
+        for frame in FrameReader(_MAX_BYTES).receive(data):
+            assert FrameReader(_MAX_BYTES).receive(encode_frame(frame)) == [frame]
+
+
+def _derp_login(data: bytes) -> None:
+    secret = nacl.bindings.crypto_box_beforenm(_RELAY.public().raw, _NODE.reveal())
+    box = _NONCE + nacl.bindings.crypto_box_afternm(data, _NONCE, secret)
+    for sealed in (box, data):
+        with suppress(MalformedDerp):
+            server = ServerLogin(_RELAY, ServerInfo(), _NONCE)
+            server.receive(ClientInfoBox(_NODE.public(), sealed))
+        with suppress(MalformedDerp):
+            client = ClientLogin(_NODE, ClientInfo(), _NONCE)
+            client.receive(ServerKey(_RELAY.public()))
+            client.receive(ServerInfoBox(sealed))
+
+
+def _derp_upgrade(data: bytes) -> None:
+    with suppress(MalformedDerp):
+        derp_upgrade.ClientUpgrade("host").receive(data)
+
+
+def _meta_certificate(data: bytes) -> None:
+    server_key_untrusted(data)
+
+
+def _stun(data: bytes) -> None:
+    looks_like_stun(data)
+    with suppress(MalformedStun):
+        parse_binding_request_untrusted(data)
+    with suppress(MalformedStun):
+        tx_id, endpoint = parse_binding_response_untrusted(data)
+        assert parse_binding_response_untrusted(binding_response(tx_id, endpoint)) == (
+            tx_id,
+            endpoint,
+        )
+
+
+def _text(data: bytes) -> None:
+    text = data.decode("utf-8", "surrogateescape")
+    with suppress(MalformedEndpoint):
+        assert Endpoint.parse(str(Endpoint.parse(text))) == Endpoint.parse(text)
+    with suppress(MalformedEndpoint):
+        assert Endpoint.unpack(Endpoint.unpack(data).pack()) == Endpoint.unpack(data)
+    for kind in (NodePublic, LockPublic):
+        with suppress(MalformedKey):
+            assert kind.parse(str(kind.parse(text))) == kind.parse(text)
+    with suppress(MalformedKey):
+        NodePrivate.parse(text)
+
+
+TARGETS = [
+    Target("handshake_respond", _handshake_respond, seeds.initiations),
+    Target("handshake_finish", _handshake_finish, seeds.handshake_replies),
+    Target("records", _records, seeds.control_streams),
+    Target("early", _early, seeds.server_plaintexts),
+    Target("server_channel", _server_channel, seeds.client_plaintexts),
+    Target("client_channel", _client_channel, seeds.server_plaintexts),
+    Target("map_frames", _map_frames, seeds.map_bodies),
+    Target("control_upgrade", _control_upgrade, seeds.control_heads),
+    Target("map_json", _map_json, seeds.map_json),
+    Target("disco_message", _disco_message, seeds.disco_messages),
+    Target("disco_packet", _disco_packet, seeds.disco_packets),
+    Target("derp_frames", _derp_frames, seeds.derp_streams),
+    Target("derp_login", _derp_login, seeds.derp_infos),
+    Target("derp_upgrade", _derp_upgrade, seeds.derp_heads),
+    Target("meta_certificate", _meta_certificate, seeds.certificates),
+    Target("stun", _stun, seeds.stun),
+    Target("text", _text, seeds.texts),
+]
