@@ -1,0 +1,1 @@
+"""Measurements of Warren on this machine; nothing here asserts a speed."""

@@ -1,0 +1,78 @@
+"""`python -m bench`: measure, print a table, and keep the figures as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.figure import Figure
+from bench.machine import describe
+from bench.mesh import PLAN, MeshBench
+from warren import __version__
+from warren.lab import sandbox
+from warren.lab.world import World
+
+
+def main() -> int:
+    """Run every measurement; exit code 1 where the machine cannot build a lab."""
+    words = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    words.add_argument("--runs", type=int, default=5, help="samples of each figure")
+    words.add_argument("--seconds", type=float, default=4.0, help="length of one TCP stream")
+    words.add_argument("--json", action="store_true", help="print JSON and keep no file")
+    words.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
+    chosen = words.parse_args()
+    console = Console(stderr=chosen.json)
+    try:
+        sandbox.enter()
+        if not sandbox.tun_available():
+            raise sandbox.LabUnavailable("/dev/net/tun cannot be opened; the bench needs root")
+    except sandbox.LabUnavailable as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    report: dict[str, Any] = {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "version": __version__,
+        "machine": describe(),
+    }
+    with World(PLAN) as world, console.status("building the lab") as status:
+        bench = MeshBench(world, chosen.runs, chosen.seconds, status.update)
+        report["offloads"] = bench.offloads()
+        figures = bench.measure()
+    report["figures"] = [figure.data() for figure in figures]
+    text = json.dumps(report, indent=2) + "\n"
+    if chosen.json:
+        sys.stdout.write(text)
+        return 0
+    show(console, report, figures)
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    path = chosen.out / f"mesh-{report['when'][:10]}.json"
+    path.write_text(text)
+    console.print(f"kept in {path}")
+    return 0
+
+
+def show(console: Console, report: dict[str, Any], figures: list[Figure]) -> None:
+    """Print the machine and the table of figures."""
+    machine = report["machine"]
+    console.print(
+        f"{machine['cpu']}, {machine['cores']} cores shared by both ends, the server and the "
+        f"load; {machine['memory_mb']} MB; Linux {machine['kernel']}; load {machine['load_1min']}; "
+        f"offloads: {', '.join(report['offloads']) or 'none'}"
+    )
+    table = Table(show_edge=False, pad_edge=False)
+    for column in ("figure", "median", "lowest … highest", "samples", "goal"):
+        table.add_column(column)
+    for figure in figures:
+        table.add_row(*figure.row())
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,346 @@
+"""Two native engines in two namespaces: WireGuard over UDP, with nothing of Python in the path."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import pytest
+
+from warren.engine.commands import (
+    DstSpan,
+    FilterRule,
+    Peer,
+    Rebind,
+    SendDatagram,
+    SendPacket,
+    SetFilter,
+    SetIdentity,
+    SetPath,
+    SetPeers,
+    Span,
+)
+from warren.engine.events import (
+    Active,
+    AnyEvent,
+    Applied,
+    Bound,
+    Datagram,
+    Handshake,
+    ProbeReply,
+)
+from warren.engine.native import NativeEngine
+from warren.engine.protocol import EngineConfig
+from warren.keys import NodePrivate
+from warren.lab.plan import Host, Plan
+from warren.lab.program import wait_until
+from warren.lab.world import Part, World
+
+pytestmark = pytest.mark.netlab
+
+E = TypeVar("E")
+
+PLAN = Plan(hosts=(Host("a", address="198.51.100.10"), Host("b", address="203.0.113.10")))
+PORT = 41641
+LEASE_MS = 600_000
+EVERYONE = FilterRule(
+    sources=[Span(first="0.0.0.0", last="255.255.255.255"), Span(first="::", last="ffff::")],
+    destinations=[
+        DstSpan(span=Span(first="0.0.0.0", last="255.255.255.255"), first_port=0, last_port=65535),
+        DstSpan(
+            span=Span(first="::", last="ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+            first_port=0,
+            last_port=65535,
+        ),
+    ],
+    protocols=[1, 6, 17, 58, 99],
+)
+FILE_BYTES = 48 << 20
+
+
+@dataclass
+class End:
+    """One engine, the part it lives in, and every event it has told."""
+
+    part: Part
+    engine: NativeEngine
+    private: NodePrivate
+    v4: str
+    v6: str
+    events: list[AnyEvent] = field(default_factory=list)
+    generation: int = 0
+
+    @property
+    def key(self) -> bytes:
+        return self.private.public().raw
+
+    def apply(self, *commands: object) -> None:
+        """Apply and wait until the packet path uses it."""
+        self.generation += 1
+        self.engine.apply(commands, self.generation)  # type: ignore[arg-type]
+        self.wait(lambda e: isinstance(e, Applied) and e.generation == self.generation)
+
+    def poll(self) -> None:
+        while select.select([self.engine], [], [], 0)[0]:
+            self.events += self.engine.poll()
+
+    def wait(self, wanted: Callable[[AnyEvent], bool], deadline_s: float = 10) -> AnyEvent:
+        def seen() -> AnyEvent | None:
+            self.poll()
+            return next((event for event in self.events if wanted(event)), None)
+
+        return wait_until(seen, deadline_s, "the engine tells an event", lambda: repr(self.events))
+
+    def lease(self, other: End, lease_ms: int = LEASE_MS) -> None:
+        addr = f"{other.part.address}:{PORT}"
+        self.apply(SetPath(peer=other.key, addr=addr, lease_ms=lease_ms))
+
+    def drops(self) -> dict[str, int]:
+        return self.engine.snapshot().drops
+
+    def ping(self, to: str, *options: str) -> str:
+        return self.part.run(["ping", "-n", "-c", "3", "-i", "0.1", "-W", "2", *options, to])
+
+    def socket(self, kind: socket.SocketKind, family: int) -> socket.socket:
+        made = self.part.socket(kind, family)
+        made.settimeout(20)
+        return made
+
+
+def start(part: Part, number: int) -> End:
+    engine = part.inside(lambda: NativeEngine(EngineConfig(tun="wt0", port=PORT)))
+    v4, v6 = f"100.64.0.{number}", f"fd7a:115c:a1e0::{number}"
+    end = End(part, engine, NodePrivate.from_entropy(os.urandom(32)), v4, v6)
+    for line in (
+        "link set wt0 up",
+        f"addr add {v4}/32 dev wt0",
+        f"addr add {v6}/128 dev wt0 nodad",
+        "route add 100.64.0.0/10 dev wt0",
+        "-6 route add fd7a:115c:a1e0::/48 dev wt0",
+    ):
+        part.run(["ip", *line.split()])
+    own = [f"{v4}/32", f"{v6}/128"]
+    end.apply(
+        SetIdentity(private_key=end.private.reveal(), addresses=own), SetFilter(rules=[EVERYONE])
+    )
+    return end
+
+
+def introduce(one: End, other: End) -> None:
+    allowed = [f"{other.v4}/32", f"{other.v6}/128"]
+    one.apply(SetPeers(upsert=[Peer(key=other.key, allowed_ips=allowed)]))
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with World(PLAN) as world:
+        yield world
+
+
+@pytest.fixture
+def pair(world: World) -> Iterator[tuple[End, End]]:
+    """Two engines that know each other, without a path."""
+    a, b = start(world["a"], 1), start(world["b"], 2)
+    try:
+        introduce(a, b)
+        introduce(b, a)
+        yield a, b
+    finally:
+        a.engine.close()
+        b.engine.close()
+
+
+@pytest.fixture
+def joined(pair: tuple[End, End]) -> tuple[End, End]:
+    """The same, each with a lease on the direct path."""
+    a, b = pair
+    a.lease(b)
+    b.lease(a)
+    return a, b
+
+
+def transfer(source: End, sink: End, to: str, size: int) -> tuple[str, str]:
+    """Send random bytes over TCP; SHA-256 of what went in and of what came out."""
+    family = socket.AF_INET6 if ":" in to else socket.AF_INET
+    listener = sink.socket(socket.SOCK_STREAM, family)
+    listener.bind((to, 0))
+    listener.listen(1)
+    came = hashlib.sha256()
+
+    def receive() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.settimeout(20)
+            while chunk := connection.recv(1 << 16):
+                came.update(chunk)
+
+    receiver = threading.Thread(target=receive)
+    receiver.start()
+    went = hashlib.sha256()
+    with source.socket(socket.SOCK_STREAM, family) as sender:
+        sender.connect(listener.getsockname()[:2])
+        block = os.urandom(1 << 20)
+        for index in range(size >> 20):
+            piece = block[index:] + block[:index]
+            went.update(piece)
+            sender.sendall(piece)
+    receiver.join(30)
+    listener.close()
+    return went.hexdigest(), came.hexdigest()
+
+
+def test_ping_and_bulk_tcp_over_the_direct_path(joined: tuple[End, End]) -> None:
+    a, b = joined
+    assert "3 received" in a.ping(b.v4)
+    assert "3 received" in b.ping(a.v6, "-s", "1200")
+    for to in (b.v4, b.v6):
+        went, came = transfer(a, b, to, FILE_BYTES)
+        assert went == came
+    went, came = transfer(b, a, a.v4, 4 << 20)
+    assert went == came
+    a.wait(lambda e: e == Handshake(peer=b.key))
+    b.wait(lambda e: e == Handshake(peer=a.key))
+    a.wait(lambda e: e == Active(peer=b.key, direct=True))
+    snapshot = a.engine.snapshot()
+    assert snapshot.tun_name == "wt0"
+    assert (snapshot.port4, snapshot.port6) == (PORT, PORT)
+    (peer,) = snapshot.peers
+    assert peer.direct == f"{b.part.address}:{PORT}"
+    assert peer.tx_bytes > 2 * FILE_BYTES
+    assert peer.handshake_ago_ms is not None
+    assert peer.handshake_ago_ms < 60_000
+    assert not {name for name in snapshot.drops if name.startswith("wireguard")}
+
+
+def test_datagrams_of_every_size_arrive_whole(joined: tuple[End, End]) -> None:
+    a, b = joined
+    for to, family, head in ((b.v4, socket.AF_INET, 28), (b.v6, socket.AF_INET6, 48)):
+        receiver = b.socket(socket.SOCK_DGRAM, family)
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        receiver.bind((to, 0))
+        sender = a.socket(socket.SOCK_DGRAM, family)
+        sizes = [0, 1, 2, 15, 16, 17, 500, *range(1278 - head, 1284 - head), 1400, 4000, 8000]
+        for size in sizes:
+            sent = os.urandom(size)
+            sender.sendto(sent, receiver.getsockname()[:2])
+            assert receiver.recv(1 << 16) == sent
+        # As the kernel's own batches: one send of many datagrams, the last one shorter.
+        sender.setsockopt(socket.SOL_UDP, 103, 1000)
+        sent = os.urandom(30_500)
+        sender.sendto(sent, receiver.getsockname()[:2])
+        parts = [receiver.recv(1 << 16) for _ in range(31)]
+        assert b"".join(parts) == sent
+        assert {len(part) for part in parts} == {1000, 500}
+        receiver.close()
+        sender.close()
+
+
+def test_a_lapsed_lease_leaves_no_direct_path(pair: tuple[End, End]) -> None:
+    a, b = pair
+    b.lease(a)
+    a.lease(b, lease_ms=1500)
+    assert "3 received" in a.ping(b.v4)
+    wait_until(lambda: a.engine.snapshot().peers[0].direct is None, 5, "the lease lapses")
+    before = a.drops().get("no-path", 0)
+    with pytest.raises(Exception, match="0 received"):
+        a.ping(b.v4, "-W", "1")
+    assert a.drops()["no-path"] >= before + 3
+    a.lease(b)
+    assert "3 received" in a.ping(b.v4)
+    a.apply(SetPath(peer=b.key, addr=None, lease_ms=0))
+    assert a.engine.snapshot().peers[0].direct is None
+
+
+def test_garbage_is_counted_and_the_tunnel_lives_on(joined: tuple[End, End]) -> None:
+    a, b = joined
+    assert "3 received" in a.ping(b.v4)
+    noise = random.Random(1)
+    stranger = b.part.socket(socket.SOCK_DGRAM)
+    to = (str(a.part.address), PORT)
+    disco = b"TS\xf0\x9f\x92\xac" + bytes(56)
+    shapes: list[Callable[[], bytes]] = [
+        lambda: noise.randbytes(noise.randrange(1, 1400)),
+        lambda: struct.pack("<I", 4) + noise.randbytes(noise.randrange(28, 1400)),
+        lambda: struct.pack("<I", 1) + noise.randbytes(144),
+        lambda: struct.pack("<I", 2) + noise.randbytes(88),
+        lambda: struct.pack("<I", 3) + noise.randbytes(60),
+        lambda: bytes([0, 0, 0x7A, 0x12, 0, 0, 1, 0]) + noise.randbytes(60),
+        lambda: disco,
+    ]
+    for _ in range(1500):
+        for shape in shapes:
+            stranger.sendto(shape(), to)
+    drops = wait_until(
+        lambda: d if "unknown-datagram" in (d := a.drops()) else None, 5, "drops are counted"
+    )
+    for name in ("wireguard-no-session", "wireguard-bad-mac", "geneve", "rate-limit"):
+        assert drops.get(name, 0) > 0, drops
+    a.poll()
+    handed_up = [event for event in a.events if isinstance(event, Datagram)]
+    assert 0 < len(handed_up) <= 1500
+    assert "3 received" in a.ping(b.v4)
+    went, came = transfer(a, b, b.v4, 4 << 20)
+    assert went == came
+
+
+def test_only_replies_come_in_without_rules(joined: tuple[End, End]) -> None:
+    a, b = joined
+    a.apply(SetFilter(rules=[]))
+    assert "3 received" in a.ping(b.v4)
+    with pytest.raises(Exception, match="0 received"):
+        b.ping(a.v4, "-W", "1")
+    assert a.drops()["filter-no-rule"] >= 3
+    went, came = transfer(a, b, b.v4, 2 << 20)
+    assert went == came
+
+
+def test_new_sockets_take_over_without_a_new_handshake(joined: tuple[End, End]) -> None:
+    a, b = joined
+    assert "3 received" in a.ping(b.v4)
+    a.engine.apply([Rebind(port=PORT)])
+    a.wait(lambda e: a.events.count(Bound(port4=PORT, port6=PORT)) == 2)
+    assert "3 received" in a.ping(b.v4)
+    assert a.events.count(Handshake(peer=b.key)) <= 1
+
+
+def test_datagrams_and_probes_of_python(joined: tuple[End, End]) -> None:
+    a, b = joined
+    stun = bytes.fromhex("000100002112a442") + bytes(12)
+    a.apply(SendDatagram(to=f"{b.part.address}:{PORT}", data=stun))
+    b.wait(lambda e: e == Datagram(src=f"{a.part.address}:{PORT}", data=stun))
+    payload = b"p" + b"8 bytes!"
+    header = struct.pack(
+        ">BBHHHBBH4s4s", 0x45, 0, 29, 0, 0, 64, 99, 0,
+        socket.inet_aton(a.v4), socket.inet_aton(b.v4),
+    )  # fmt: skip
+    total = sum(struct.unpack(">10H", header))
+    total = (total & 0xFFFF) + (total >> 16)
+    total = (total & 0xFFFF) + (total >> 16)
+    packet = header[:10] + struct.pack(">H", ~total & 0xFFFF) + header[12:] + payload
+    a.apply(SendPacket(packet=packet))
+    reply = a.wait(lambda e: isinstance(e, ProbeReply))
+    assert isinstance(reply, ProbeReply)
+    assert reply.packet[20:29] == b"o8 bytes!"
+
+
+def test_what_is_taken_is_said_in_one_sentence(pair: tuple[End, End]) -> None:
+    a, _ = pair
+    with pytest.raises(OSError, match="UDP port 41641 is in use"):
+        a.part.inside(lambda: NativeEngine(EngineConfig(tun=None, port=PORT)))
+    with pytest.raises(OSError, match="wt0 is in use"):
+        a.part.inside(lambda: NativeEngine(EngineConfig(tun="wt0")))
+    with pytest.raises(OSError, match="another kind"):
+        a.part.inside(lambda: NativeEngine(EngineConfig(tun="wan")))
+    with pytest.raises(ValueError, match="no address"):
+        a.engine.apply([SetPath(peer=a.key, addr="nowhere", lease_ms=1)])
+    time.sleep(0.05)
+    assert a.engine.snapshot().tun_name == "wt0"
