@@ -44,7 +44,7 @@ from warren.coordinator.store import Store, StoreProblem
 from warren.coordinator.web import http_protocol, site
 from warren.edge.clock import Clock, SystemClock
 from warren.edge.entropy import Entropy, system_entropy
-from warren.edge.files import FileLock, FileProblem, private_directory
+from warren.edge.files import FileLock, FileProblem, owner_only_from_now_on, private_directory
 from warren.edge.http import Door, Lobby, Routes
 from warren.edge.listen import listen_tcp, listen_udp, listen_unix, raise_file_limit
 from warren.edge.tls import CertificateProblem
@@ -87,6 +87,7 @@ def run(config: Config, state: Path, ready: Callable[[Ready], None]) -> None:
     Raises AlreadyRunning, FileProblem, StoreProblem, CertificateProblem, PortProblem, each with
     a sentence for a person, before anything is served.
     """
+    owner_only_from_now_on()
     private_directory(state)
     lock = FileLock(state / "server.lock")
     if not lock.acquire():

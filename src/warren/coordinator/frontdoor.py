@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Mapping
+from typing import cast
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -97,8 +98,7 @@ class _Opener(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Write the response."""
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(self._response)
+        cast(asyncio.Transport, transport).write(self._response)
         self._connection.connection_made(transport)
 
 

@@ -88,12 +88,11 @@ def http_protocol(app: Starlette) -> Callable[[], asyncio.Protocol]:
         access_log=False,
         log_config=None,
         server_header=False,
-        headers=[("connection", "close")],
         limit_concurrency=512,
         ws="none",
     )
     config.load()
-    state = ServerState()
+    state = ServerState(default_headers=[(b"connection", b"close")])
     return lambda: H11Protocol(config, state, {})
 
 

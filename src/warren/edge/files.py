@@ -14,6 +14,11 @@ class FileProblem(Exception):
     """A file or directory cannot be used. The text is one sentence for a person."""
 
 
+def owner_only_from_now_on() -> None:
+    """Let every file that this process makes, also in libraries, be its owner's alone."""
+    os.umask(0o077)
+
+
 def private_directory(path: Path) -> Path:
     """Make `path` a directory that only this user may enter (0700), parents included.
 

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import h11
 
@@ -119,8 +119,8 @@ class Door(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for a head, but not for long."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports are none by inheritance.
+        self._transport = cast(asyncio.Transport, transport)
         self._lobby.enter(self)
         self._set_deadline()
 
@@ -270,7 +270,13 @@ def _encode(http: h11.Connection, answer: Answer) -> bytes:
     if answer.status == HTTPStatus.NO_CONTENT:
         headers = [line for line in headers if line[0] != "content-length"]
     pieces: Iterable[bytes | None] = (
-        http.send(h11.Response(status_code=answer.status, headers=headers)),
+        http.send(
+            h11.Response(
+                status_code=answer.status,
+                headers=headers,
+                reason=HTTPStatus(answer.status).phrase,
+            )
+        ),
         http.send(h11.Data(data=answer.body)) if answer.body else b"",
         http.send(h11.EndOfMessage()),
     )

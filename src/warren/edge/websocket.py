@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import (
@@ -62,8 +62,9 @@ class _Outer(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Show the stream to the inner protocol."""
-        assert isinstance(transport, asyncio.Transport)
-        self._stream = WebSocketTransport(transport, self._websocket)
+        # uvloop's transports are none by inheritance.
+        outer = cast(asyncio.Transport, transport)
+        self._stream = WebSocketTransport(outer, self._websocket)
         self._inner.connection_made(self._stream)
         # Frames may have come in one flight with the handshake.
         self._take_events()

@@ -15,6 +15,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from typing import cast
 
 import structlog
 
@@ -105,8 +106,9 @@ class RelayClient(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say who we are and wait for the client to do so."""
-        assert isinstance(transport, asyncio.Transport) and self._login is not None
-        self._transport = transport
+        assert self._login is not None
+        # uvloop's transports are none by inheritance.
+        self._transport = transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(WRITE_HIGH_BYTES, WRITE_LOW_BYTES)
         self._after("handshake", HANDSHAKE_S, self.abort)
         transport.write(self._login.poll_transmit())
