@@ -92,7 +92,8 @@ def http_protocol(app: Starlette) -> Callable[[], asyncio.Protocol]:
         ws="none",
     )
     config.load()
-    state = ServerState(default_headers=[(b"connection", b"close")])
+    state = ServerState()
+    state.default_headers = [(b"connection", b"close")]
     return lambda: H11Protocol(config, state, {})
 
 
