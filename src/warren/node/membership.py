@@ -47,7 +47,7 @@ from warren.node.control_link import (
     open_link,
 )
 from warren.node.schema import BackendState
-from warren.node.state import NodeState, Profile
+from warren.node.state import NodeState, Profile, StateProblem
 
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 30.0
@@ -134,6 +134,9 @@ class Membership:
                     if self._is_final(error):
                         self._publish("needs-login", error=str(error), connected=False)
                         return
+                    self._publish(error=str(error), connected=False)
+                except StateProblem as error:
+                    log.error("the node's state cannot be saved", reason=str(error))
                     self._publish(error=str(error), connected=False)
                 except LinkLost as error:
                     log.info("control link lost", reason=str(error))

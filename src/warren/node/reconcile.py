@@ -96,7 +96,7 @@ def reconcile(old: Desired, new: Desired) -> list[AnyCommand]:
     The filter comes before the peers, so that no packet of a new peer meets an old rule.
     """
     commands: list[AnyCommand] = []
-    if (old.private_key, old.addresses) != (new.private_key, new.addresses):
+    if new.private_key and (old.private_key, old.addresses) != (new.private_key, new.addresses):
         commands.append(SetIdentity(private_key=new.private_key, addresses=new.addresses))
     if (old.rules, old.shields_up) != (new.rules, new.shields_up) or old is NOTHING:
         commands.append(SetFilter(rules=new.rules, shields_up=new.shields_up))

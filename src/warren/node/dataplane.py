@@ -1,0 +1,380 @@
+"""Between the engine and the path machines: events in, commands out, timers kept.
+
+STUN goes to the measurer, disco is opened here and handed to the peer's machine, leases and
+messages of the machines become commands. Everything from outside is counted when it is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import Counter
+from ipaddress import IPv4Address, IPv6Address, ip_network
+from typing import NamedTuple, Protocol
+
+import structlog
+
+from warren.disco.malformed import MalformedDisco
+from warren.disco.messages import Ping, TxId, encode_message, parse_message_untrusted
+from warren.disco.sealed import NONCE_BYTES, SharedBox, sender_of_untrusted
+from warren.edge.clock import Clock
+from warren.edge.entropy import Entropy
+from warren.engine.commands import AnyCommand, SendDatagram, SendPacket, SendRelayed, SetPath
+from warren.engine.events import (
+    Active,
+    AnyEvent,
+    Bound,
+    Datagram,
+    Dialed,
+    Fault,
+    Handshake,
+    PeerGone,
+    ProbeReply,
+    RegionState,
+    Relayed,
+)
+from warren.engine.protocol import Engine
+from warren.keys import DiscoPrivate, DiscoPublic, NodePublic
+from warren.nat.stun import looks_like_stun
+from warren.netmap.endpoint import Endpoint, MalformedEndpoint
+from warren.netmap.node import Node
+from warren.netmap.view import View
+from warren.node.probes import parse_answer_untrusted
+from warren.node.reconcile import home_region
+from warren.paths.machine import (
+    EndpointsWanted,
+    Lease,
+    PeerPaths,
+    Ponged,
+    Relay,
+    Via,
+)
+
+_WAITERS_MAX = 4096
+
+log = structlog.get_logger(__name__)
+
+
+class Listener(Protocol):
+    """Who hears what is not for the path machines."""
+
+    def on_stun(self, data: bytes, src: Endpoint, now: float) -> None:
+        """A STUN datagram came in."""
+
+    def on_endpoints_wanted(self) -> None:
+        """Measure own endpoints soon and tell them by `set_own_endpoints`."""
+
+    def on_engine_event(
+        self, event: Bound | RegionState | Dialed | Fault | PeerGone | Handshake
+    ) -> None:
+        """Something else happened in the engine."""
+
+
+class Pong(NamedTuple):
+    """The answer to a ping."""
+
+    via: Via | None
+    rtt_s: float
+
+
+class _Link:
+    """One peer that speaks disco."""
+
+    def __init__(self, node: Node, box: SharedBox, paths: PeerPaths) -> None:
+        self.node = node
+        self.box = box
+        self.paths = paths
+        self.due: float | None = None
+
+
+class Dataplane:
+    """Drives one engine. All methods belong to the event loop's thread."""
+
+    def __init__(self, engine: Engine, clock: Clock, entropy: Entropy, disco: DiscoPrivate) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._entropy = entropy
+        self._disco = disco
+        self._own_key = NodePublic.zero()
+        self._listener: Listener | None = None
+        self._links: dict[NodePublic, _Link] = {}
+        self._by_disco: dict[DiscoPublic, _Link] = {}
+        self._inside: set[IPv4Address | IPv6Address] = set()
+        self._own_endpoints: tuple[Endpoint, ...] = ()
+        self._own_endpoints_at: float | None = None
+        self._due: list[tuple[float, int, _Link]] = []
+        self._due_count = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._pongs: dict[TxId, asyncio.Future[Pong]] = {}
+        self._probes: dict[bytes, asyncio.Future[Pong]] = {}
+        self._pending: list[AnyCommand] = []
+        self.drops: Counter[str] = Counter()
+
+    async def run(self, listener: Listener) -> None:
+        """Serve the engine's events until cancelled."""
+        self._listener = listener
+        loop = asyncio.get_running_loop()
+        handle = self._engine.fileno()
+        loop.add_reader(handle, self.drain)
+        try:
+            self.drain()
+            await asyncio.Event().wait()
+        finally:
+            loop.remove_reader(handle)
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def set_view(self, view: View, own_key: NodePublic) -> None:
+        """Keep one machine for each peer of the map that speaks disco."""
+        now = self._clock.now()
+        if own_key != self._own_key:
+            self._own_key = own_key
+            self._links.clear()
+        self._inside = _inside_addresses(view)
+        nodes = {node.key: node for node in view.peers.values()}
+        for key, link in list(self._links.items()):
+            node = nodes.get(key)
+            if node is None or node.disco_key != link.box.peer:
+                del self._links[key]
+                self._pending.append(SetPath(peer=key.raw, addr=None, lease_ms=0))
+        for key, node in nodes.items():
+            if key.is_zero or node.disco_key.is_zero or node.is_wireguard_only:
+                continue
+            link_or_none = self._links.get(key) or self._new_link(node)
+            if link_or_none is None:
+                continue
+            self._links[key] = link = link_or_none
+            link.node = node
+            link.paths.set_peer(self._usable(node.endpoints), home_region(node), now)
+            self._settle(link, now)
+        self._by_disco = {link.box.peer: link for link in self._links.values()}
+        self._flush()
+
+    def set_own_endpoints(self, endpoints: tuple[Endpoint, ...]) -> None:
+        """Take own endpoints that were measured just now."""
+        now = self._clock.now()
+        self._own_endpoints, self._own_endpoints_at = endpoints, now
+        for link in self._links.values():
+            link.paths.set_own_endpoints(endpoints, now)
+            self._settle(link, now)
+        self._flush()
+
+    def network_changed(self) -> None:
+        """The machine's network changed: no path is trusted any more."""
+        now = self._clock.now()
+        for link in self._links.values():
+            link.paths.network_changed(now)
+            self._settle(link, now)
+        self._flush()
+
+    def paths_of(self, key: NodePublic) -> PeerPaths | None:
+        """Return the machine of a peer, for those who show it."""
+        link = self._links.get(key)
+        return link.paths if link else None
+
+    def send_datagram(self, to: Endpoint, data: bytes) -> None:
+        """Send STUN bytes from the engine's socket."""
+        self._engine.apply([SendDatagram(to=str(to), data=data)])
+
+    def any_active(self) -> bool:
+        """Whether traffic flows to any peer."""
+        now = self._clock.now()
+        return any(link.paths.is_active(now) for link in self._links.values())
+
+    async def ping_disco(self, key: NodePublic, timeout_s: float) -> Pong:
+        """Ping a peer's machine over whatever path answers first. Raises TimeoutError."""
+        link = self._links[key]
+        waiter: asyncio.Future[Pong] = asyncio.get_running_loop().create_future()
+        sent: list[TxId] = []
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    now = self._clock.now()
+                    for tx_id in link.paths.ping(now):
+                        if len(self._pongs) < _WAITERS_MAX:
+                            self._pongs[tx_id] = waiter
+                            sent.append(tx_id)
+                    self._settle(link, now)
+                    self._flush()
+                    done, _ = await asyncio.wait([waiter], timeout=1.0)
+                    if done:
+                        return waiter.result()
+        finally:
+            for tx_id in sent:
+                self._pongs.pop(tx_id, None)
+
+    async def probe(self, packet: bytes, nonce: bytes, timeout_s: float) -> Pong:
+        """Send a probe into the tunnel and wait for what answers `nonce`. Raises TimeoutError."""
+        waiter: asyncio.Future[Pong] = asyncio.get_running_loop().create_future()
+        self._probes[nonce] = waiter
+        began = self._clock.now()
+        try:
+            async with asyncio.timeout(timeout_s):
+                self._engine.apply([SendPacket(packet=packet)])
+                await waiter
+                return Pong(None, self._clock.now() - began)
+        finally:
+            del self._probes[nonce]
+
+    def drain(self) -> None:
+        """Take every waiting event, then do what follows from all of them."""
+        events = self._engine.poll()
+        now = self._clock.now()
+        for event in events:
+            self._take(event, now)
+        self._flush()
+
+    def _take(self, event: AnyEvent, now: float) -> None:
+        if isinstance(event, Datagram):
+            self._take_datagram(event, now)
+        elif isinstance(event, Relayed):
+            self._take_relayed(event, now)
+        elif isinstance(event, Active):
+            link = self._links.get(NodePublic(event.peer))
+            if link is not None:
+                link.paths.note_active(now)
+                self._settle(link, now)
+        elif isinstance(event, ProbeReply):
+            answer = parse_answer_untrusted(event.packet)
+            waiter = self._probes.get(answer.nonce) if answer else None
+            if waiter is not None and not waiter.done():
+                waiter.set_result(Pong(None, 0.0))
+        elif self._listener is not None and isinstance(
+            event, Bound | RegionState | Dialed | Fault | PeerGone | Handshake
+        ):
+            self._listener.on_engine_event(event)
+
+    def _take_datagram(self, event: Datagram, now: float) -> None:
+        try:
+            src = Endpoint.parse(event.src)
+        except MalformedEndpoint:
+            self.drops["source unreadable"] += 1
+            return
+        if src.ip in self._inside:
+            self.drops["disco through the tunnel"] += 1
+        elif looks_like_stun(event.data):
+            if self._listener is not None:
+                self._listener.on_stun(event.data, src, now)
+        else:
+            sender = sender_of_untrusted(event.data)
+            link = self._by_disco.get(sender) if sender else None
+            if link is None:
+                self.drops["disco of unknown key"] += 1
+            else:
+                self._open(link, event.data, src, now)
+
+    def _take_relayed(self, event: Relayed, now: float) -> None:
+        link = self._links.get(NodePublic(event.peer))
+        sender = sender_of_untrusted(event.data)
+        if link is None or sender != link.box.peer:
+            self.drops["disco of unknown key"] += 1
+        else:
+            self._open(link, event.data, Relay(event.region), now)
+
+    def _open(self, link: _Link, packet: bytes, via: Via, now: float) -> None:
+        try:
+            message = parse_message_untrusted(link.box.open_untrusted(packet))
+        except (MalformedDisco, MalformedEndpoint):
+            self.drops["disco malformed"] += 1
+            return
+        if isinstance(message, Ping) and message.node_key not in (link.node.key, NodePublic.zero()):
+            self.drops["disco ping for another node key"] += 1
+            return
+        link.paths.receive(message, via, now)
+        self._settle(link, now)
+
+    def _new_link(self, node: Node) -> _Link | None:
+        try:
+            box = SharedBox(self._disco, node.disco_key)
+        except MalformedDisco:
+            self.drops["disco key malformed"] += 1
+            return None
+        paths = PeerPaths(self._own_key, self._entropy)
+        if self._own_endpoints_at is not None:
+            paths.set_own_endpoints(self._own_endpoints, self._own_endpoints_at)
+        return _Link(node, box, paths)
+
+    def _usable(self, texts: list[str]) -> list[Endpoint]:
+        found = []
+        for text in texts:
+            try:
+                endpoint = Endpoint.parse(text)
+            except MalformedEndpoint:
+                continue
+            # An address inside the network would send the tunnel through itself.
+            if endpoint.ip not in self._inside:
+                found.append(endpoint)
+        return found
+
+    def _settle(self, link: _Link, now: float) -> None:
+        """Collect what a machine wants to say and do, and remember when it is due."""
+        paths = link.paths
+        while (transmit := paths.poll_transmit()) is not None:
+            data = link.box.seal(encode_message(transmit.message), self._entropy(NONCE_BYTES))
+            if isinstance(transmit.to, Relay):
+                region, peer = transmit.to.region, link.node.key.raw
+                self._pending.append(SendRelayed(region=region, peer=peer, data=data))
+            else:
+                self._pending.append(SendDatagram(to=str(transmit.to), data=data))
+        while (event := paths.poll_event()) is not None:
+            if isinstance(event, Lease):
+                addr = str(event.endpoint) if event.endpoint else None
+                command = SetPath(peer=link.node.key.raw, addr=addr, lease_ms=event.lease_ms)
+                self._pending.append(command)
+            elif isinstance(event, Ponged):
+                waiter = self._pongs.get(event.tx_id)
+                if waiter is not None and not waiter.done():
+                    waiter.set_result(Pong(event.via, event.rtt_s))
+            elif isinstance(event, EndpointsWanted) and self._listener is not None:
+                self._listener.on_endpoints_wanted()
+        due = paths.next_timeout()
+        when = due[0] if due else None
+        if when is not None and when != link.due:
+            self._due_count += 1
+            heapq.heappush(self._due, (when, self._due_count, link))
+        link.due = when
+
+    def _flush(self) -> None:
+        """Hand commands to the engine and set the one timer."""
+        if self._pending:
+            commands, self._pending = self._pending, []
+            self._engine.apply(commands)
+        # Entries that no longer say when their machine is due are dropped as they surface.
+        while self._due and (
+            self._due[0][0] != self._due[0][2].due
+            or self._links.get(self._due[0][2].node.key) is not self._due[0][2]
+        ):
+            heapq.heappop(self._due)
+        if self._listener is None or not self._due:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        delay_s = max(0.0, self._due[0][0] - self._clock.now())
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        now = self._clock.now()
+        late = []
+        while self._due and self._due[0][0] <= now:
+            when, _, link = heapq.heappop(self._due)
+            if link.due == when and self._links.get(link.node.key) is link:
+                late.append(link)
+        for link in late:
+            link.due = None
+            link.paths.handle_timeout(now)
+            self._settle(link, now)
+        self._flush()
+
+
+def _inside_addresses(view: View) -> set[IPv4Address | IPv6Address]:
+    """Every address of the network's machines themselves."""
+    machines = [*view.peers.values(), *([view.node] if view.node else [])]
+    found = set()
+    for machine in machines:
+        for prefix in machine.addresses:
+            try:
+                found.add(ip_network(prefix, strict=False).network_address)
+            except ValueError:
+                continue
+    return found

@@ -1,0 +1,275 @@
+"""Knowing one's own network: STUN to every region, the home relay, own endpoints (PROTOCOL §5.9).
+
+The measuring itself is `warren.nat.netcheck`; here are its timers, names and consequences.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import NamedTuple
+
+import structlog
+
+from warren.edge.clock import Clock
+from warren.edge.entropy import Entropy
+from warren.edge.linux.interfaces import LocalAddress
+from warren.nat.netcheck import Netcheck
+from warren.nat.report import History, Report, fallback_region, net_info, preferred_region
+from warren.nat.targets import host_names, stun_targets
+from warren.netmap.derpmap import DERPMap
+from warren.netmap.endpoint import Endpoint
+from warren.netmap.node import NetInfo
+from warren.node.regions import compile_regions, relay_names
+
+FULL_EVERY_S = 300.0
+ACTIVE_EVERY_S = 20.0
+ACTIVE_SPREAD_S = 6.0
+IDLE_CHECK_S = 20.0
+FRESH_S = 2.0
+"""A measuring this recent is not repeated when it is wanted again."""
+NAMES_KEEP_S = 300.0
+NAMES_TIMEOUT_S = 5.0
+ENDPOINTS_MAX = 64
+
+# PROTOCOL §3.2.
+TYPE_LOCAL, TYPE_STUN, TYPE_STUN_LOCAL_PORT = 1, 2, 4
+
+log = structlog.get_logger(__name__)
+
+Address = IPv4Address | IPv6Address
+
+
+class OwnEndpoint(NamedTuple):
+    """Where peers may try to reach this node, and how it is known (PROTOCOL §3.2)."""
+
+    endpoint: Endpoint
+    kind: int
+
+
+class Measuring:
+    """Keeps `report`, `home_region`, `endpoints` and `resolved` up to date.
+
+    send: a datagram from the engine's socket. addresses: this machine's own, from the kernel.
+    is_busy: whether traffic flows, so that endpoints are kept fresh. relay_is_up: whether a
+    region's relay is connected. on_result: called after each measuring.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        entropy: Entropy,
+        *,
+        send: Callable[[Endpoint, bytes], None],
+        addresses: Callable[[], list[LocalAddress]],
+        is_busy: Callable[[], bool],
+        relay_is_up: Callable[[int], bool],
+        on_result: Callable[[], None],
+    ) -> None:
+        self._clock = clock
+        self._entropy = entropy
+        self._send = send
+        self._addresses = addresses
+        self._is_busy = is_busy
+        self._relay_is_up = relay_is_up
+        self._on_result = on_result
+        self._derp_map = DERPMap(regions={})
+        self._inside: frozenset[Address] = frozenset()
+        self._ports = (0, 0)
+        self._history = History()
+        self._wanted = asyncio.Event()
+        self._want_full = True
+        self._netcheck: Netcheck | None = None
+        self._answered = asyncio.Event()
+        self._finished: asyncio.Event = asyncio.Event()
+        self._full_at: float | None = None
+        self._names_at: float | None = None
+        self.report: Report | None = None
+        self.home_region = 0
+        self.endpoints: tuple[OwnEndpoint, ...] = ()
+        self.resolved: dict[str, list[str]] = {}
+
+    def set_map(self, derp_map: DERPMap, inside: Iterable[Address]) -> None:
+        """Take the regions, and the network's own addresses (which are no endpoints)."""
+        self._inside = frozenset(inside)
+        if derp_map == self._derp_map:
+            return
+        self._derp_map = derp_map
+        regions = [number for number, region in (derp_map.regions or {}).items() if region]
+        if self.home_region not in regions:
+            # With one region there is nothing to choose: do not wait for a measuring.
+            self.home_region = regions[0] if len(regions) == 1 else 0
+        self._names_at = None
+        self.want(full=True)
+
+    def set_ports(self, port4: int, port6: int) -> None:
+        """Take the engine's UDP ports."""
+        if self._ports != (port4, port6):
+            self._ports = (port4, port6)
+            self.want(full=True)
+
+    def want(self, full: bool = False) -> None:
+        """Measure soon; a measuring under way, or just done, serves too unless `full`."""
+        self._want_full = self._want_full or full
+        self._wanted.set()
+
+    def receive(self, data: bytes, src: Endpoint, now: float) -> bool:
+        """Take a STUN datagram; tell whether it was an answer to us."""
+        if self._netcheck is None or not self._netcheck.receive(data, src, now):
+            return False
+        self._answered.set()
+        return True
+
+    async def measure_now(self) -> None:
+        """Ask for a full measuring and wait until it is done."""
+        finished = self._finished
+        self.want(full=True)
+        await finished.wait()
+
+    async def run(self) -> None:
+        """Measure at the start, when wanted, and from time to time, until cancelled."""
+        while True:
+            await self._await_turn()
+            full = self._want_full or self._full_is_due()
+            self._wanted.clear()
+            self._want_full = False
+            recent = self.report is not None and (
+                self._clock.now() - self.report.finished < FRESH_S
+            )
+            if full or not recent:
+                await self._measure(full)
+            self._finished.set()
+            self._finished = asyncio.Event()
+            self._on_result()
+
+    def net_info(self) -> NetInfo | None:
+        """Return what the coordinator is told; None before anything is known."""
+        if self.report is None:
+            return NetInfo(preferred_derp=self.home_region) if self.home_region else None
+        return net_info(self.report, self.home_region, _os_has_ipv6())
+
+    async def _await_turn(self) -> None:
+        while not self._wanted.is_set():
+            chance = int.from_bytes(self._entropy(2), "big") / 0xFFFF
+            wait_s = ACTIVE_EVERY_S + ACTIVE_SPREAD_S * chance
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s if self._is_busy() else IDLE_CHECK_S):
+                    await self._wanted.wait()
+            if self._is_busy() or self._full_is_due():
+                return
+
+    def _full_is_due(self) -> bool:
+        return self._full_at is None or self._clock.now() - self._full_at >= FULL_EVERY_S
+
+    async def _measure(self, full: bool) -> None:
+        await self._resolve()
+        now = self._clock.now()
+        addresses = {name: [ip_address(t) for t in texts] for name, texts in self.resolved.items()}
+        targets = stun_targets(self._derp_map, addresses, ipv6=self._ports[1] != 0)
+        fastest = None if full else self._history.fastest(now)
+        self._netcheck = Netcheck(targets, self._entropy, now, fastest, self.home_region)
+        try:
+            report = await self._drive(self._netcheck)
+        finally:
+            self._netcheck = None
+        if full:
+            self._full_at = report.finished
+        self.report = report
+        self._history.add(report)
+        self.home_region = self._choose_home(report)
+        self.endpoints = await self._own_endpoints(report)
+
+    async def _drive(self, netcheck: Netcheck) -> Report:
+        while True:
+            while (transmit := netcheck.poll_transmit()) is not None:
+                self._send(transmit.to, transmit.data)
+            if (report := netcheck.poll_event()) is not None:
+                return report
+            due = netcheck.next_timeout()
+            self._answered.clear()
+            if due is not None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.0, due[0] - self._clock.now())):
+                        await self._answered.wait()
+            netcheck.handle_timeout(self._clock.now())
+
+    def _choose_home(self, report: Report) -> int:
+        regions = [
+            n for n, nodes in compile_regions(self._derp_map, self.resolved).items() if nodes
+        ]
+        heard = report.finished if self._relay_is_up(self.home_region) else None
+        params = self._derp_map.home_params
+        scores = params.region_score if params else None
+        chosen = preferred_region(report, self._history, self.home_region, heard, scores)
+        if chosen in regions:
+            return chosen
+        if self.home_region in regions:
+            return self.home_region
+        return fallback_region(regions, b"warren")
+
+    async def _own_endpoints(self, report: Report) -> tuple[OwnEndpoint, ...]:
+        port4, port6 = self._ports
+        found = [OwnEndpoint(e, TYPE_STUN) for e in (*report.mapped_v4[:1], *report.mapped_v6[:1])]
+        if report.mapping_varies and report.global_v4 is not None and port4:
+            found += [OwnEndpoint(e, TYPE_STUN) for e in report.mapped_v4[1:]]
+            # A forwarded port is often the same outside as inside.
+            found.append(OwnEndpoint(Endpoint(report.global_v4.ip, port4), TYPE_STUN_LOCAL_PORT))
+        try:
+            local = await asyncio.to_thread(self._addresses)
+        except OSError as error:
+            log.warning("local addresses cannot be read", reason=str(error))
+            local = []
+        found += [OwnEndpoint(e, TYPE_LOCAL) for e in local_endpoints(local, port4, port6)]
+        unique = {
+            own.endpoint: own for own in reversed(found) if own.endpoint.ip not in self._inside
+        }
+        kept = [own for own in found if unique.get(own.endpoint) is own]
+        return tuple(kept[:ENDPOINTS_MAX])
+
+    async def _resolve(self) -> None:
+        """Look up the names of relays; old answers stay where a look-up fails."""
+        names = sorted({*host_names(self._derp_map), *relay_names(self._derp_map)})
+        now = self._clock.now()
+        if self._names_at is not None and now - self._names_at < NAMES_KEEP_S:
+            return
+        loop = asyncio.get_running_loop()
+        failed = False
+        for name in names:
+            try:
+                async with asyncio.timeout(NAMES_TIMEOUT_S):
+                    answers = await loop.getaddrinfo(name, None, type=socket.SOCK_DGRAM)
+            except (OSError, TimeoutError, UnicodeError):
+                failed = True
+                continue
+            self.resolved[name] = list(dict.fromkeys(str(answer[4][0]) for answer in answers))
+        for name in self.resolved.keys() - set(names):
+            del self.resolved[name]
+        self._names_at = None if failed else now
+
+
+def local_endpoints(local: Iterable[LocalAddress], port4: int, port6: int) -> list[Endpoint]:
+    """Return where this machine's own addresses may be reached by peers nearby.
+
+    Loopback only counts where there is nothing else; link-local IPv6 has no place on the wire.
+    """
+    near: list[Endpoint] = []
+    loopback: list[Endpoint] = []
+    for address in local:
+        ip = address.ip
+        port = port4 if ip.version == 4 else port6
+        if not port or address.is_tun or (ip.version == 6 and ip.is_link_local):
+            continue
+        (loopback if ip.is_loopback else near).append(Endpoint(ip, port))
+    return near or loopback
+
+
+def _os_has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True

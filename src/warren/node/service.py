@@ -1,0 +1,590 @@
+"""The node as a whole: what the local API asks for, and what follows from each new map.
+
+It holds the parts and passes news between them; what is decided is decided in `membership`,
+`reconcile`, `measuring` and `warren.paths`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from contextlib import suppress
+from ipaddress import ip_address
+from typing import NamedTuple, Protocol
+
+import msgspec
+import structlog
+
+from warren import __version__
+from warren.edge.clock import Clock
+from warren.edge.entropy import Entropy
+from warren.edge.linux.interfaces import local_addresses
+from warren.edge.linux.netmon import network_changes
+from warren.edge.linux.routes import RouteProblem, TunRoutes
+from warren.engine.commands import Rebind
+from warren.engine.events import Bound, Dialed, Fault, Handshake, PeerGone, RegionState
+from warren.engine.protocol import Engine, Snapshot
+from warren.keys import DiscoPrivate, NodePublic
+from warren.netmap.endpoint import Endpoint
+from warren.netmap.node import Node
+from warren.netmap.view import EMPTY, View
+from warren.netmap.wire import PingRequest as ControlPing
+from warren.node import statuses
+from warren.node.control_client import Refused
+from warren.node.control_link import ControlLink, LinkLost, NotACoordinator
+from warren.node.control_pings import answer_control_ping
+from warren.node.dataplane import Dataplane
+from warren.node.dialing import Dialer
+from warren.node.hostinfo import MalformedHostname, check_hostname, make_hostinfo
+from warren.node.localapi import RequestFailed
+from warren.node.measuring import Measuring
+from warren.node.membership import Facts, Membership
+from warren.node.probes import icmp_echo, tsmp_ping
+from warren.node.reconcile import NOTHING, Desired, Settings, desire, own_addresses, reconcile
+from warren.node.schema import (
+    NetcheckReport,
+    PingReply,
+    PingRequest,
+    RegionLatency,
+    Status,
+    UpRequest,
+)
+from warren.node.state import MalformedServerUrl, NodeState, Prefs, StateProblem
+from warren.paths.machine import Relay
+
+HOUSEKEEPING_S = 60.0
+NETWORK_SETTLES_S = 0.3
+PING_TIMEOUT_MAX_S = 60.0
+PING_SIZE_MAX_BYTES = 1000
+_NONCE_BYTES = 8
+
+log = structlog.get_logger(__name__)
+
+
+class Mode(NamedTuple):
+    """How this node meets its machine. tun: None for userspace mode."""
+
+    tun: str | None
+    port: int
+    """UDP port that was asked for; 0 takes any."""
+    mtu_bytes: int
+
+
+class Proxy(Protocol):
+    """The userspace proxy, as far as status needs it."""
+
+    @property
+    def address(self) -> str | None:
+        """Where it listens, or None."""
+        ...
+
+
+class NodeService:
+    """Implements `warren.node.localapi.NodeActions`. Lives on one event loop."""
+
+    def __init__(
+        self, state: NodeState, engine: Engine, mode: Mode, clock: Clock, entropy: Entropy
+    ) -> None:
+        self._state = state
+        self._engine = engine
+        self._mode = mode
+        self._clock = clock
+        self._entropy = entropy
+        disco = DiscoPrivate.from_entropy(entropy(32))
+        self._disco_public = disco.public()
+        self._dataplane = Dataplane(engine, clock, entropy, disco)
+        self._measuring = Measuring(
+            clock,
+            entropy,
+            send=self._dataplane.send_datagram,
+            addresses=local_addresses,
+            is_busy=self._dataplane.any_active,
+            relay_is_up=lambda region: self._engine.snapshot().regions.get(region, False),
+            on_result=self._on_measured,
+        )
+        self._membership = Membership(
+            state,
+            clock,
+            entropy,
+            facts=self._facts,
+            on_view=self._on_view,
+            on_change=self._bump,
+            on_ping=self._on_control_ping,
+        )
+        self._routes = TunRoutes(mode.tun, mode.mtu_bytes) if mode.tun else None
+        self._routes_wanted: tuple[list[str], list[str]] = ([], [])
+        self._routes_news = asyncio.Event()
+        self._route_problem = ""
+        self._faults: dict[str, str] = {}
+        self._desired: Desired = NOTHING
+        self._generation = 0
+        self._seq = 1
+        self._attempt = 0
+        self._changed = asyncio.Event()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._member: asyncio.Task[None] | None = None
+        self._changing = asyncio.Lock()
+        self._engine_fault = ""
+        self._engine_stopped = asyncio.Event()
+        self.dialer = Dialer(engine)
+        self.proxy: Proxy | None = None
+
+    async def run(self) -> None:
+        """Run until cancelled; the device is cleared and the peers are dropped at the end."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                tasks.create_task(self._dataplane.run(self), name="dataplane")
+                tasks.create_task(self._measuring.run(), name="measuring")
+                tasks.create_task(self._watch_network(), name="netmon")
+                tasks.create_task(self._keep_house(), name="housekeeping")
+                tasks.create_task(self._watch_engine(), name="engine")
+                if self._routes is not None:
+                    tasks.create_task(self._keep_routes(self._routes), name="routes")
+                profile = self._state.profile
+                if profile is not None and profile.prefs.want_running:
+                    self._start_member(None, force_login=False)
+        finally:
+            if self._routes is not None:
+                with suppress(RouteProblem):
+                    self._routes.clear()
+
+    # The local API.
+
+    def status(self, peers: bool = True) -> Status:
+        """Return what is known now."""
+        view = self._membership.view
+        snapshot = self._engine.snapshot()
+        now = self._clock.now()
+        profile = self._state.profile
+        listed = statuses.peer_statuses(view, snapshot, self._dataplane.paths_of, now)
+        endpoints = [str(own.endpoint) for own in self._measuring.endpoints]
+        return Status(
+            version=__version__,
+            state=self._membership.phase,
+            seq=self._seq,
+            attempt=self._attempt,
+            error=self._membership.error,
+            auth_url=self._membership.auth_url,
+            server_url=profile.server_url if profile else "",
+            connected=self._membership.connected,
+            mode="tun" if self._mode.tun else "userspace",
+            tun=snapshot.tun_name or self._mode.tun,
+            port=snapshot.port4 or snapshot.port6,
+            proxy=self.proxy.address if self.proxy else None,
+            offloads=snapshot.offloads,
+            domain=view.domain,
+            self_node=statuses.self_status(view, self._measuring.home_region, endpoints),
+            peers=listed if peers else [],
+            health=self._health(view),
+            drops=self._drops(snapshot),
+            pid=os.getpid(),
+            state_dir=str(self._state.directory),
+        )
+
+    async def watch(self, seq: int, wait_s: float) -> Status:
+        """Return the status once its `seq` is beyond the given one, or after `wait_s`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                while self._seq <= seq:
+                    await self._changed.wait()
+        return self.status(peers=False)
+
+    async def up(self, request: UpRequest) -> Status:
+        """Join or change preferences. What comes of it is told by `watch`."""
+        async with self._changing:
+            try:
+                await self._select_server(request.server_url)
+                prefs = self._wished_prefs(request)
+                self._state.set_prefs(prefs)
+            except (MalformedServerUrl, MalformedHostname) as error:
+                raise RequestFailed(400, str(error)) from error
+            except StateProblem as error:
+                raise RequestFailed(507, str(error)) from error
+            running = self._member is not None and not self._member.done()
+            fresh_login = request.force_login or bool(request.auth_key)
+            if running and self._membership.phase == "running" and not request.force_login:
+                self._refresh()
+                self._membership.report()
+            elif running and not fresh_login and self._membership.auth_url:
+                pass  # The log-in under way goes on.
+            else:
+                await self._stop_member()
+                self._start_member(request.auth_key, force_login=request.force_login)
+            self._attempt += 1
+            self._bump()
+            return self.status(peers=False)
+
+    async def down(self) -> Status:
+        """Leave the network alone until the next `up`; the log-in stays."""
+        async with self._changing:
+            await self._stop_member()
+            profile = self._state.profile
+            if profile is not None:
+                self._save_prefs(msgspec.structs.replace(profile.prefs, want_running=False))
+            self._attempt += 1
+            self._leave()
+            return self.status(peers=False)
+
+    async def log_out(self) -> Status:
+        """Expire this node's key at the coordinator, forget it, and stop."""
+        async with self._changing:
+            if self._state.profile is None:
+                raise RequestFailed(409, "This machine is not logged in anywhere.")
+            await self._stop_member()
+            try:
+                async with asyncio.timeout(30):
+                    await self._membership.log_out()
+                self._state.forget_login()
+            except TimeoutError:
+                self._start_member(None, force_login=False)
+                raise RequestFailed(504, "The coordinator did not answer; try again.") from None
+            except (LinkLost, Refused, NotACoordinator) as error:
+                self._start_member(None, force_login=False)
+                raise RequestFailed(502, f"{error} This machine stays logged in.") from error
+            except StateProblem as error:
+                raise RequestFailed(507, str(error)) from error
+            self._attempt += 1
+            self._leave()
+            return self.status(peers=False)
+
+    async def ping(self, request: PingRequest) -> PingReply:
+        """Ping a peer once."""
+        view = self._membership.view
+        if self._membership.phase != "running" or view.node is None:
+            raise RequestFailed(409, "This machine is not up; `warren up` brings it back.")
+        if not 0 < request.timeout_s <= PING_TIMEOUT_MAX_S:
+            raise RequestFailed(400, f"timeout_s is between 0 and {PING_TIMEOUT_MAX_S:.0f}.")
+        if not 0 <= request.size_bytes <= PING_SIZE_MAX_BYTES:
+            raise RequestFailed(400, f"size_bytes is between 0 and {PING_SIZE_MAX_BYTES}.")
+        node = statuses.find_machine(view, request.peer)
+        if node is None:
+            raise RequestFailed(404, f"There is no machine {request.peer[:80]!r} in this network.")
+        reply = PingReply(
+            ok=False,
+            kind=request.kind,
+            peer=statuses.first_name(node),
+            address=next(iter(statuses.plain_addresses(node)), ""),
+        )
+        if node is view.node:
+            return msgspec.structs.replace(reply, ok=True, via="self", ms=0.0)
+        try:
+            if request.kind == "disco":
+                return await self._ping_disco(view, node, request, reply)
+            return await self._ping_inside(view, node, request, reply)
+        except TimeoutError:
+            online = "" if node.online is not False else "; the coordinator calls it offline"
+            text = f"no answer within {request.timeout_s:g} s{online}"
+            return msgspec.structs.replace(reply, error=text)
+
+    async def netcheck(self) -> NetcheckReport:
+        """Measure the network now."""
+        try:
+            async with asyncio.timeout(15):
+                await self._measuring.measure_now()
+        except TimeoutError:
+            raise RequestFailed(504, "The measuring did not end in time.") from None
+        report = self._measuring.report
+        assert report is not None
+        view = self._membership.view
+        latency = report.latency
+        regions = [
+            RegionLatency(
+                region=number,
+                code=region.region_code,
+                name=region.region_name,
+                latency_ms=latency[number] * 1000 if number in latency else None,
+            )
+            for number, region in sorted((view.derp_map.regions or {}).items())
+            if region is not None
+        ]
+        return NetcheckReport(
+            udp=report.udp,
+            ipv4=str(report.global_v4) if report.global_v4 else None,
+            ipv6=str(report.global_v6) if report.global_v6 else None,
+            mapping_varies=report.mapping_varies,
+            home_region=self._measuring.home_region,
+            home_region_code=statuses.region_code(view, self._measuring.home_region),
+            regions=regions,
+            endpoints=[str(own.endpoint) for own in self._measuring.endpoints],
+        )
+
+    def find_address(self, name: str) -> str | None:
+        """Return the first address of a machine by name, for the proxy; None if unknown."""
+        node = statuses.find_machine(self._membership.view, name)
+        return next(iter(statuses.plain_addresses(node)), None) if node else None
+
+    # What the dataplane tells.
+
+    def on_stun(self, data: bytes, src: Endpoint, now: float) -> None:
+        """A STUN datagram came in."""
+        if not self._measuring.receive(data, src, now):
+            self._dataplane.drops["stun not asked for"] += 1
+
+    def on_endpoints_wanted(self) -> None:
+        """A peer is to be called: measure own endpoints."""
+        self._measuring.want()
+
+    def on_engine_event(
+        self, event: Bound | RegionState | Dialed | Fault | PeerGone | Handshake
+    ) -> None:
+        """Something happened in the engine."""
+        if isinstance(event, Bound):
+            self._measuring.set_ports(event.port4, event.port6)
+        elif isinstance(event, RegionState):
+            log.info("relay", region=event.region, connected=event.connected, error=event.error)
+            self._set_fault(f"region-{event.region}", event.error or event.health)
+        elif isinstance(event, Fault):
+            log.error("engine", message=event.message, fatal=event.fatal)
+            self._set_fault("engine", event.message)
+            if event.fatal:
+                self._engine_fault = event.message
+                self._engine_stopped.set()
+        elif isinstance(event, Dialed):
+            self.dialer.finish(event)
+
+    # What the membership tells.
+
+    def _on_view(self, view: View) -> None:
+        self._refresh()
+
+    def _facts(self) -> Facts:
+        profile = self._state.profile
+        own = self._measuring.endpoints
+        return Facts(
+            disco_key=self._disco_public,
+            hostinfo=make_hostinfo(
+                profile.prefs if profile else Prefs(),
+                self._state.log_id,
+                self._measuring.net_info(),
+                userspace=self._mode.tun is None,
+            ),
+            endpoints=tuple(str(item.endpoint) for item in own),
+            endpoint_types=tuple(item.kind for item in own),
+        )
+
+    async def _on_control_ping(self, link: ControlLink, request: ControlPing) -> None:
+        await answer_control_ping(link, request, self.ping)
+
+    def _on_measured(self) -> None:
+        self._dataplane.set_own_endpoints(tuple(own.endpoint for own in self._measuring.endpoints))
+        if self._membership.view.node is not None:
+            self._refresh()
+        self._membership.report()
+
+    # What follows.
+
+    def _refresh(self) -> None:
+        """Make engine, machines, measuring and device follow the present map and settings."""
+        view = self._membership.view
+        if view.node is None:
+            return
+        profile = self._state.profile
+        assert profile is not None
+        inside = [ip_address(a) for a in statuses.plain_addresses(view.node)]
+        inside += [
+            ip_address(a) for peer in view.peers.values() for a in statuses.plain_addresses(peer)
+        ]
+        self._measuring.set_map(view.derp_map, inside)
+        key = self._state.node_key()
+        settings = Settings(
+            private_key=key.reveal(),
+            home_region=self._measuring.home_region,
+            accept_routes=profile.prefs.accept_routes,
+            shields_up=profile.prefs.shields_up,
+            resolved=self._measuring.resolved,
+        )
+        self._become(desire(view, settings, self._clock.wall()))
+        self._dataplane.set_view(view, key.public())
+        routes = [p for peer in self._desired.peers.values() for p in peer.allowed_ips]
+        self._want_routes(own_addresses(view.node), routes)
+        self._bump()
+
+    def _become(self, desired: Desired) -> None:
+        commands = reconcile(self._desired, desired)
+        self._desired = desired
+        if commands:
+            self._generation += 1
+            self._engine.apply(commands, self._generation)
+
+    def _leave(self) -> None:
+        """Drop all peers and routes."""
+        self._membership.stop()
+        self._become(NOTHING)
+        self._dataplane.set_view(EMPTY, NodePublic.zero())
+        self._want_routes([], [])
+        self._bump()
+
+    def _want_routes(self, addresses: list[str], routes: list[str]) -> None:
+        if self._routes_wanted != (addresses, routes):
+            self._routes_wanted = (addresses, routes)
+            self._routes_news.set()
+
+    async def _keep_routes(self, routes: TunRoutes) -> None:
+        """Give the device what is wanted, off the event loop, one change after another."""
+        while True:
+            await self._routes_news.wait()
+            self._routes_news.clear()
+            addresses, prefixes = self._routes_wanted
+            try:
+                await asyncio.to_thread(routes.apply, addresses, prefixes)
+                self._route_problem = ""
+            except RouteProblem as error:
+                log.error("routes", reason=str(error))
+                self._route_problem = str(error)
+            self._bump()
+
+    async def _watch_network(self) -> None:
+        """Search paths and measure anew whenever this machine's own addresses changed."""
+        before = await self._outer_addresses()
+        try:
+            async with network_changes() as changed:
+                while True:
+                    await changed.wait()
+                    await asyncio.sleep(NETWORK_SETTLES_S)
+                    changed.clear()
+                    after = await self._outer_addresses()
+                    if after != before:
+                        before = after
+                        log.info("network changed", addresses=sorted(after))
+                        self._engine.apply([Rebind(port=self._mode.port)])
+                        self._dataplane.network_changed()
+                        self._measuring.want(full=True)
+        except OSError as error:
+            log.warning("network changes cannot be watched", reason=str(error))
+
+    async def _outer_addresses(self) -> frozenset[str]:
+        try:
+            found = await asyncio.to_thread(local_addresses)
+        except OSError:
+            return frozenset()
+        return frozenset(str(a.ip) for a in found if not a.is_tun and not a.ip.is_link_local)
+
+    async def _keep_house(self) -> None:
+        """Keys of peers expire without a word from the coordinator."""
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            if self._membership.view.node is not None:
+                self._refresh()
+
+    async def _watch_engine(self) -> None:
+        """Without an engine the node is nothing: end with what it said."""
+        await self._engine_stopped.wait()
+        raise EngineStopped(self._engine_fault)
+
+    def _start_member(self, auth_key: str | None, *, force_login: bool) -> None:
+        assert self._tasks is not None, "the service runs before it is asked"
+        self._member = self._tasks.create_task(
+            self._membership.run(auth_key, force_login), name="membership"
+        )
+
+    async def _stop_member(self) -> None:
+        if self._member is not None:
+            self._member.cancel()
+            await asyncio.wait([self._member])
+            self._member = None
+
+    async def _select_server(self, url: str | None) -> None:
+        profile = self._state.profile
+        if url is None and profile is None:
+            raise RequestFailed(400, "Tell which coordinator to join: warren up --server URL.")
+        if url is None:
+            return
+        before = profile.server_url if profile else None
+        selected = self._state.select(url)
+        if before is not None and selected.server_url != before:
+            await self._stop_member()
+            self._leave()
+
+    def _wished_prefs(self, request: UpRequest) -> Prefs:
+        profile = self._state.profile
+        assert profile is not None
+        prefs = profile.prefs
+        wished: dict[str, object] = {"want_running": True}
+        if request.hostname is not None:
+            wished["hostname"] = check_hostname(request.hostname)
+        if request.ephemeral:
+            wished["ephemeral"] = True
+        for name in ("shields_up", "accept_routes", "advertise_tags"):
+            if (value := getattr(request, name)) is not None:
+                wished[name] = value
+        return msgspec.structs.replace(prefs, **wished)
+
+    def _save_prefs(self, prefs: Prefs) -> None:
+        try:
+            self._state.set_prefs(prefs)
+        except StateProblem as error:
+            raise RequestFailed(507, str(error)) from error
+
+    async def _ping_disco(
+        self, view: View, node: Node, request: PingRequest, reply: PingReply
+    ) -> PingReply:
+        if self._dataplane.paths_of(node.key) is None:
+            text = "it has no disco key now, so only `--kind tsmp` or `icmp` can reach it"
+            return msgspec.structs.replace(reply, error=text)
+        pong = await self._dataplane.ping_disco(node.key, request.timeout_s)
+        reply = msgspec.structs.replace(reply, ok=True, ms=pong.rtt_s * 1000)
+        if isinstance(pong.via, Relay):
+            region = pong.via.region
+            code = statuses.region_code(view, region)
+            return msgspec.structs.replace(reply, via="relay", region=region, region_code=code)
+        return msgspec.structs.replace(reply, via="direct", path=str(pong.via))
+
+    async def _ping_inside(
+        self, view: View, node: Node, request: PingRequest, reply: PingReply
+    ) -> PingReply:
+        assert view.node is not None
+        own = [ip_address(a) for a in statuses.plain_addresses(view.node)]
+        theirs = [ip_address(a) for a in statuses.plain_addresses(node)]
+        pair = next(((s, d) for d in theirs for s in own if s.version == d.version), None)
+        if pair is None:
+            return msgspec.structs.replace(reply, error="no address family in common")
+        nonce = self._entropy(_NONCE_BYTES)
+        if request.kind == "tsmp":
+            packet = tsmp_ping(*pair, nonce)
+        else:
+            packet = icmp_echo(*pair, nonce, request.size_bytes)
+        pong = await self._dataplane.probe(packet, nonce, request.timeout_s)
+        stats = {peer.key: peer for peer in self._engine.snapshot().peers}
+        path = statuses.path_status(
+            view,
+            node,
+            stats.get(node.key.raw),
+            self._dataplane.paths_of(node.key),
+            self._clock.now(),
+        )
+        return msgspec.structs.replace(
+            reply,
+            ok=True,
+            ms=pong.rtt_s * 1000,
+            via="unknown" if path.kind == "none" else path.kind,
+            path=path.address,
+            region=path.region,
+            region_code=path.region_code,
+        )
+
+    def _health(self, view: View) -> list[str]:
+        own = (self._desired.filter_fault, self._membership.clock_warning, self._route_problem)
+        told = [*view.health]
+        told += [m.title or m.text for _, m in sorted(view.display_messages.items())]
+        return [text for text in (*own, *self._faults.values(), *told) if text]
+
+    def _set_fault(self, name: str, text: str) -> None:
+        if self._faults.get(name, "") != text:
+            self._faults[name] = text
+            self._bump()
+
+    def _drops(self, snapshot: Snapshot) -> dict[str, int]:
+        total: Counter[str] = Counter(snapshot.drops)
+        total.update(self._dataplane.drops)
+        return {reason: count for reason, count in sorted(total.items()) if count}
+
+    def _bump(self) -> None:
+        self._seq += 1
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+class EngineStopped(Exception):
+    """The packet engine gave up. The text is its sentence."""
