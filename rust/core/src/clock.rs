@@ -15,7 +15,10 @@ impl Now {
     /// The same reading, `ms` later on both clocks.
     #[must_use]
     pub fn plus_ms(self, ms: u64) -> Self {
-        Self { mono_ms: self.mono_ms + ms, wall: self.wall + Duration::from_millis(ms) }
+        Self {
+            mono_ms: self.mono_ms + ms,
+            wall: self.wall + Duration::from_millis(ms),
+        }
     }
 }
 

@@ -115,7 +115,11 @@ fn classify_geneve(d: &[u8]) -> Option<Kind> {
         Inner::Disco if protocol == GENEVE_WIREGUARD => Inner::Unknown,
         inner => inner,
     };
-    Some(Kind::Geneve { vni, control: d[1] & 0x80 != 0, inner })
+    Some(Kind::Geneve {
+        vni,
+        control: d[1] & 0x80 != 0,
+        inner,
+    })
 }
 
 /// The WireGuard message type, if type field and length agree.
@@ -182,15 +186,27 @@ mod tests {
         let vni = 0x01_02_03;
         assert_eq!(
             wrapped(0x7a12, false, &data),
-            Kind::Geneve { vni, control: false, inner: Inner::WireGuard(WireGuard::Data) }
+            Kind::Geneve {
+                vni,
+                control: false,
+                inner: Inner::WireGuard(WireGuard::Data)
+            }
         );
         assert_eq!(
             wrapped(0x7a11, true, &disco()),
-            Kind::Geneve { vni, control: true, inner: Inner::Disco }
+            Kind::Geneve {
+                vni,
+                control: true,
+                inner: Inner::Disco
+            }
         );
         assert_eq!(
             wrapped(0x7a12, false, &disco()),
-            Kind::Geneve { vni, control: false, inner: Inner::Unknown }
+            Kind::Geneve {
+                vni,
+                control: false,
+                inner: Inner::Unknown
+            }
         );
         assert_eq!(classify(&geneve(0x6558, false, &data)), Kind::Unknown);
     }

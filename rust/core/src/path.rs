@@ -30,14 +30,18 @@ pub struct Path {
 impl Path {
     /// Lease `addr` until `until_ms`, or take the path away.
     pub fn lease(&self, addr: Option<SocketAddr>, until_ms: u64) {
-        self.lease.store(addr.map(|addr| Lease { addr, until_ms }.into()));
+        self.lease
+            .store(addr.map(|addr| Lease { addr, until_ms }.into()));
     }
 
     /// The direct address while its lease is valid.
     #[must_use]
     pub fn direct(&self, mono_ms: u64) -> Option<SocketAddr> {
         let lease = self.lease.load();
-        lease.as_ref().filter(|lease| mono_ms < lease.until_ms).map(|lease| lease.addr)
+        lease
+            .as_ref()
+            .filter(|lease| mono_ms < lease.until_ms)
+            .map(|lease| lease.addr)
     }
 
     /// The relay region where the peer can be reached: its home by the map, else the region that
@@ -95,7 +99,11 @@ mod tests {
         path.lease(None, 9_000);
         assert_eq!(path.direct(1), None);
         path.heard_from(addr);
-        assert_eq!(path.direct(1), None, "only a roaming peer learns from datagrams");
+        assert_eq!(
+            path.direct(1),
+            None,
+            "only a roaming peer learns from datagrams"
+        );
     }
 
     #[test]

@@ -129,7 +129,10 @@ pub struct Routes<T> {
 
 impl<T> Default for Routes<T> {
     fn default() -> Self {
-        Self { v4: Vec::new(), v6: Vec::new() }
+        Self {
+            v4: Vec::new(),
+            v6: Vec::new(),
+        }
     }
 }
 
@@ -152,11 +155,15 @@ impl<T> Routes<T> {
         match addr {
             IpAddr::V4(v4) => {
                 let addr = u32::from(v4);
-                self.v4.iter().find_map(|(bits, table)| table.get(&(addr & mask4(*bits))))
+                self.v4
+                    .iter()
+                    .find_map(|(bits, table)| table.get(&(addr & mask4(*bits))))
             }
             IpAddr::V6(v6) => {
                 let addr = u128::from(v6);
-                self.v6.iter().find_map(|(bits, table)| table.get(&(addr & mask6(*bits))))
+                self.v6
+                    .iter()
+                    .find_map(|(bits, table)| table.get(&(addr & mask6(*bits))))
             }
         }
     }
@@ -203,9 +210,16 @@ mod tests {
             ("fd7a:115c:a1e0::8", 6),
             ("fd7a:115c:a1e0::7", 7),
         ] {
-            assert_eq!(routes.lookup(addr.parse().unwrap()), Some(&expected), "{addr}");
+            assert_eq!(
+                routes.lookup(addr.parse().unwrap()),
+                Some(&expected),
+                "{addr}"
+            );
         }
-        assert_eq!(Routes::<u8>::default().lookup("10.0.0.1".parse().unwrap()), None);
+        assert_eq!(
+            Routes::<u8>::default().lookup("10.0.0.1".parse().unwrap()),
+            None
+        );
     }
 
     #[test]
@@ -215,7 +229,15 @@ mod tests {
         assert!(prefix.contains("10.255.0.1".parse().unwrap()));
         assert!(!prefix.contains("11.0.0.1".parse().unwrap()));
         assert!(!prefix.contains("::1".parse().unwrap()));
-        for bad in ["", "10.0.0.0/33", "::/129", "10.0.0.0/-1", "10.0.0.0/x", "host/8", "1/2/3"] {
+        for bad in [
+            "",
+            "10.0.0.0/33",
+            "::/129",
+            "10.0.0.0/-1",
+            "10.0.0.0/x",
+            "host/8",
+            "1/2/3",
+        ] {
             assert!(bad.parse::<Prefix>().is_err(), "{bad}");
         }
     }

@@ -192,17 +192,51 @@ pub struct RelayNode {
 #[serde(tag = "type")]
 #[allow(missing_docs)]
 pub enum Event {
-    Applied { generation: u64 },
-    Bound { port4: u16, port6: u16 },
-    Datagram { src: String, data: ByteBuf },
-    Relayed { region: u32, peer: Key, data: ByteBuf },
-    RegionState { region: u32, connected: bool, error: String, health: String },
-    PeerGone { region: u32, peer: Key, reason: u8 },
-    Active { peer: Key, direct: bool },
-    Handshake { peer: Key },
-    ProbeReply { packet: ByteBuf },
-    Dialed { id: u64, error: String },
-    Fault { message: String, fatal: bool },
+    Applied {
+        generation: u64,
+    },
+    Bound {
+        port4: u16,
+        port6: u16,
+    },
+    Datagram {
+        src: String,
+        data: ByteBuf,
+    },
+    Relayed {
+        region: u32,
+        peer: Key,
+        data: ByteBuf,
+    },
+    RegionState {
+        region: u32,
+        connected: bool,
+        error: String,
+        health: String,
+    },
+    PeerGone {
+        region: u32,
+        peer: Key,
+        reason: u8,
+    },
+    Active {
+        peer: Key,
+        direct: bool,
+    },
+    Handshake {
+        peer: Key,
+    },
+    ProbeReply {
+        packet: ByteBuf,
+    },
+    Dialed {
+        id: u64,
+        error: String,
+    },
+    Fault {
+        message: String,
+        fatal: bool,
+    },
 }
 
 /// What is fixed for the life of an engine.

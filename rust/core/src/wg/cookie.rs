@@ -34,9 +34,16 @@ pub(super) struct MacKeys {
 impl MacKeys {
     pub(super) fn of(receiver: &PublicKey) -> Self {
         let hash = |label: &[u8]| {
-            Blake2s256::new().chain_update(label).chain_update(receiver.0).finalize().into()
+            Blake2s256::new()
+                .chain_update(label)
+                .chain_update(receiver.0)
+                .finalize()
+                .into()
         };
-        Self { mac1: hash(LABEL_MAC1), cookie: hash(LABEL_COOKIE) }
+        Self {
+            mac1: hash(LABEL_MAC1),
+            cookie: hash(LABEL_COOKIE),
+        }
     }
 
     /// Write both macs at the end of a handshake message to this key; gives mac1.
@@ -53,7 +60,11 @@ impl MacKeys {
     pub(super) fn check(&self, message: &[u8]) -> Result<(), Refused> {
         let (body, macs) = message.split_at(message.len() - 2 * MAC_BYTES);
         let expected = mac(&self.mac1, &[body]);
-        if same(&expected, &macs[..MAC_BYTES]) { Ok(()) } else { Err(Refused::BadMac) }
+        if same(&expected, &macs[..MAC_BYTES]) {
+            Ok(())
+        } else {
+            Err(Refused::BadMac)
+        }
     }
 
     /// Open a cookie reply from this key to a message of ours that carried `mac1`.
@@ -83,12 +94,16 @@ pub(super) struct CookieJar {
 
 impl CookieJar {
     pub(super) fn new() -> Self {
-        Self { secret: Mutex::new(None) }
+        Self {
+            secret: Mutex::new(None),
+        }
     }
 
     /// Whether mac2 proves that the sender got a cookie at `src`.
     pub(super) fn proves_address(&self, message: &[u8], src: &Source, mono_ms: u64) -> bool {
-        let Some((secret, since)) = *lock(&self.secret) else { return false };
+        let Some((secret, since)) = *lock(&self.secret) else {
+            return false;
+        };
         if mono_ms.saturating_sub(since) >= COOKIE_MS {
             return false;
         }
@@ -155,7 +170,9 @@ fn cookie_for(secret: &[u8; 32], src: &Source) -> Cookie {
 /// Keyed BLAKE2s with 16 bytes of output. Keys are 16 or 32 bytes.
 fn mac(key: &[u8], parts: &[&[u8]]) -> [u8; 16] {
     // A key of at most 32 bytes is always taken; an empty answer would match no mac.
-    let Ok(mut state) = <Blake2sMac<U16> as Mac>::new_from_slice(key) else { return [0; 16] };
+    let Ok(mut state) = <Blake2sMac<U16> as Mac>::new_from_slice(key) else {
+        return [0; 16];
+    };
     for part in parts {
         state.update(part);
     }

@@ -29,12 +29,7 @@ impl Tunnel {
     ///
     /// # Errors
     /// Why it was dropped.
-    pub fn receive_handshake(
-        &self,
-        datagram: &[u8],
-        src: Source,
-        now: Now,
-    ) -> Result<(), Refused> {
+    pub fn receive_handshake(&self, datagram: &[u8], src: Source, now: Now) -> Result<(), Refused> {
         let tables = self.tables();
         let identity = tables.identity.as_deref().ok_or(Refused::BadMac)?;
         match wireguard_kind(datagram) {
@@ -64,7 +59,8 @@ impl Tunnel {
         if lock(&self.load).count(now.mono_ms) {
             if !self.jar.proves_address(datagram, &src, now.mono_ms) {
                 let reply =
-                    self.jar.reply(&identity.macs, datagram, &src, now.mono_ms, &self.entropy);
+                    self.jar
+                        .reply(&identity.macs, datagram, &src, now.mono_ms, &self.entropy);
                 if let Some(reply) = reply {
                     self.transmit(Target::Source(src), reply.to_vec());
                 }
@@ -91,7 +87,9 @@ impl Tunnel {
         if state.gone {
             return Err(Refused::UnknownPeer);
         }
-        let replayed = state.newest_timestamp.is_some_and(|newest| accepted.timestamp <= newest);
+        let replayed = state
+            .newest_timestamp
+            .is_some_and(|newest| accepted.timestamp <= newest);
         let flooding = state
             .accepted_ms
             .is_some_and(|at| now.mono_ms.saturating_sub(at) < MIN_INITIATION_GAP_MS);
@@ -100,7 +98,10 @@ impl Tunnel {
         }
         state.newest_timestamp = Some(accepted.timestamp);
         state.accepted_ms = Some(now.mono_ms);
-        let index = self.indices.reserve(peer, &self.entropy).ok_or(Refused::UnderLoad)?;
+        let index = self
+            .indices
+            .reserve(peer, &self.entropy)
+            .ok_or(Refused::UnderLoad)?;
         let remote_index = u32::from_le_bytes(array(datagram, 4)?);
         let (body, keys) = match accepted.respond() {
             Ok(done) => done,
@@ -109,8 +110,7 @@ impl Tunnel {
                 return Err(refused);
             }
         };
-        let Some(session) = self.new_session(peer, (index, remote_index), false, &keys, now)
-        else {
+        let Some(session) = self.new_session(peer, (index, remote_index), false, &keys, now) else {
             return Err(Refused::Malformed);
         };
         if let Some(unused) = state.next.replace(session) {
@@ -152,7 +152,10 @@ impl Tunnel {
             None => (current, None),
         };
         let older = std::mem::replace(&mut state.previous, previous);
-        [unused, older].iter().flatten().for_each(|old| self.indices.release(old.local_index));
+        [unused, older]
+            .iter()
+            .flatten()
+            .for_each(|old| self.indices.release(old.local_index));
         peer.heard(src, datagram.len() as u64, now.mono_ms);
         self.established(&session, &mut state, now);
         // The responder may not send before it hears from us.
@@ -167,7 +170,11 @@ impl Tunnel {
         let peer = session.peer();
         let mut state = lock(&peer.state);
         session.confirmed.store(true, Ordering::Release);
-        if !state.next.as_ref().is_some_and(|next| Arc::ptr_eq(next, session)) {
+        if !state
+            .next
+            .as_ref()
+            .is_some_and(|next| Arc::ptr_eq(next, session))
+        {
             return;
         }
         state.next = None;
@@ -183,7 +190,9 @@ impl Tunnel {
 
     fn established(&self, session: &Arc<Session>, state: &mut State, now: Now) {
         let peer = session.peer();
-        peer.marks.handshake_ms.store(now.mono_ms, Ordering::Relaxed);
+        peer.marks
+            .handshake_ms
+            .store(now.mono_ms, Ordering::Relaxed);
         self.tell(TunnelEvent::Handshake(peer.clone()));
         self.arm(peer, state, now);
     }
@@ -205,8 +214,11 @@ impl Tunnel {
             return;
         }
         let earliest_ms = state.initiated_ms.map_or(0, |at| at + REKEY_TIMEOUT_MS);
-        state.attempt =
-            Some(Attempt { began_ms: now.mono_ms, retry_ms: earliest_ms, sent: None });
+        state.attempt = Some(Attempt {
+            began_ms: now.mono_ms,
+            retry_ms: earliest_ms,
+            sent: None,
+        });
         if earliest_ms <= now.mono_ms {
             self.send_initiation(peer, state, now);
         }
@@ -221,9 +233,14 @@ impl Tunnel {
         state.drop_attempt(&self.indices);
         let mut jitter = [0; 2];
         self.entropy.fill(&mut jitter);
-        let retry_ms = now.mono_ms + REKEY_TIMEOUT_MS + u64::from(u16::from_le_bytes(jitter)) % JITTER_MS;
+        let retry_ms =
+            now.mono_ms + REKEY_TIMEOUT_MS + u64::from(u16::from_le_bytes(jitter)) % JITTER_MS;
         let sent = self.write_initiation(peer, state, now);
-        state.attempt = Some(Attempt { began_ms, retry_ms, sent });
+        state.attempt = Some(Attempt {
+            began_ms,
+            retry_ms,
+            sent,
+        });
     }
 
     fn write_initiation(
@@ -264,7 +281,9 @@ impl Tunnel {
             .filter(|(_, at_ms)| is_cookie_fresh(*at_ms, now.mono_ms))
             .map(|(cookie, _)| cookie);
         state.sent_mac1 = Some(peer.macs.sign(&mut message, cookie));
-        peer.marks.tx_bytes.fetch_add(message.len() as u64, Ordering::Relaxed);
+        peer.marks
+            .tx_bytes
+            .fetch_add(message.len() as u64, Ordering::Relaxed);
         peer.marks.tx_any_ms.store(now.mono_ms, Ordering::Relaxed);
         self.transmit(Target::Peer(peer.clone()), message);
     }
@@ -296,5 +315,8 @@ impl Tunnel {
 }
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], Refused> {
-    bytes.get(at..at + N).and_then(|part| part.try_into().ok()).ok_or(Refused::Malformed)
+    bytes
+        .get(at..at + N)
+        .and_then(|part| part.try_into().ok())
+        .ok_or(Refused::Malformed)
 }

@@ -33,7 +33,9 @@ pub(super) struct Indices {
 impl Indices {
     pub(super) fn new() -> Self {
         Self {
-            slots: std::iter::repeat_with(ArcSwapOption::empty).take(SLOTS).collect(),
+            slots: std::iter::repeat_with(ArcSwapOption::empty)
+                .take(SLOTS)
+                .collect(),
             changing: Mutex::new(()),
         }
     }
@@ -50,7 +52,11 @@ impl Indices {
             entropy.fill(&mut bytes);
             let index = u32::from_le_bytes(bytes);
             if self.slot(index).load().is_none() {
-                let entry = Entry { index, peer: peer.clone(), session: None };
+                let entry = Entry {
+                    index,
+                    peer: peer.clone(),
+                    session: None,
+                };
                 self.slot(index).store(Some(entry.into()));
                 return Some(index);
             }
@@ -62,31 +68,50 @@ impl Indices {
     pub(super) fn assign(&self, session: &Arc<Session>) {
         let _changing = lock(&self.changing);
         let index = session.local_index;
-        let entry =
-            Entry { index, peer: session.peer().clone(), session: Some(session.clone()) };
+        let entry = Entry {
+            index,
+            peer: session.peer().clone(),
+            session: Some(session.clone()),
+        };
         self.slot(index).store(Some(entry.into()));
     }
 
     /// Free an index; does nothing if it is someone else's by now.
     pub(super) fn release(&self, index: u32) {
         let _changing = lock(&self.changing);
-        if self.slot(index).load().as_ref().is_some_and(|entry| entry.index == index) {
+        if self
+            .slot(index)
+            .load()
+            .as_ref()
+            .is_some_and(|entry| entry.index == index)
+        {
             self.slot(index).store(None);
         }
     }
 
     pub(super) fn session(&self, index: u32) -> Option<Arc<Session>> {
-        self.slot(index).load().as_ref().filter(|entry| entry.index == index)?.session.clone()
+        self.slot(index)
+            .load()
+            .as_ref()
+            .filter(|entry| entry.index == index)?
+            .session
+            .clone()
     }
 
     /// Whose index this is.
     pub(super) fn peer(&self, index: u32) -> Option<Arc<Peer>> {
         let entry = self.slot(index).load();
-        entry.as_ref().filter(|entry| entry.index == index).map(|entry| entry.peer.clone())
+        entry
+            .as_ref()
+            .filter(|entry| entry.index == index)
+            .map(|entry| entry.peer.clone())
     }
 
     #[cfg(test)]
     pub(super) fn used(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.load().is_some()).count()
+        self.slots
+            .iter()
+            .filter(|slot| slot.load().is_some())
+            .count()
     }
 }

@@ -109,6 +109,9 @@ mod tests {
             load.admit(&Source::Udp((std::net::Ipv4Addr::from(n), 1).into()), 1_060);
         }
         assert!(load.sources.len() <= MAX_SOURCES);
-        assert!(load.admit(&src("[2001:db8::1]:1"), 10_000), "idle sources make room");
+        assert!(
+            load.admit(&src("[2001:db8::1]:1"), 10_000),
+            "idle sources make room"
+        );
     }
 }

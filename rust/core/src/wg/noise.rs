@@ -80,8 +80,9 @@ pub(super) fn initiate(
 ) -> Result<(Initiated, [u8; INITIATION_NOISE_BYTES]), Refused> {
     let mut out = [0; INITIATION_NOISE_BYTES];
     let mut run = || {
-        let mut state =
-            builder(own, entropy)?.remote_public_key(&peer.0)?.build_initiator()?;
+        let mut state = builder(own, entropy)?
+            .remote_public_key(&peer.0)?
+            .build_initiator()?;
         let written = state.write_message(&stamp, &mut out)?;
         debug_assert_eq!(written, INITIATION_NOISE_BYTES);
         Ok::<_, snow::Error>(state)
@@ -96,7 +97,9 @@ impl Initiated {
         &mut self,
         response: &[u8; RESPONSE_NOISE_BYTES],
     ) -> Result<TransportKeys, Refused> {
-        self.0.read_message(response, &mut []).map_err(|_| Refused::Forged)?;
+        self.0
+            .read_message(response, &mut [])
+            .map_err(|_| Refused::Forged)?;
         let (send, receive) = self.0.dangerously_get_raw_split();
         Ok(TransportKeys { send, receive })
     }
@@ -117,7 +120,11 @@ pub(super) fn accept(
     let state = run().map_err(|_| Refused::Forged)?;
     let mut peer = [0; 32];
     peer.copy_from_slice(state.get_remote_static().ok_or(Refused::Forged)?);
-    Ok(Accepted { state, peer: PublicKey(peer), timestamp: stamp })
+    Ok(Accepted {
+        state,
+        peer: PublicKey(peer),
+        timestamp: stamp,
+    })
 }
 
 impl Accepted {
@@ -126,7 +133,9 @@ impl Accepted {
         mut self,
     ) -> Result<([u8; RESPONSE_NOISE_BYTES], TransportKeys), Refused> {
         let mut out = [0; RESPONSE_NOISE_BYTES];
-        self.state.write_message(&[], &mut out).map_err(|_| Refused::Malformed)?;
+        self.state
+            .write_message(&[], &mut out)
+            .map_err(|_| Refused::Malformed)?;
         let (receive, send) = self.state.dangerously_get_raw_split();
         Ok((out, TransportKeys { send, receive }))
     }

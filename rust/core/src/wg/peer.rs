@@ -154,8 +154,10 @@ impl Peer {
     }
 
     pub(super) fn configure(&self, config: &PeerConfig) {
-        self.path.configure(config.home_region, config.roams, config.endpoint);
-        self.keepalive_ms.store(u64::from(config.keepalive_s) * 1_000, Ordering::Relaxed);
+        self.path
+            .configure(config.home_region, config.roams, config.endpoint);
+        self.keepalive_ms
+            .store(u64::from(config.keepalive_s) * 1_000, Ordering::Relaxed);
     }
 
     /// An authenticated datagram of `bytes` bytes came from `src`.
@@ -184,8 +186,15 @@ impl Peer {
 
     /// Forget sessions, handshakes and waiting packets.
     pub(super) fn forget_sessions(&self, state: &mut State, indices: &Indices) {
-        let sessions = [state.previous.take(), state.next.take(), self.current.swap(None)];
-        sessions.iter().flatten().for_each(|session| indices.release(session.local_index));
+        let sessions = [
+            state.previous.take(),
+            state.next.take(),
+            self.current.swap(None),
+        ];
+        sessions
+            .iter()
+            .flatten()
+            .for_each(|session| indices.release(session.local_index));
         state.drop_attempt(indices);
         state.staged.clear();
         state.cookie = None;

@@ -14,7 +14,11 @@ pub(super) struct Queue<T> {
 
 impl<T> Queue<T> {
     pub(super) fn new(bound: usize) -> Self {
-        Self { items: Mutex::default(), length: AtomicUsize::new(0), bound }
+        Self {
+            items: Mutex::default(),
+            length: AtomicUsize::new(0),
+            bound,
+        }
     }
 
     /// Append; when full, the oldest goes. Whether it fitted.

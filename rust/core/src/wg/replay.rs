@@ -16,7 +16,10 @@ pub(super) struct Window {
 
 impl Default for Window {
     fn default() -> Self {
-        Self { next: 0, blocks: [0; BLOCKS] }
+        Self {
+            next: 0,
+            blocks: [0; BLOCKS],
+        }
     }
 }
 
@@ -51,7 +54,10 @@ impl Window {
 }
 
 fn place(counter: u64) -> (usize, u64) {
-    ((counter / BLOCK_BITS % BLOCKS as u64) as usize, 1 << (counter % BLOCK_BITS))
+    (
+        (counter / BLOCK_BITS % BLOCKS as u64) as usize,
+        1 << (counter % BLOCK_BITS),
+    )
 }
 
 #[cfg(test)]
@@ -87,7 +93,9 @@ mod tests {
         let (mut window, mut seen, mut newest) = (Window::default(), HashSet::new(), 0_u64);
         let mut state = 7_u64;
         for _ in 0..200_000 {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             let jump = state >> 33;
             let counter = match jump % 100 {
                 0 => newest + jump % 20_000,
@@ -96,7 +104,11 @@ mod tests {
             };
             let expected = newest.wrapping_add(1).saturating_sub(counter) <= WINDOW
                 && !seen.contains(&counter);
-            assert_eq!(offer(&mut window, counter), expected, "{counter} at {newest}");
+            assert_eq!(
+                offer(&mut window, counter),
+                expected,
+                "{counter} at {newest}"
+            );
             seen.insert(counter);
             newest = newest.max(counter);
         }

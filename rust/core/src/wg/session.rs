@@ -47,13 +47,22 @@ pub(super) struct SessionFacts {
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Session({:08x} with {:?})", self.local_index, self.peer.key())
+        write!(
+            f,
+            "Session({:08x} with {:?})",
+            self.local_index,
+            self.peer.key()
+        )
     }
 }
 
 impl Session {
     pub(super) fn new(facts: SessionFacts, keys: &TransportKeys) -> Option<Self> {
-        let key = |raw| UnboundKey::new(&CHACHA20_POLY1305, raw).ok().map(LessSafeKey::new);
+        let key = |raw| {
+            UnboundKey::new(&CHACHA20_POLY1305, raw)
+                .ok()
+                .map(LessSafeKey::new)
+        };
         Some(Self {
             peer: facts.peer,
             sealing: key(&keys.send)?,
@@ -83,7 +92,9 @@ impl Session {
 
     /// To a multiple of 16, but never past the MTU (whitepaper §5.4.6, PROTOCOL §6).
     fn padded_len(&self, plaintext_len: usize) -> usize {
-        plaintext_len.next_multiple_of(16).min(self.mtu_bytes.max(plaintext_len))
+        plaintext_len
+            .next_multiple_of(16)
+            .min(self.mtu_bytes.max(plaintext_len))
     }
 
     /// Seal a packet that lies at `buffer[16..16 + plaintext_len]` into the datagram
@@ -119,14 +130,19 @@ impl Session {
     /// [`seal_in_place`](Self::seal_in_place).
     #[must_use]
     pub fn seal_into(&self, plaintext: &[u8], out: &mut [u8]) -> Option<usize> {
-        out.get_mut(HEADER_BYTES..HEADER_BYTES + plaintext.len())?.copy_from_slice(plaintext);
+        out.get_mut(HEADER_BYTES..HEADER_BYTES + plaintext.len())?
+            .copy_from_slice(plaintext);
         self.seal_in_place(out, plaintext.len())
     }
 
     /// Begin opening a batch: takes the replay window's lock until the opener is dropped.
     #[must_use]
     pub fn opener(&self) -> Opener<'_> {
-        Opener { session: self, window: lock(&self.window), opened: Opened::default() }
+        Opener {
+            session: self,
+            window: lock(&self.window),
+            opened: Opened::default(),
+        }
     }
 
     /// Messages sealed so far.

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::PeerConfig;
 use super::cookie::MacKeys;
 use super::keys::{PrivateKey, PublicKey};
 use super::peer::Peer;
-use super::PeerConfig;
 use crate::routes::{Prefix, Routes};
 
 /// Who we are.
@@ -21,7 +21,11 @@ pub(super) struct Identity {
 impl Identity {
     pub(super) fn new(private: PrivateKey) -> Self {
         let public = private.public();
-        Self { private, public, macs: MacKeys::of(&public) }
+        Self {
+            private,
+            public,
+            macs: MacKeys::of(&public),
+        }
     }
 }
 
@@ -44,7 +48,8 @@ impl Tables {
     /// would go to it.
     #[must_use]
     pub fn allows(&self, peer: &Peer, src: IpAddr) -> bool {
-        self.route(src).is_some_and(|routed| std::ptr::eq(routed.as_ref(), peer))
+        self.route(src)
+            .is_some_and(|routed| std::ptr::eq(routed.as_ref(), peer))
     }
 
     /// The peer with this key.
@@ -102,9 +107,15 @@ impl Registry {
         entries.sort_unstable_by_key(|entry| entry.changed);
         Tables {
             identity: self.identity.clone(),
-            peers: entries.iter().map(|e| (*e.peer.key(), e.peer.clone())).collect(),
+            peers: entries
+                .iter()
+                .map(|e| (*e.peer.key(), e.peer.clone()))
+                .collect(),
             routes: Routes::new(entries.iter().flat_map(|entry| {
-                entry.prefixes.iter().map(|prefix| (*prefix, entry.peer.clone()))
+                entry
+                    .prefixes
+                    .iter()
+                    .map(|prefix| (*prefix, entry.peer.clone()))
             })),
         }
     }

@@ -110,11 +110,16 @@ impl Tunnel {
                 None
             },
         ];
-        expired.iter().flatten().for_each(|session| self.indices.release(session.local_index));
+        expired
+            .iter()
+            .flatten()
+            .for_each(|session| self.indices.release(session.local_index));
     }
 
     fn retry_handshake(&self, peer: &Arc<Peer>, state: &mut State, now: Now) {
-        let Some(attempt) = &state.attempt else { return };
+        let Some(attempt) = &state.attempt else {
+            return;
+        };
         if now.mono_ms < attempt.retry_ms {
             return;
         }
@@ -142,8 +147,10 @@ fn persistent_due(peer: &Peer, state: &State) -> Option<u64> {
         return None;
     }
     let marks = &peer.marks;
-    let (tx_ms, rx_ms) =
-        (marks.tx_any_ms.load(Ordering::Relaxed), marks.rx_any_ms.load(Ordering::Relaxed));
+    let (tx_ms, rx_ms) = (
+        marks.tx_any_ms.load(Ordering::Relaxed),
+        marks.rx_any_ms.load(Ordering::Relaxed),
+    );
     let last_ms = tx_ms.max(rx_ms).max(state.keepalive_tried_ms);
     Some(if last_ms == 0 { 0 } else { last_ms + every_ms })
 }
@@ -155,7 +162,11 @@ fn next_due(peer: &Peer, state: &State) -> Option<(u64, &'static str)> {
         earliest.add(attempt.retry_ms, "retry a handshake");
     }
     let current = peer.current.load();
-    let sessions = [state.previous.as_ref(), state.next.as_ref(), current.as_ref()];
+    let sessions = [
+        state.previous.as_ref(),
+        state.next.as_ref(),
+        current.as_ref(),
+    ];
     for session in sessions.into_iter().flatten() {
         earliest.add(session.created_ms + REJECT_AFTER_MS, "forget a session");
     }

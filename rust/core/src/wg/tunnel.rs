@@ -63,7 +63,11 @@ impl Tunnel {
     pub fn set_identity(&self, private: PrivateKey) {
         let identity = Identity::new(private);
         let mut registry = lock(&self.registry);
-        if registry.identity.as_ref().is_some_and(|old| old.public == identity.public) {
+        if registry
+            .identity
+            .as_ref()
+            .is_some_and(|old| old.public == identity.public)
+        {
             return;
         }
         registry.identity = Some(identity.into());
@@ -76,15 +80,25 @@ impl Tunnel {
     /// Our public key, once there is an identity.
     #[must_use]
     pub fn public_key(&self) -> Option<PublicKey> {
-        self.tables.load().identity.as_ref().map(|identity| identity.public)
+        self.tables
+            .load()
+            .identity
+            .as_ref()
+            .map(|identity| identity.public)
     }
 
     /// Add or replace `upsert` by key, then drop `remove`. Sessions of kept keys live on.
     /// A prefix that two peers claim belongs to the one named last.
     pub fn set_peers(&self, upsert: &[PeerConfig], remove: &[PublicKey], now: Now) {
         let mut registry = lock(&self.registry);
-        let added: Vec<_> = upsert.iter().map(|config| registry.upsert(config)).collect();
-        let removed: Vec<_> = remove.iter().filter_map(|key| registry.remove(key)).collect();
+        let added: Vec<_> = upsert
+            .iter()
+            .map(|config| registry.upsert(config))
+            .collect();
+        let removed: Vec<_> = remove
+            .iter()
+            .filter_map(|key| registry.remove(key))
+            .collect();
         self.tables.store(registry.tables().into());
         drop(registry);
         for peer in added {
@@ -108,7 +122,9 @@ impl Tunnel {
     /// The session that seals for `peer` now. None: [`stage`](Self::stage) the packet.
     #[must_use]
     pub fn sender(&self, peer: &Peer, now: Now) -> Option<Arc<Session>> {
-        peer.current.load_full().filter(|session| session.is_usable(now.mono_ms))
+        peer.current
+            .load_full()
+            .filter(|session| session.is_usable(now.mono_ms))
     }
 
     /// After sealing a batch of data: counters, timers, and a new handshake when one is due.
@@ -122,8 +138,11 @@ impl Tunnel {
         peer.note_data_sent(now.mono_ms);
         // The initiator renews (whitepaper §6.2). When it has nothing to send it does so late or
         // never, so a sending responder does too, a while later.
-        let renew_ms =
-            if session.initiator { REKEY_AFTER_MS } else { RESPONDER_REKEY_AFTER_MS };
+        let renew_ms = if session.initiator {
+            REKEY_AFTER_MS
+        } else {
+            RESPONDER_REKEY_AFTER_MS
+        };
         if now.mono_ms.saturating_sub(session.created_ms) >= renew_ms
             || session.sealed_messages() >= REKEY_AFTER_MESSAGES
         {
@@ -183,7 +202,12 @@ impl Tunnel {
             && now.mono_ms.saturating_sub(session.created_ms) >= renew_ms
         {
             let mut state = lock(&peer.state);
-            if peer.current.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, session)) {
+            if peer
+                .current
+                .load()
+                .as_ref()
+                .is_some_and(|current| Arc::ptr_eq(current, session))
+            {
                 self.want_handshake(peer, &mut state, now);
             }
         }
