@@ -268,9 +268,6 @@ class Demo:
     def _stock_http(self) -> tuple[str, dict[str, Any]]:
         page = self._stock.page.decode()
         to_stock = self._page(self._alice.route(), self._stock_address, page, STOCK_WEB_PORT)
-        wait_until(
-            lambda: self._stock.knows_relay_of(self._bob.address), 10.0, "dave knows bob's relay"
-        )
         with WebServer(self._bob.part, WEB_PORT, "hello from bob"):
             began = time.monotonic()
             answer = self._stock.get_from_peer(f"{self._bob.address}:{WEB_PORT}")

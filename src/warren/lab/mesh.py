@@ -75,7 +75,7 @@ class Server:
 
     def admin(self, *words: str) -> Any:
         """Run `warren admin … --json` and return what it printed."""
-        argv = [*_COMMAND, "admin", "--state", str(self.state), *words, "--json"]
+        argv = [*_COMMAND, "admin", *words, "--state", str(self.state), "--json"]
         text = self.part.run(argv, env=command_environment())
         return json.loads(text) if text.strip() else None
 

@@ -139,14 +139,13 @@ class StockClient:
                 found.append(str(record.get("msg", "")))
         return found
 
-    def knows_relay_of(self, address: str) -> bool:
-        """Whether it has learned the home relay of the peer with this address.
+    def heard_of(self, address: str) -> bool:
+        """Whether a change of its map since its last start has brought the peer with this address.
 
-        A client that sends its first WireGuard initiation before that drops it and tries again
-        only after 5 s, so whoever measures it waits for this first.
+        It may not know the peer's home relay yet: a client that sends its first WireGuard
+        initiation before that drops it, and tries again only after 5 s.
         """
-        found = [line for line in self.messages() if f" {address} " in line]
-        return any(re.search(rf"D[1-9]\d* [^\n]*\b{re.escape(address)} ", text) for text in found)
+        return any(f" {address} " in line and "netmap diff" in line for line in self.messages())
 
     def map_polls(self) -> int:
         """How many streaming map polls it has opened since its last start."""
