@@ -65,7 +65,7 @@ impl Prober {
         }
     }
 
-    /// Our addresses; only probes to them are answered.
+    /// Our addresses; only probes to them are answered. Before they are known, every probe is.
     pub fn set_addresses(&self, own: Vec<IpAddr>) {
         self.own.store(own.into());
     }
@@ -135,7 +135,8 @@ impl Prober {
     }
 
     fn is_own(&self, addr: IpAddr) -> bool {
-        self.own.load().contains(&addr)
+        let own = self.own.load();
+        own.is_empty() || own.contains(&addr)
     }
 
     fn was_expected(&self, from: IpAddr, mark: Option<Mark>) -> bool {

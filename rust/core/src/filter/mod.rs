@@ -27,14 +27,12 @@ const FRAGMENT_MIN_BYTES: usize = 80;
 /// Why the filter dropped a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// No rule lets it in.
+    /// No rule lets it in, or it is for a multicast or link-local address, which no rule can.
     NoRule,
     /// Not an IP packet, or one that contradicts itself.
     Malformed,
     /// A fragment that could overwrite a transport header.
     Fragment,
-    /// To a multicast or link-local address: nothing of that kind travels in the tunnel.
-    Scope,
 }
 
 /// The filter in force and the flows that may be answered; shared by all threads.
@@ -88,7 +86,7 @@ impl Gate {
         }
         let parsed = parse_untrusted(packet).map_err(|_| Refusal::Malformed)?;
         if !is_in_scope(parsed.dst) {
-            return Err(Refusal::Scope);
+            return Err(Refusal::NoRule);
         }
         if parsed.later_fragment {
             let harmless = parsed.fragment_at >= FRAGMENT_MIN_BYTES;

@@ -134,9 +134,9 @@ fn open_to_all_is_still_no_way_for_garbage_scopes() {
     );
     let mut multicast = packet(17, 1, 50, (1, 2), 0);
     multicast[16..20].copy_from_slice(&[224, 0, 0, 251]);
-    assert_eq!(gate.check_in(&multicast), Err(Refusal::Scope));
+    assert_eq!(gate.check_in(&multicast), Err(Refusal::NoRule));
     multicast[16..20].copy_from_slice(&[169, 254, 0, 1]);
-    assert_eq!(gate.check_in(&multicast), Err(Refusal::Scope));
+    assert_eq!(gate.check_in(&multicast), Err(Refusal::NoRule));
     let gre = gate_with_gre();
     assert_eq!(gre.check_in(&packet(47, 1, 50, (1, 2), 0)), Ok(()));
 }

@@ -1,1 +1,716 @@
+//! Two devices in memory, a wire between them, and a clock that only the test moves.
 
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::*;
+use crate::clock::{Entropy, Now};
+use crate::demux::{WireGuard, wireguard_kind};
+
+/// Entropy that replays: SplitMix64 from a seed.
+pub(super) struct Seeded(pub(super) AtomicU64);
+
+impl Entropy for Seeded {
+    fn fill(&self, out: &mut [u8]) {
+        for chunk in out.chunks_mut(8) {
+            let mut z = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            chunk.copy_from_slice(&(z ^ (z >> 31)).to_le_bytes()[..chunk.len()]);
+        }
+    }
+}
+
+struct Device {
+    tunnel: Tunnel,
+    addr: SocketAddr,
+    key: PublicKey,
+    /// Opened inner packets.
+    inbox: Vec<Vec<u8>>,
+    events: Vec<TunnelEvent>,
+    refused: BTreeMap<&'static str, usize>,
+}
+
+const PORT_A: u16 = 1;
+const PORT_B: u16 = 2;
+
+fn device(seed: u64, port: u16, initiations_per_s: u32) -> Device {
+    let private = PrivateKey([seed as u8; 32]);
+    let key = private.public();
+    let config = TunnelConfig { mtu_bytes: 1280, initiations_per_s };
+    let tunnel = Tunnel::new(config, Arc::new(Seeded(seed.into())));
+    tunnel.set_identity(private);
+    let addr = SocketAddr::from(([192, 0, 2, 1], port));
+    Device { tunnel, addr, key, inbox: vec![], events: vec![], refused: BTreeMap::new() }
+}
+
+fn peer_of(other: &Device) -> PeerConfig {
+    PeerConfig {
+        key: other.key,
+        allowed_ips: vec![format!("10.0.0.{}", other.addr.port()).parse().unwrap()],
+        home_region: 0,
+        roams: true,
+        endpoint: Some(other.addr),
+        keepalive_s: 0,
+    }
+}
+
+/// An IPv4 packet from 10.0.0.src to 10.0.0.dst.
+fn packet(src: u16, dst: u16, len: usize) -> Vec<u8> {
+    let mut p = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0];
+    p.extend_from_slice(&[10, 0, 0, src as u8, 10, 0, 0, dst as u8]);
+    p.resize(len, 0xaa);
+    p[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+    p
+}
+
+impl Device {
+    fn peer(&self, key: &PublicKey) -> Arc<Peer> {
+        self.tunnel.tables().peer(key).unwrap().clone()
+    }
+
+    /// Send one packet as the packet path does; what was sealed at once.
+    fn send(&self, packet: &[u8], now: Now) -> Vec<Vec<u8>> {
+        let tables = self.tunnel.tables();
+        let peer = tables.route(crate::packet::destination(packet).unwrap()).unwrap();
+        let Some(session) = self.tunnel.sender(peer, now) else {
+            self.tunnel.stage(peer, packet, now);
+            return vec![];
+        };
+        let mut out = vec![0; session.sealed_len(packet.len())];
+        let len = session.seal_into(packet, &mut out).unwrap();
+        assert_eq!(len, out.len());
+        self.tunnel.sent(&session, 1, len as u64, now);
+        vec![out]
+    }
+
+    fn receive(&mut self, datagram: &[u8], src: SocketAddr, now: Now) {
+        let outcome = match wireguard_kind(datagram) {
+            Some(WireGuard::Data) => self.receive_data(datagram, src, now),
+            Some(_) => self.tunnel.receive_handshake(datagram, Source::Udp(src), now),
+            None => Err(Refused::Malformed),
+        };
+        if let Err(refused) = outcome {
+            *self.refused.entry(refused.name()).or_default() += 1;
+        }
+        while let Some(event) = self.tunnel.poll_event() {
+            self.events.push(event);
+        }
+    }
+
+    fn receive_data(
+        &mut self,
+        datagram: &[u8],
+        src: SocketAddr,
+        now: Now,
+    ) -> Result<(), Refused> {
+        let session = self.tunnel.session(datagram).ok_or(Refused::NoSession)?;
+        let mut buffer = datagram.to_vec();
+        let mut opener = session.opener();
+        let inner = opener.open_in_place(&mut buffer).map(|plain| plain.to_vec());
+        let opened = opener.finish();
+        self.tunnel.received(&session, opened, Source::Udp(src), now);
+        let inner = inner?;
+        if !inner.is_empty() {
+            let (src, _) = crate::packet::source_and_length(&inner).unwrap();
+            assert!(self.tunnel.tables().allows(session.peer(), src));
+            self.inbox.push(inner);
+        }
+        Ok(())
+    }
+
+    fn handshakes(&self) -> usize {
+        self.events.iter().filter(|e| matches!(e, TunnelEvent::Handshake(_))).count()
+    }
+}
+
+/// Devices A (port 1) and B (port 2).
+struct Lab {
+    a: Device,
+    b: Device,
+    now: Now,
+    /// Datagrams under way: from port, to port, bytes.
+    wire: VecDeque<(u16, u16, Vec<u8>)>,
+    /// Every datagram ever sent.
+    seen: Vec<(u16, Vec<u8>)>,
+    /// Whether a datagram is lost, by its number.
+    lose: Box<dyn FnMut(usize, &[u8]) -> bool>,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let (a, b) = (device(11, PORT_A, 1_000), device(22, PORT_B, 1_000));
+        let now = Now { mono_ms: 1_000, wall: Duration::from_secs(1_700_000_000) };
+        a.tunnel.set_peers(&[peer_of(&b)], &[], now);
+        b.tunnel.set_peers(&[peer_of(&a)], &[], now);
+        let lose = Box::new(|_, _: &[u8]| false);
+        Self { a, b, now, wire: VecDeque::new(), seen: vec![], lose }
+    }
+
+    fn post(&mut self, from: u16, to: u16, datagram: Vec<u8>) {
+        let lost = (self.lose)(self.seen.len(), &datagram);
+        self.seen.push((from, datagram.clone()));
+        if !lost {
+            self.wire.push_back((from, to, datagram));
+        }
+    }
+
+    fn collect(&mut self) {
+        let mut out = vec![];
+        for device in [&self.a, &self.b] {
+            while let Some(transmit) = device.tunnel.poll_transmit() {
+                let to = match transmit.to {
+                    Target::Peer(peer) => peer.path().direct(self.now.mono_ms).unwrap(),
+                    Target::Source(Source::Udp(addr)) => addr,
+                    Target::Source(other) => panic!("{other:?}"),
+                };
+                out.push((device.addr.port(), to.port(), transmit.datagram));
+            }
+        }
+        out.into_iter().for_each(|(from, to, datagram)| self.post(from, to, datagram));
+    }
+
+    /// Deliver until nothing is under way.
+    fn settle(&mut self) {
+        loop {
+            self.collect();
+            let Some((from, to, datagram)) = self.wire.pop_front() else { return };
+            let src = SocketAddr::from(([192, 0, 2, 1], from));
+            let device = if to == self.b.addr.port() { &mut self.b } else { &mut self.a };
+            device.receive(&datagram, src, self.now);
+        }
+    }
+
+    fn a_sends(&mut self, packet: &[u8]) {
+        for datagram in self.a.send(packet, self.now) {
+            self.post(self.a.addr.port(), PORT_B, datagram);
+        }
+        self.settle();
+    }
+
+    fn b_sends(&mut self, packet: &[u8]) {
+        for datagram in self.b.send(packet, self.now) {
+            self.post(PORT_B, self.a.addr.port(), datagram);
+        }
+        self.settle();
+    }
+
+    /// Let time pass, timers running every 100 ms.
+    fn pass_ms(&mut self, ms: u64) {
+        for _ in 0..ms / 100 {
+            self.now = self.now.plus_ms(100);
+            for device in [&mut self.a, &mut self.b] {
+                device.tunnel.handle_timeout(self.now);
+                while let Some(event) = device.tunnel.poll_event() {
+                    device.events.push(event);
+                }
+            }
+            self.settle();
+        }
+    }
+
+    fn count(&self, from: u16, kind: WireGuard) -> usize {
+        self.seen.iter().filter(|(f, d)| *f == from && wireguard_kind(d) == Some(kind)).count()
+    }
+}
+
+#[test]
+fn first_packet_waits_for_the_handshake_and_arrives() {
+    let mut lab = Lab::new();
+    let sizes = [20, 21, 36, 1279, 1280];
+    for len in sizes {
+        let sent = packet(PORT_A, PORT_B, len);
+        lab.a_sends(&sent);
+        assert_eq!(lab.b.inbox.last(), Some(&sent));
+        let sent = packet(PORT_B, PORT_A, len);
+        lab.b_sends(&sent);
+        assert_eq!(lab.a.inbox.last(), Some(&sent));
+    }
+    assert_eq!((lab.a.handshakes(), lab.b.handshakes()), (1, 1));
+    let lengths: Vec<usize> = lab.seen.iter().map(|(_, d)| d.len()).collect();
+    assert_eq!(lengths, [148, 92, 64, 64, 64, 64, 80, 80, 1312, 1312, 1312, 1312]);
+    assert!(lab.a.refused.is_empty() && lab.b.refused.is_empty());
+    let stats = lab.a.peer(&lab.b.key).stats();
+    assert_eq!(stats.tx_bytes, 148 + 64 + 64 + 80 + 1312 + 1312);
+    assert_eq!(stats.rx_bytes, 92 + 64 + 64 + 80 + 1312 + 1312);
+    assert_eq!(stats.handshake_ms, Some(1_000));
+}
+
+#[test]
+fn every_staged_packet_arrives_in_order() {
+    let mut lab = Lab::new();
+    let packets: Vec<_> = (0..150).map(|n| packet(PORT_A, PORT_B, 100 + n)).collect();
+    for p in &packets {
+        assert!(lab.a.send(p, lab.now).is_empty());
+    }
+    lab.settle();
+    assert_eq!(lab.b.inbox, packets[150 - MAX_STAGED..]);
+    assert_eq!(lab.a.tunnel.dropped(), 150 - MAX_STAGED as u64);
+    assert_eq!(lab.count(PORT_A, WireGuard::Initiation), 1);
+}
+
+#[test]
+fn initiator_renews_after_120_s_without_losing_a_packet() {
+    let mut lab = Lab::new();
+    for n in 0..400 {
+        lab.a_sends(&packet(PORT_A, PORT_B, 64));
+        lab.b_sends(&packet(PORT_B, PORT_A, 64));
+        assert_eq!((lab.a.inbox.len(), lab.b.inbox.len()), (n + 1, n + 1));
+        lab.pass_ms(1_000);
+    }
+    assert_eq!((lab.a.handshakes(), lab.b.handshakes()), (4, 4));
+    assert_eq!(lab.count(PORT_A, WireGuard::Initiation), 4);
+    assert_eq!(lab.count(PORT_B, WireGuard::Initiation), 0, "the responder leaves it to him");
+    // Previous and current on either side, and old ones are forgotten.
+    assert!(lab.a.tunnel.indices.used() <= 3, "{}", lab.a.tunnel.indices.used());
+    lab.pass_ms(200_000);
+    assert_eq!((lab.a.tunnel.indices.used(), lab.b.tunnel.indices.used()), (0, 0));
+    assert_eq!(lab.a.tunnel.next_timeout(), None, "a silent peer costs nothing");
+}
+
+#[test]
+fn one_way_traffic_is_renewed_from_either_side() {
+    for from_a in [true, false] {
+        let mut lab = Lab::new();
+        lab.a_sends(&packet(PORT_A, PORT_B, 64));
+        for _ in 0..400 {
+            lab.pass_ms(1_000);
+            let before = lab.a.inbox.len() + lab.b.inbox.len();
+            if from_a {
+                lab.a_sends(&packet(PORT_A, PORT_B, 64));
+            } else {
+                lab.b_sends(&packet(PORT_B, PORT_A, 64));
+            }
+            assert_eq!(lab.a.inbox.len() + lab.b.inbox.len(), before + 1);
+        }
+        assert!((3..=5).contains(&lab.a.handshakes()), "{}", lab.a.handshakes());
+    }
+}
+
+#[test]
+fn message_limit_renews() {
+    let mut lab = Lab::new();
+    lab.a_sends(&packet(PORT_A, PORT_B, 64));
+    lab.pass_ms(6_000);
+    let session = lab.a.peer(&lab.b.key).current.load_full().unwrap();
+    session.set_counter(REKEY_AFTER_MESSAGES);
+    lab.a_sends(&packet(PORT_A, PORT_B, 64));
+    assert_eq!(lab.a.handshakes(), 2);
+    session.set_counter(REJECT_AFTER_MESSAGES);
+    let mut out = vec![0; 200];
+    assert_eq!(session.seal_into(&[1; 64], &mut out), None);
+    assert_eq!(session.seal_into(&[1; 64], &mut out), None);
+}
+
+#[test]
+fn an_expired_session_neither_seals_nor_opens() {
+    let mut lab = Lab::new();
+    lab.a_sends(&packet(PORT_A, PORT_B, 64));
+    let session = lab.b.peer(&lab.a.key).current.load_full().unwrap();
+    let mut late = vec![0; 200];
+    let len = session.seal_into(&packet(PORT_B, PORT_A, 64), &mut late).unwrap();
+    lab.pass_ms(180_000);
+    assert!(lab.a.tunnel.sender(&lab.a.peer(&lab.b.key), lab.now).is_none());
+    lab.post(PORT_B, PORT_A, late[..len].to_vec());
+    lab.settle();
+    assert!(lab.a.inbox.is_empty());
+    assert_eq!(lab.a.refused["wireguard-no-session"], 1);
+    lab.a_sends(&packet(PORT_A, PORT_B, 64));
+    assert_eq!(lab.b.inbox.len(), 2, "a new handshake");
+}
+
+#[test]
+fn lost_handshakes_are_retried_with_jitter_and_given_up() {
+    let mut lab = Lab::new();
+    lab.lose = Box::new(|_, _| true);
+    lab.a_sends(&packet(PORT_A, PORT_B, 64));
+    lab.pass_ms(4_900);
+    assert_eq!(lab.seen.len(), 1);
+    lab.pass_ms(500);
+    assert_eq!(lab.seen.len(), 2);
+    assert_ne!(lab.seen[0].1[4..8], lab.seen[1].1[4..8], "a fresh index each time");
+    lab.lose = Box::new(|_, _| false);
+    lab.pass_ms(5_500);
+    assert_eq!(lab.b.inbox.len(), 1, "what had waited arrives");
+
+    lab.pass_ms(200_000);
+    lab.lose = Box::new(|_, _| true);
+    let before = lab.seen.len();
+    lab.a_sends(&packet(PORT_A, PORT_B, 64));
+    lab.pass_ms(110_000);
+    assert!((17..=19).contains(&(lab.seen.len() - before)), "{}", lab.seen.len() - before);
+    assert!(matches!(lab.a.events.last(), Some(TunnelEvent::Unanswered(_))));
+    assert_eq!(lab.a.tunnel.indices.used(), 0);
+    lab.lose = Box::new(|_, _| false);
+    lab.pass_ms(60_000);
+    assert_eq!(lab.b.inbox.len(), 1, "given up is given up");
+    lab.a_sends(&packet(PORT_A, PORT_B, 65));
+    assert_eq!(lab.b.inbox.len(), 2, "until there is something to send");
+}
+
+#[test]
+fn any_single_loss_heals() {
+    for lost in 0..8 {
+        let mut lab = Lab::new();
+        lab.lose = Box::new(move |n, _| n == lost);
+        lab.a_sends(&packet(PORT_A, PORT_B, 64));
+        lab.pass_ms(30_000);
+        for n in 0..3 {
+            lab.a_sends(&packet(PORT_A, PORT_B, 64 + n));
+            lab.b_sends(&packet(PORT_B, PORT_A, 64 + n));
+            lab.pass_ms(6_000);
+        }
+        assert!(lab.b.inbox.len() >= 3 && lab.a.inbox.len() >= 2, "datagram {lost} lost");
+    }
+}
+
+#[test]
+fn heavy_loss_and_reordering_never_duplicate() {
+    let mut lab = Lab::new();
+    let mut state = 5_u64;
+    let mut random = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state >> 40
+    };
+    let mut dice = random;
+    lab.lose = Box::new(move |_, _| dice() % 3 == 0);
+    for n in 0..2_000_usize {
+        let len = 40 + n % 500;
+        let mut p = packet(PORT_A, PORT_B, len.max(44));
+        p[20..24].copy_from_slice(&(n as u32).to_be_bytes());
+        for datagram in lab.a.send(&p, lab.now) {
+            lab.post(PORT_A, PORT_B, datagram);
+        }
+        lab.collect();
+        if n % 7 == 0 {
+            let mut held: Vec<_> = lab.wire.drain(..).collect();
+            for i in (1..held.len()).rev() {
+                held.swap(i, random() as usize % (i + 1));
+            }
+            let twice: Vec<_> = held.iter().take(2).cloned().collect();
+            lab.wire.extend(held);
+            lab.wire.extend(twice);
+            lab.settle();
+            lab.pass_ms(300);
+        }
+    }
+    let mut numbers: Vec<_> =
+        lab.b.inbox.iter().map(|p| u32::from_be_bytes([p[20], p[21], p[22], p[23]])).collect();
+    let total = numbers.len();
+    assert!(total > 1_000, "{total}");
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), total, "each at most once");
+}
+
+#[test]
+fn replays_and_forgeries_are_refused() {
+    let mut lab = Lab::new();
+    lab.a_sends(&packet(PORT_A, PORT_B, 64));
+    lab.pass_ms(100);
+    let all: Vec<_> = lab.seen.clone();
+    for (from, datagram) in &all {
+        let to = if *from == PORT_A { PORT_B } else { PORT_A };
+        lab.post(*from, to, datagram.clone());
+        lab.settle();
+    }
+    assert_eq!(lab.b.refused["wireguard-stale-initiation"], 1);
+    assert_eq!(lab.b.refused["wireguard-replayed"], 1);
+    assert_eq!(lab.a.refused["wireguard-no-session"], 1);
+    assert_eq!((lab.b.inbox.len(), lab.b.handshakes()), (1, 1));
+    // Every single flipped bit of each kind of message, sampled.
+    for (from, datagram) in all {
+        let to = if from == PORT_A { PORT_B } else { PORT_A };
+        for at in 0..datagram.len() {
+            let mut bent = datagram.clone();
+            bent[at] ^= 1 << (at % 8);
+            lab.post(from, to, bent);
+            lab.settle();
+        }
+    }
+    assert_eq!((lab.b.inbox.len(), lab.b.handshakes(), lab.a.handshakes()), (1, 1, 1));
+    lab.a_sends(&packet(PORT_A, PORT_B, 65));
+    assert_eq!(lab.b.inbox.len(), 2, "none of it hurt the session");
+}
+
+#[test]
+fn a_forged_response_does_not_spoil_the_real_one() {
+    let mut lab = Lab::new();
+    lab.a.send(&packet(PORT_A, PORT_B, 64), lab.now);
+    lab.collect();
+    let (_, _, initiation) = lab.wire.pop_front().unwrap();
+    lab.b.receive(&initiation, lab.a.addr, lab.now);
+    lab.collect();
+    let (_, _, response) = lab.wire.pop_front().unwrap();
+    for at in [12, 45, 59] {
+        let mut forged = response.clone();
+        forged[at] ^= 1;
+        lab.a.peer(&lab.b.key);
+        crate::wg::cookie::MacKeys::of(&lab.a.key).sign(&mut forged, None);
+        let outcome = lab.a.tunnel.receive_handshake(&forged, Source::Udp(lab.b.addr), lab.now);
+        assert_eq!(outcome, Err(Refused::Forged));
+    }
+    lab.post(PORT_B, PORT_A, response);
+    lab.settle();
+    assert_eq!(lab.b.inbox.len(), 1);
+}
+
+#[test]
+fn unknown_keys_get_silence() {
+    let mut lab = Lab::new();
+    lab.b.tunnel.set_peers(&[], &[lab.a.key], lab.now);
+    lab.a_sends(&packet(PORT_A, PORT_B, 64));
+    assert_eq!(lab.b.refused["wireguard-unknown-peer"], 1);
+    assert_eq!(lab.count(PORT_B, WireGuard::Response), 0);
+    assert_eq!(lab.b.tunnel.indices.used(), 0);
+    let back = peer_of(&lab.a);
+    lab.b.tunnel.set_peers(&[back], &[], lab.now);
+    lab.pass_ms(6_000);
+    assert_eq!(lab.b.inbox.len(), 1);
+}
+
+#[test]
+fn removed_peers_and_new_identities_leave_nothing() {
+    let mut lab = Lab::new();
+    lab.a_sends(&packet(PORT_A, PORT_B, 64));
+    lab.a.tunnel.set_identity(PrivateKey([11; 32]));
+    assert_eq!(lab.a.tunnel.indices.used(), 1, "the same identity changes nothing");
+    let kept = peer_of(&lab.b);
+    lab.a.tunnel.set_peers(&[kept], &[], lab.now);
+    lab.a_sends(&packet(PORT_A, PORT_B, 64));
+    assert_eq!((lab.b.inbox.len(), lab.a.handshakes()), (2, 1), "the session lives on");
+    let peer = lab.a.peer(&lab.b.key);
+    lab.a.tunnel.set_peers(&[], &[lab.b.key], lab.now);
+    assert_eq!(lab.a.tunnel.indices.used(), 0);
+    assert!(lab.a.tunnel.tables().route("10.0.0.2".parse().unwrap()).is_none());
+    lab.a.tunnel.stage(&peer, &packet(PORT_A, PORT_B, 64), lab.now);
+    assert!(lab.a.tunnel.poll_transmit().is_none());
+    lab.b.tunnel.set_identity(PrivateKey([33; 32]));
+    assert_eq!(lab.b.tunnel.indices.used(), 0);
+    drop(lab);
+    assert_eq!(Arc::strong_count(&peer), 1, "no ring keeps it");
+}
+
+#[test]
+fn a_restarted_peer_is_found_again() {
+    let mut lab = Lab::new();
+    lab.a_sends(&packet(PORT_A, PORT_B, 64));
+    lab.pass_ms(10_000);
+    // B restarts: same key, no sessions.
+    let fresh = device(22, PORT_B, 1_000);
+    fresh.tunnel.set_peers(&[peer_of(&lab.a)], &[], lab.now);
+    lab.b = fresh;
+    lab.a_sends(&packet(PORT_A, PORT_B, 64));
+    assert!(lab.b.inbox.is_empty());
+    lab.pass_ms(15_200);
+    assert_eq!(lab.a.handshakes(), 2, "no answer for 15 s");
+    lab.a_sends(&packet(PORT_A, PORT_B, 64));
+    assert_eq!(lab.b.inbox.len(), 1);
+    // The other way: the restarted one begins, at once.
+    lab.b_sends(&packet(PORT_B, PORT_A, 64));
+    assert_eq!(lab.a.inbox.len(), 1);
+}
+
+#[test]
+fn keepalives() {
+    let mut lab = Lab::new();
+    lab.a_sends(&packet(PORT_A, PORT_B, 64));
+    let before = lab.count(PORT_B, WireGuard::Data);
+    lab.pass_ms(9_900);
+    assert_eq!(lab.count(PORT_B, WireGuard::Data), before);
+    lab.pass_ms(200);
+    assert_eq!(lab.count(PORT_B, WireGuard::Data), before + 1, "passive, after 10 s");
+    assert_eq!(lab.seen.last().unwrap().1.len(), 32);
+    lab.pass_ms(100_000);
+    assert_eq!(lab.count(PORT_B, WireGuard::Data), before + 1, "and no more");
+    assert_eq!(lab.count(PORT_A, WireGuard::Initiation), 1);
+    let mut peer = peer_of(&lab.b);
+    peer.keepalive_s = 25;
+    lab.a.tunnel.set_peers(&[peer], &[], lab.now);
+    let sent = lab.count(PORT_A, WireGuard::Data);
+    lab.pass_ms(600_000);
+    let more = lab.count(PORT_A, WireGuard::Data) - sent;
+    assert!((20..=30).contains(&more), "{more} in 600 s, every 25 s");
+}
+
+#[test]
+fn persistent_keepalive_begins_by_itself_and_never_gives_up() {
+    let mut lab = Lab::new();
+    lab.lose = Box::new(|_, _| true);
+    let mut peer = peer_of(&lab.b);
+    peer.keepalive_s = 25;
+    lab.a.tunnel.set_peers(&[peer], &[], lab.now);
+    lab.pass_ms(1_200);
+    assert_eq!(lab.count(PORT_A, WireGuard::Initiation), 1);
+    lab.pass_ms(300_000);
+    lab.lose = Box::new(|_, _| false);
+    lab.pass_ms(30_000);
+    assert_eq!(lab.b.handshakes(), 1);
+}
+
+#[test]
+fn a_peer_that_roams_is_followed() {
+    let mut lab = Lab::new();
+    lab.a_sends(&packet(PORT_A, PORT_B, 64));
+    lab.b_sends(&packet(PORT_B, PORT_A, 64));
+    assert_eq!(lab.a.inbox.len(), 1);
+    lab.a.addr.set_port(9);
+    for datagram in lab.a.send(&packet(PORT_A, PORT_B, 64), lab.now) {
+        lab.post(9, PORT_B, datagram);
+    }
+    lab.settle();
+    let found = lab.b.peer(&lab.a.key).path().direct(lab.now.mono_ms).unwrap();
+    assert_eq!(found.port(), 9);
+    // A replay from elsewhere moves nothing.
+    let (_, last) = lab.seen.last().unwrap().clone();
+    lab.b.receive(&last, "192.0.2.66:66".parse().unwrap(), lab.now);
+    assert_eq!(lab.b.peer(&lab.a.key).path().direct(1).unwrap().port(), 9);
+}
+
+#[test]
+fn both_begin_at_once() {
+    let mut lab = Lab::new();
+    assert!(lab.a.send(&packet(PORT_A, PORT_B, 64), lab.now).is_empty());
+    assert!(lab.b.send(&packet(PORT_B, PORT_A, 64), lab.now).is_empty());
+    lab.settle();
+    assert_eq!((lab.a.inbox.len(), lab.b.inbox.len()), (1, 1));
+    for n in 0..400 {
+        lab.a_sends(&packet(PORT_A, PORT_B, 64));
+        lab.b_sends(&packet(PORT_B, PORT_A, 64));
+        assert_eq!((lab.a.inbox.len(), lab.b.inbox.len()), (n + 2, n + 2));
+        lab.pass_ms(1_000);
+    }
+}
+
+#[test]
+fn under_load_an_address_must_be_proved() {
+    let mut lab = Lab::new();
+    lab.b.tunnel.load = Mutex::new(super::load::Load::new(0));
+    lab.a_sends(&packet(PORT_A, PORT_B, 64));
+    assert_eq!(lab.count(PORT_B, WireGuard::CookieReply), 1);
+    assert_eq!(lab.count(PORT_B, WireGuard::Response), 0);
+    assert_eq!(lab.b.refused["wireguard-under-load"], 1);
+    lab.pass_ms(5_500);
+    assert_eq!(lab.count(PORT_B, WireGuard::Response), 1, "the second try carries the cookie");
+    assert_eq!(lab.b.inbox.len(), 1);
+    // The cookie holds for the address that got it, only there.
+    let (_, proved) =
+        lab.seen.iter().rfind(|(f, d)| *f == PORT_A && d.len() == 148).unwrap().clone();
+    let elsewhere = Source::Udp("192.0.2.9:9".parse().unwrap());
+    let outcome = lab.b.tunnel.receive_handshake(&proved, elsewhere, lab.now);
+    assert_eq!(outcome, Err(Refused::UnderLoad));
+    let replayed = lab.b.tunnel.receive_handshake(&proved, Source::Udp(lab.a.addr), lab.now);
+    assert_eq!(replayed, Err(Refused::StaleInitiation), "past the cookie, to the timestamp");
+}
+
+#[test]
+fn a_flood_is_met_with_cookies_not_with_curves() {
+    let lab = Lab::new();
+    let flooded = device(22, PORT_B, 100);
+    lab.a.send(&packet(PORT_A, PORT_B, 64), lab.now);
+    let Some(transmit) = lab.a.tunnel.poll_transmit() else { panic!("no initiation") };
+    let mut accepted = 0;
+    for n in 0..5_000_u32 {
+        let src = Source::Udp((std::net::Ipv4Addr::from(n), 7).into());
+        match flooded.tunnel.receive_handshake(&transmit.datagram, src, lab.now) {
+            Err(Refused::UnderLoad) => {}
+            Err(Refused::UnknownPeer) => accepted += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(accepted, 100);
+    assert!(std::iter::from_fn(|| flooded.tunnel.poll_transmit()).count() <= MAX_TRANSMITS);
+}
+
+#[test]
+fn a_clock_that_goes_back_does_not_stop_handshakes() {
+    let mut lab = Lab::new();
+    for years_back in 0..3_u64 {
+        lab.a_sends(&packet(PORT_A, PORT_B, 64));
+        assert_eq!(lab.b.inbox.len() as u64, years_back + 1);
+        lab.pass_ms(181_000);
+        lab.now.wall -= Duration::from_secs(365 * 86_400);
+    }
+}
+
+#[test]
+fn garbage_never_panics() {
+    let mut lab = Lab::new();
+    lab.a_sends(&packet(PORT_A, PORT_B, 64));
+    let entropy = Seeded(AtomicU64::new(3));
+    let source = Source::Relay { region: 1, peer: lab.a.key };
+    for len in 0..2_000 {
+        let mut junk = vec![0; len % 200];
+        entropy.fill(&mut junk);
+        for kind in 0..6 {
+            if junk.len() >= 4 {
+                junk[..4].copy_from_slice(&[kind, 0, 0, 0]);
+            }
+            assert!(lab.b.tunnel.receive_handshake(&junk, source, lab.now).is_err());
+            if let Some(session) = lab.b.tunnel.session(&junk) {
+                assert!(session.opener().open_in_place(&mut junk).is_err());
+            }
+        }
+    }
+}
+
+#[test]
+fn inner_packets_that_are_none_are_refused() {
+    let mut lab = Lab::new();
+    lab.a_sends(&packet(PORT_A, PORT_B, 64));
+    let mut too_long = packet(PORT_A, PORT_B, 64);
+    too_long[2..4].copy_from_slice(&999_u16.to_be_bytes());
+    let mut too_short = packet(PORT_A, PORT_B, 64);
+    too_short[2..4].copy_from_slice(&5_u16.to_be_bytes());
+    for inner in [vec![0; 64], vec![0x45], vec![0xff; 20], too_long, too_short] {
+        let session = lab.a.peer(&lab.b.key).current.load_full().unwrap();
+        let mut out = vec![0; session.sealed_len(inner.len())];
+        session.seal_into(&inner, &mut out).unwrap();
+        lab.post(PORT_A, PORT_B, out);
+        lab.settle();
+    }
+    assert_eq!(lab.b.refused["wireguard-malformed"], 5);
+    assert_eq!(lab.b.inbox.len(), 1);
+}
+
+#[test]
+fn many_threads_seal_and_open_at_once() {
+    let mut lab = Lab::new();
+    lab.a_sends(&packet(PORT_A, PORT_B, 64));
+    lab.b_sends(&packet(PORT_B, PORT_A, 64));
+    let (a, b, now) = (&lab.a, &lab.b, lab.now);
+    let (sealing, opening) = (
+        a.peer(&b.key).current.load_full().unwrap(),
+        b.tunnel.session(&lab.seen.iter().find(|(f, d)| *f == PORT_A && d[0] == 4).unwrap().1),
+    );
+    let opening = opening.unwrap();
+    let opened = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let inner = packet(PORT_A, PORT_B, 100);
+                for _ in 0..100 {
+                    let batch: Vec<_> = (0..16)
+                        .map(|_| {
+                            let mut out = vec![0; sealing.sealed_len(inner.len())];
+                            sealing.seal_into(&inner, &mut out).unwrap();
+                            out
+                        })
+                        .collect();
+                    a.tunnel.sent(&sealing, 16, 1, now);
+                    let mut opener = opening.opener();
+                    for mut datagram in batch {
+                        assert_eq!(opener.open_in_place(&mut datagram).unwrap(), &inner);
+                    }
+                    let done = opener.finish();
+                    b.tunnel.received(&opening, done, Source::Udp(a.addr), now);
+                    opened.fetch_add(done.packets.into(), Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    assert_eq!(opened.into_inner(), 4 * 100 * 16);
+}
