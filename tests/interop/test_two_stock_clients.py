@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -35,6 +36,8 @@ def world() -> Iterator[World]:
     try:
         stock.caddy_binary()
     except sandbox.LabUnavailable as error:
+        if os.environ.get("CI"):
+            raise
         pytest.skip(str(error))
     with World(PLAN) as built:
         yield built

@@ -55,9 +55,15 @@ def enter() -> bool:
             f"cannot create a user namespace ({reason}): run as root, or allow them with "
             "sysctl user.max_user_namespaces=10000 kernel.unprivileged_userns_clone=1"
         )
-    Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
-    Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+    try:
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
+        Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+    except OSError as error:
+        raise LabUnavailable(
+            f"the system does not let this user rule a user namespace ({error.strerror}): run as "
+            "root, or allow it with sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+        ) from error
     _mount("--make-rprivate", "/")
     _mount("-t", "tmpfs", "tmpfs", "/run")
     Path("/run/netns").mkdir()
