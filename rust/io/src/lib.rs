@@ -9,6 +9,7 @@
 //! | [`ports`] | the traits where relay and userspace stack meet the engine |
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod derp;
 pub mod engine;
 pub mod ports;
 pub mod tun;

@@ -1,0 +1,344 @@
+//! From a region's nodes to a logged-in stream: TCP, proxy, TLS, upgrade, login (PROTOCOL §4.1).
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use rustls::pki_types::ServerName;
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use warren_core::derp::frames::{FrameReader, MAX_CLIENT_FRAME};
+use warren_core::derp::login::{ClientLogin, ServerInfo, Step};
+use warren_core::derp::{RawKey, upgrade};
+use warren_core::seam::RelayNode;
+
+use super::stream::Stream;
+use super::tls::Judge;
+use super::wake::{Wake, wait, wait_any_writable};
+
+/// All nodes of a region together may take so long.
+const OVERALL: Duration = Duration::from_secs(10);
+/// One node's TCP connection may take so long.
+const PER_NODE: Duration = Duration::from_millis(1500);
+/// The next address of a node is tried beside the first after so long (RFC 8305 §5).
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+/// A connection whose peer acknowledges nothing for so long is dead.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
+/// A silent connection is probed after so long, then at this interval.
+const PROBE_AFTER: Duration = Duration::from_secs(20);
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+/// Bytes that the kernel may hold before they are on the wire; more would only be delay.
+const UNSENT_BYTES: u32 = 128 << 10;
+
+/// A stream that is logged in, with what already came behind the login.
+pub(super) struct Session {
+    pub(super) stream: Stream,
+    pub(super) reader: FrameReader,
+    pub(super) limits: ServerInfo,
+}
+
+/// Why there is no session: one sentence, or that the caller called it off.
+#[derive(Debug)]
+pub(super) enum Failure {
+    CalledOff,
+    Failed(String),
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// One attempt at a region.
+pub(super) struct Dialer<'a> {
+    pub(super) judge: &'a Judge,
+    pub(super) wake: &'a Wake,
+    /// Looked at whenever `wake` was called: true ends the attempt.
+    pub(super) called_off: &'a dyn Fn() -> bool,
+    pub(super) private: RawKey,
+}
+
+impl Dialer<'_> {
+    /// Try the nodes in order until one lets us in.
+    pub(super) fn open(&self, nodes: &[RelayNode]) -> Result<Session, Failure> {
+        let overall = Instant::now() + OVERALL;
+        let mut last = Failure::Failed("the region has no relay".to_owned());
+        for node in nodes {
+            if Instant::now() >= overall {
+                break;
+            }
+            match self.open_node(node, overall) {
+                Ok(session) => return Ok(session),
+                Err(Failure::CalledOff) => return Err(Failure::CalledOff),
+                Err(Failure::Failed(text)) => {
+                    last = Failure::Failed(format!("relay {}: {text}", node.server_name));
+                }
+            }
+        }
+        Err(last)
+    }
+
+    fn open_node(&self, node: &RelayNode, overall: Instant) -> Result<Session, Failure> {
+        let Some(proxy) = &node.proxy else {
+            let (socket, addr) = self.connect(&node.addrs, overall)?;
+            return self.log_in(socket, node, addr.ip(), overall);
+        };
+        // A proxy may know the name and not the address, or in a closed network the reverse.
+        let port = node
+            .addrs
+            .first()
+            .and_then(|addr| addr.rsplit_once(':'))
+            .map_or("443", |a| a.1);
+        let named = format!("{}:{port}", node.server_name);
+        let mut last = Failure::Failed("the proxy was not asked".to_owned());
+        for target in std::iter::once(&named).chain(&node.addrs) {
+            let (socket, addr) = self.connect(std::slice::from_ref(proxy), overall)?;
+            match self.tunnel(socket, target, overall) {
+                Ok(socket) => return self.log_in(socket, node, addr.ip(), overall),
+                Err(Failure::CalledOff) => return Err(Failure::CalledOff),
+                Err(Failure::Failed(text)) => last = Failure::Failed(format!("proxy: {text}")),
+            }
+        }
+        Err(last)
+    }
+
+    /// Connect to whichever address answers first; each gets a head start on the next.
+    fn connect(
+        &self,
+        addrs: &[String],
+        overall: Instant,
+    ) -> Result<(TcpStream, SocketAddr), Failure> {
+        let deadline = overall.min(Instant::now() + PER_NODE);
+        let mut waiting = addrs.iter();
+        let mut next_at = Instant::now();
+        let mut under_way: Vec<(Socket, SocketAddr)> = Vec::new();
+        let mut last = "it has no address".to_owned();
+        loop {
+            if Instant::now() >= next_at || under_way.is_empty() {
+                if let Some(text) = waiting.next() {
+                    match start_connect(text) {
+                        Ok(started) => under_way.push(started),
+                        Err(error) => last = error,
+                    }
+                    next_at = Instant::now() + NEXT_ADDRESS;
+                    continue;
+                }
+                if under_way.is_empty() {
+                    return Err(Failure::Failed(last));
+                }
+                next_at = deadline;
+            }
+            let fds: Vec<_> = under_way.iter().map(|(socket, _)| socket.as_fd()).collect();
+            let ready = wait_any_writable(&fds, self.wake, next_at.min(deadline))?;
+            self.check()?;
+            if let Some(index) = ready {
+                let (socket, addr) = under_way.swap_remove(index);
+                match socket.take_error()? {
+                    None => return Ok((tuned(socket)?, addr)),
+                    Some(error) => last = format!("cannot connect to {addr}: {error}"),
+                }
+            } else if Instant::now() >= deadline {
+                return Err(Failure::Failed("it does not answer".to_owned()));
+            }
+        }
+    }
+
+    /// Ask an HTTP proxy, to which `socket` leads, for a tunnel to `target`.
+    fn tunnel(
+        &self,
+        socket: TcpStream,
+        target: &str,
+        overall: Instant,
+    ) -> Result<TcpStream, Failure> {
+        let mut stream = Stream::new(socket.try_clone()?, None)?;
+        stream.queue(&upgrade::encode_connect(target))?;
+        let mut head = Vec::new();
+        let (_, status) = self.read_head(&mut stream, &mut head, overall)?;
+        upgrade::check_connected(status)?;
+        Ok(socket)
+    }
+
+    fn log_in(
+        &self,
+        socket: TcpStream,
+        node: &RelayNode,
+        ip: IpAddr,
+        overall: Instant,
+    ) -> Result<Session, Failure> {
+        let tls = if node.plain {
+            None
+        } else {
+            let config = self.judge.config(node).map_err(Failure::Failed)?;
+            Some((config, server_name(node, ip)?))
+        };
+        let mut stream = Stream::new(socket, tls)?;
+        stream.start()?;
+        let mut early = Vec::new();
+        while !stream.is_open() {
+            self.exchange(&mut stream, &mut early, overall)?;
+        }
+        let known = stream
+            .certificates()
+            .iter()
+            .skip(1)
+            .find_map(|certificate| upgrade::server_key_of_certificate_untrusted(certificate));
+
+        let mut login = ClientLogin::new(self.private, fresh_nonce()?);
+        let mut request = upgrade::encode_request(&host_header(node), known.is_some());
+        if let Some(server) = known {
+            request.extend(login.start_knowing(server));
+            stream.queue(&request)?;
+        } else {
+            stream.queue(&request)?;
+            let (length, status) = self.read_head(&mut stream, &mut early, overall)?;
+            upgrade::check_switched(status)?;
+            early.drain(..length);
+        }
+        let mut reader = FrameReader::new(MAX_CLIENT_FRAME);
+        reader.push(&early);
+        let limits = self.finish_login(&mut stream, &mut reader, &mut login, overall)?;
+        Ok(Session {
+            stream,
+            reader,
+            limits,
+        })
+    }
+
+    fn finish_login(
+        &self,
+        stream: &mut Stream,
+        reader: &mut FrameReader,
+        login: &mut ClientLogin,
+        overall: Instant,
+    ) -> Result<ServerInfo, Failure> {
+        let mut piece = Vec::new();
+        loop {
+            while let Some((kind, payload)) = reader.next_frame()? {
+                match login.receive(kind, payload)? {
+                    Step::Wait => {}
+                    Step::Send(frame) => stream.queue(&frame)?,
+                    Step::Done(limits) => return Ok(limits),
+                }
+            }
+            piece.clear();
+            self.exchange(stream, &mut piece, overall)?;
+            reader.push(&piece);
+        }
+    }
+
+    /// Read until `head` begins with a whole response head: its length and status.
+    fn read_head(
+        &self,
+        stream: &mut Stream,
+        head: &mut Vec<u8>,
+        overall: Instant,
+    ) -> Result<(usize, u16), Failure> {
+        loop {
+            if let Some(parsed) = upgrade::parse_head_untrusted(head)? {
+                return Ok(parsed);
+            }
+            self.exchange(stream, head, overall)?;
+        }
+    }
+
+    /// Flush, wait for bytes, read once: what came is appended to `got`.
+    fn exchange(
+        &self,
+        stream: &mut Stream,
+        got: &mut Vec<u8>,
+        overall: Instant,
+    ) -> Result<(), Failure> {
+        loop {
+            stream.flush()?;
+            let ready = wait(
+                Some((stream.fd(), true, stream.is_blocked())),
+                self.wake,
+                overall,
+            )?;
+            self.check()?;
+            if ready.readable {
+                let ended = |error: io::Error| match error.kind() {
+                    io::ErrorKind::UnexpectedEof => {
+                        Failure::Failed("it closed the connection during the login".to_owned())
+                    }
+                    _ => Failure::Failed(error.to_string()),
+                };
+                let mut take = |bytes: &[u8]| got.extend_from_slice(bytes);
+                if stream.receive(&mut take).map_err(ended)? > 0 {
+                    return Ok(());
+                }
+            } else if Instant::now() >= overall {
+                return Err(Failure::Failed("it does not finish the login".to_owned()));
+            }
+        }
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        if (self.called_off)() {
+            Err(Failure::CalledOff)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+fn start_connect(text: &str) -> Result<(Socket, SocketAddr), String> {
+    let addr: SocketAddr = text
+        .parse()
+        .map_err(|_| format!("{text} is no address with a port"))?;
+    let start = || -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        match socket.connect(&addr.into()) {
+            Err(error)
+                if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) =>
+            {
+                Err(error)
+            }
+            _ => Ok(socket),
+        }
+    };
+    start()
+        .map(|socket| (socket, addr))
+        .map_err(|error| format!("cannot connect to {addr}: {error}"))
+}
+
+/// Set what makes a dead relay noticed and a slow one felt.
+fn tuned(socket: Socket) -> io::Result<TcpStream> {
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(PROBE_AFTER)
+            .with_interval(PROBE_EVERY),
+    )?;
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
+    Ok(socket.into())
+}
+
+/// The name to ask for. Where the name is not checked, one that TLS cannot carry is no hindrance.
+fn server_name(node: &RelayNode, ip: IpAddr) -> Result<ServerName<'static>, Failure> {
+    match ServerName::try_from(node.server_name.clone()) {
+        Ok(name) => Ok(name),
+        Err(_) if node.insecure || node.cert_sha256.is_some() => Ok(ServerName::from(ip)),
+        Err(_) => Err(Failure::Failed(
+            "its name is not a valid host name".to_owned(),
+        )),
+    }
+}
+
+/// The Host header: the name, in brackets when it is an IPv6 address.
+fn host_header(node: &RelayNode) -> String {
+    if node.server_name.contains(':') {
+        format!("[{}]", node.server_name)
+    } else {
+        node.server_name.clone()
+    }
+}
+
+fn fresh_nonce() -> Result<[u8; 24], Failure> {
+    let mut nonce = [0; 24];
+    getrandom::fill(&mut nonce).map_err(|error| Failure::Failed(error.to_string()))?;
+    Ok(nonce)
+}

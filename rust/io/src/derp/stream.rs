@@ -1,0 +1,270 @@
+//! A non-blocking byte stream to a relay: TCP, with TLS inside or without.
+//!
+//! TLS is driven through rustls' unbuffered interface, so that the sizes of reads and writes are
+//! ours: one read of the socket takes many records, one write carries many frames.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use rustls::client::UnbufferedClientConnection;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
+};
+
+/// Room for what comes in; a TLS record has at most 16.3 KiB.
+const INCOMING_BYTES: usize = 128 << 10;
+/// Outgoing room that is kept when all is written.
+const OUTGOING_KEPT_BYTES: usize = 512 << 10;
+
+/// One connection. Nothing in it blocks; [`fd`](Self::fd) tells when to come back.
+pub(super) struct Stream {
+    socket: TcpStream,
+    tls: Option<UnbufferedClientConnection>,
+    incoming: Vec<u8>,
+    in_start: usize,
+    in_end: usize,
+    outgoing: Outgoing,
+    open: bool,
+    closed: bool,
+}
+
+/// Bytes on their way to the socket.
+#[derive(Default)]
+struct Outgoing {
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Outgoing {
+    /// Let `fill` write behind what waits; it is called again with the room that it asks for.
+    fn fill<E>(
+        &mut self,
+        mut fill: impl FnMut(&mut [u8]) -> Result<usize, E>,
+        missing: impl Fn(&E) -> Option<usize>,
+    ) -> Result<(), E> {
+        loop {
+            match fill(&mut self.bytes[self.end..]) {
+                Ok(count) => {
+                    self.end += count;
+                    return Ok(());
+                }
+                Err(error) => match missing(&error) {
+                    Some(size) => self.bytes.resize(self.end + size, 0),
+                    None => return Err(error),
+                },
+            }
+        }
+    }
+}
+
+fn broken(error: impl std::fmt::Display) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, error.to_string())
+}
+
+impl Stream {
+    /// Wrap a connected, non-blocking socket; `tls` is the configuration and the server's name.
+    pub(super) fn new(
+        socket: TcpStream,
+        tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    ) -> io::Result<Self> {
+        let tls = match tls {
+            Some((config, name)) => {
+                Some(UnbufferedClientConnection::new(config, name).map_err(broken)?)
+            }
+            None => None,
+        };
+        Ok(Self {
+            socket,
+            open: tls.is_none(),
+            tls,
+            incoming: vec![0; INCOMING_BYTES],
+            in_start: 0,
+            in_end: 0,
+            outgoing: Outgoing::default(),
+            closed: false,
+        })
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Whether application data may be sent: at once without TLS, else after its handshake.
+    pub(super) fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// Whether bytes wait for the socket to take them.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.outgoing.start < self.outgoing.end
+    }
+
+    /// The server's certificates, leaf first; empty without TLS or before they came.
+    pub(super) fn certificates(&self) -> &[CertificateDer<'static>] {
+        self.tls
+            .as_ref()
+            .and_then(|tls| tls.peer_certificates())
+            .unwrap_or_default()
+    }
+
+    /// Begin the TLS handshake, if there is one.
+    pub(super) fn start(&mut self) -> io::Result<()> {
+        self.drive(&mut |_| {}, None)?;
+        self.flush()
+    }
+
+    /// Read the socket once and hand the plain bytes to `take`, in order, perhaps in pieces.
+    ///
+    /// Gives how many bytes came from the socket; 0 when none wait. The end of the stream is
+    /// `UnexpectedEof`.
+    pub(super) fn receive(&mut self, take: &mut dyn FnMut(&[u8])) -> io::Result<usize> {
+        if self.in_start > 0 {
+            self.incoming.copy_within(self.in_start..self.in_end, 0);
+            self.in_end -= self.in_start;
+            self.in_start = 0;
+        }
+        if self.in_end == self.incoming.len() {
+            return Err(broken("the relay sent a TLS message without end"));
+        }
+        let count = match self.socket.read(&mut self.incoming[self.in_end..]) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(count) => count,
+            Err(error) if is_transient(&error) => return Ok(0),
+            Err(error) => return Err(error),
+        };
+        self.in_end += count;
+        if self.tls.is_some() {
+            self.drive(take, None)?;
+            if self.is_blocked() {
+                self.flush()?;
+            }
+        } else {
+            take(&self.incoming[..self.in_end]);
+            self.in_end = 0;
+        }
+        if self.closed {
+            Err(ErrorKind::UnexpectedEof.into())
+        } else {
+            Ok(count)
+        }
+    }
+
+    /// Queue plain bytes for sending; [`flush`](Self::flush) writes them.
+    pub(super) fn queue(&mut self, plain: &[u8]) -> io::Result<()> {
+        if self.tls.is_some() {
+            return self.drive(&mut |_| {}, Some(plain));
+        }
+        let out = &mut self.outgoing;
+        out.bytes.truncate(out.end);
+        out.bytes.extend_from_slice(plain);
+        out.end = out.bytes.len();
+        Ok(())
+    }
+
+    /// Write as much as the socket takes; [`is_blocked`](Self::is_blocked) tells if some is left.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        let out = &mut self.outgoing;
+        while out.start < out.end {
+            match self.socket.write(&out.bytes[out.start..out.end]) {
+                Ok(count) => out.start += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if is_transient(&error) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        out.start = 0;
+        out.end = 0;
+        if out.bytes.len() > OUTGOING_KEPT_BYTES {
+            *out = Outgoing::default();
+        }
+        Ok(())
+    }
+
+    /// Say goodbye in TLS, as far as the socket takes it at once.
+    pub(super) fn close(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            let status = tls.process_tls_records(&mut []);
+            if let Ok(ConnectionState::WriteTraffic(mut traffic)) = status.state {
+                let close = |room: &mut [u8]| traffic.queue_close_notify(room);
+                let _ = self.outgoing.fill(close, encrypt_missing);
+            }
+        }
+        let _ = self.flush();
+        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+    }
+
+    /// Run the TLS machine until it wants input; encrypt `plain` on the way when it allows that.
+    fn drive(&mut self, take: &mut dyn FnMut(&[u8]), mut plain: Option<&[u8]>) -> io::Result<()> {
+        let Some(tls) = &mut self.tls else {
+            return Ok(());
+        };
+        loop {
+            let UnbufferedStatus {
+                mut discard, state, ..
+            } = tls.process_tls_records(&mut self.incoming[self.in_start..self.in_end]);
+            let mut more = true;
+            match state.map_err(broken)? {
+                ConnectionState::ReadTraffic(mut traffic) => {
+                    while let Some(record) = traffic.next_record() {
+                        let record = record.map_err(broken)?;
+                        discard += record.discard;
+                        take(record.payload);
+                    }
+                }
+                ConnectionState::EncodeTlsData(mut data) => {
+                    self.outgoing
+                        .fill(|room| data.encode(room), encode_missing)
+                        .map_err(broken)?;
+                }
+                // What was encoded waits in order in `outgoing`: as good as transmitted.
+                ConnectionState::TransmitTlsData(data) => data.done(),
+                ConnectionState::WriteTraffic(mut traffic) => {
+                    self.open = true;
+                    more = false;
+                    if let Some(plain) = plain.take() {
+                        let encrypt = |room: &mut [u8]| traffic.encrypt(plain, room);
+                        self.outgoing
+                            .fill(encrypt, encrypt_missing)
+                            .map_err(broken)?;
+                    }
+                }
+                ConnectionState::PeerClosed | ConnectionState::Closed => {
+                    self.closed = true;
+                    more = false;
+                }
+                _ => more = false,
+            }
+            self.in_start += discard;
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+fn encode_missing(error: &EncodeError) -> Option<usize> {
+    match error {
+        EncodeError::InsufficientSize(InsufficientSizeError { required_size, .. }) => {
+            Some(*required_size)
+        }
+        EncodeError::AlreadyEncoded => None,
+    }
+}
+
+fn encrypt_missing(error: &EncryptError) -> Option<usize> {
+    match error {
+        EncryptError::InsufficientSize(InsufficientSizeError { required_size, .. }) => {
+            Some(*required_size)
+        }
+        EncryptError::EncryptExhausted => None,
+    }
+}
