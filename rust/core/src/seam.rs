@@ -327,3 +327,7 @@ fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     // Writing plain values into memory fails for no value of these types.
     rmp_serde::to_vec_named(value).unwrap_or_default()
 }
+
+#[cfg(test)]
+#[path = "seam_tests.rs"]
+mod tests;

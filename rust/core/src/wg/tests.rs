@@ -40,11 +40,21 @@ const PORT_B: u16 = 2;
 fn device(seed: u64, port: u16, initiations_per_s: u32) -> Device {
     let private = PrivateKey([seed as u8; 32]);
     let key = private.public();
-    let config = TunnelConfig { mtu_bytes: 1280, initiations_per_s };
+    let config = TunnelConfig {
+        mtu_bytes: 1280,
+        initiations_per_s,
+    };
     let tunnel = Tunnel::new(config, Arc::new(Seeded(seed.into())));
     tunnel.set_identity(private);
     let addr = SocketAddr::from(([192, 0, 2, 1], port));
-    Device { tunnel, addr, key, inbox: vec![], events: vec![], refused: BTreeMap::new() }
+    Device {
+        tunnel,
+        addr,
+        key,
+        inbox: vec![],
+        events: vec![],
+        refused: BTreeMap::new(),
+    }
 }
 
 fn peer_of(other: &Device) -> PeerConfig {
@@ -75,7 +85,9 @@ impl Device {
     /// Send one packet as the packet path does; what was sealed at once.
     fn send(&self, packet: &[u8], now: Now) -> Vec<Vec<u8>> {
         let tables = self.tunnel.tables();
-        let peer = tables.route(crate::packet::destination(packet).unwrap()).unwrap();
+        let peer = tables
+            .route(crate::packet::destination(packet).unwrap())
+            .unwrap();
         let Some(session) = self.tunnel.sender(peer, now) else {
             self.tunnel.stage(peer, packet, now);
             return vec![];
@@ -90,7 +102,9 @@ impl Device {
     fn receive(&mut self, datagram: &[u8], src: SocketAddr, now: Now) {
         let outcome = match wireguard_kind(datagram) {
             Some(WireGuard::Data) => self.receive_data(datagram, src, now),
-            Some(_) => self.tunnel.receive_handshake(datagram, Source::Udp(src), now),
+            Some(_) => self
+                .tunnel
+                .receive_handshake(datagram, Source::Udp(src), now),
             None => Err(Refused::Malformed),
         };
         if let Err(refused) = outcome {
@@ -101,18 +115,16 @@ impl Device {
         }
     }
 
-    fn receive_data(
-        &mut self,
-        datagram: &[u8],
-        src: SocketAddr,
-        now: Now,
-    ) -> Result<(), Refused> {
+    fn receive_data(&mut self, datagram: &[u8], src: SocketAddr, now: Now) -> Result<(), Refused> {
         let session = self.tunnel.session(datagram).ok_or(Refused::NoSession)?;
         let mut buffer = datagram.to_vec();
         let mut opener = session.opener();
-        let inner = opener.open_in_place(&mut buffer).map(|plain| plain.to_vec());
+        let inner = opener
+            .open_in_place(&mut buffer)
+            .map(|plain| plain.to_vec());
         let opened = opener.finish();
-        self.tunnel.received(&session, opened, Source::Udp(src), now);
+        self.tunnel
+            .received(&session, opened, Source::Udp(src), now);
         let inner = inner?;
         if !inner.is_empty() {
             let (src, _) = crate::packet::source_and_length(&inner).unwrap();
@@ -123,7 +135,10 @@ impl Device {
     }
 
     fn handshakes(&self) -> usize {
-        self.events.iter().filter(|e| matches!(e, TunnelEvent::Handshake(_))).count()
+        self.events
+            .iter()
+            .filter(|e| matches!(e, TunnelEvent::Handshake(_)))
+            .count()
     }
 }
 
@@ -143,11 +158,21 @@ struct Lab {
 impl Lab {
     fn new() -> Self {
         let (a, b) = (device(11, PORT_A, 1_000), device(22, PORT_B, 1_000));
-        let now = Now { mono_ms: 1_000, wall: Duration::from_secs(1_700_000_000) };
+        let now = Now {
+            mono_ms: 1_000,
+            wall: Duration::from_secs(1_700_000_000),
+        };
         a.tunnel.set_peers(&[peer_of(&b)], &[], now);
         b.tunnel.set_peers(&[peer_of(&a)], &[], now);
         let lose = Box::new(|_, _: &[u8]| false);
-        Self { a, b, now, wire: VecDeque::new(), seen: vec![], lose }
+        Self {
+            a,
+            b,
+            now,
+            wire: VecDeque::new(),
+            seen: vec![],
+            lose,
+        }
     }
 
     fn post(&mut self, from: u16, to: u16, datagram: Vec<u8>) {
@@ -170,16 +195,23 @@ impl Lab {
                 out.push((device.addr.port(), to.port(), transmit.datagram));
             }
         }
-        out.into_iter().for_each(|(from, to, datagram)| self.post(from, to, datagram));
+        out.into_iter()
+            .for_each(|(from, to, datagram)| self.post(from, to, datagram));
     }
 
     /// Deliver until nothing is under way.
     fn settle(&mut self) {
         loop {
             self.collect();
-            let Some((from, to, datagram)) = self.wire.pop_front() else { return };
+            let Some((from, to, datagram)) = self.wire.pop_front() else {
+                return;
+            };
             let src = SocketAddr::from(([192, 0, 2, 1], from));
-            let device = if to == self.b.addr.port() { &mut self.b } else { &mut self.a };
+            let device = if to == self.b.addr.port() {
+                &mut self.b
+            } else {
+                &mut self.a
+            };
             device.receive(&datagram, src, self.now);
         }
     }
@@ -213,7 +245,10 @@ impl Lab {
     }
 
     fn count(&self, from: u16, kind: WireGuard) -> usize {
-        self.seen.iter().filter(|(f, d)| *f == from && wireguard_kind(d) == Some(kind)).count()
+        self.seen
+            .iter()
+            .filter(|(f, d)| *f == from && wireguard_kind(d) == Some(kind))
+            .count()
     }
 }
 
@@ -231,7 +266,10 @@ fn first_packet_waits_for_the_handshake_and_arrives() {
     }
     assert_eq!((lab.a.handshakes(), lab.b.handshakes()), (1, 1));
     let lengths: Vec<usize> = lab.seen.iter().map(|(_, d)| d.len()).collect();
-    assert_eq!(lengths, [148, 92, 64, 64, 64, 64, 80, 80, 1312, 1312, 1312, 1312]);
+    assert_eq!(
+        lengths,
+        [148, 92, 64, 64, 64, 64, 80, 80, 1312, 1312, 1312, 1312]
+    );
     assert!(lab.a.refused.is_empty() && lab.b.refused.is_empty());
     let stats = lab.a.peer(&lab.b.key).stats();
     assert_eq!(stats.tx_bytes, 148 + 64 + 64 + 80 + 1312 + 1312);
@@ -263,12 +301,27 @@ fn initiator_renews_after_120_s_without_losing_a_packet() {
     }
     assert_eq!((lab.a.handshakes(), lab.b.handshakes()), (4, 4));
     assert_eq!(lab.count(PORT_A, WireGuard::Initiation), 4);
-    assert_eq!(lab.count(PORT_B, WireGuard::Initiation), 0, "the responder leaves it to him");
+    assert_eq!(
+        lab.count(PORT_B, WireGuard::Initiation),
+        0,
+        "the responder leaves it to him"
+    );
     // Previous and current on either side, and old ones are forgotten.
-    assert!(lab.a.tunnel.indices.used() <= 3, "{}", lab.a.tunnel.indices.used());
+    assert!(
+        lab.a.tunnel.indices.used() <= 3,
+        "{}",
+        lab.a.tunnel.indices.used()
+    );
     lab.pass_ms(200_000);
-    assert_eq!((lab.a.tunnel.indices.used(), lab.b.tunnel.indices.used()), (0, 0));
-    assert_eq!(lab.a.tunnel.next_timeout(), None, "a silent peer costs nothing");
+    assert_eq!(
+        (lab.a.tunnel.indices.used(), lab.b.tunnel.indices.used()),
+        (0, 0)
+    );
+    assert_eq!(
+        lab.a.tunnel.next_timeout(),
+        None,
+        "a silent peer costs nothing"
+    );
 }
 
 #[test]
@@ -286,7 +339,11 @@ fn one_way_traffic_is_renewed_from_either_side() {
             }
             assert_eq!(lab.a.inbox.len() + lab.b.inbox.len(), before + 1);
         }
-        assert!((3..=5).contains(&lab.a.handshakes()), "{}", lab.a.handshakes());
+        assert!(
+            (3..=5).contains(&lab.a.handshakes()),
+            "{}",
+            lab.a.handshakes()
+        );
     }
 }
 
@@ -311,9 +368,16 @@ fn an_expired_session_neither_seals_nor_opens() {
     lab.a_sends(&packet(PORT_A, PORT_B, 64));
     let session = lab.b.peer(&lab.a.key).current.load_full().unwrap();
     let mut late = vec![0; 200];
-    let len = session.seal_into(&packet(PORT_B, PORT_A, 64), &mut late).unwrap();
+    let len = session
+        .seal_into(&packet(PORT_B, PORT_A, 64), &mut late)
+        .unwrap();
     lab.pass_ms(180_000);
-    assert!(lab.a.tunnel.sender(&lab.a.peer(&lab.b.key), lab.now).is_none());
+    assert!(
+        lab.a
+            .tunnel
+            .sender(&lab.a.peer(&lab.b.key), lab.now)
+            .is_none()
+    );
     lab.post(PORT_B, PORT_A, late[..len].to_vec());
     lab.settle();
     assert!(lab.a.inbox.is_empty());
@@ -331,7 +395,11 @@ fn lost_handshakes_are_retried_with_jitter_and_given_up() {
     assert_eq!(lab.seen.len(), 1);
     lab.pass_ms(500);
     assert_eq!(lab.seen.len(), 2);
-    assert_ne!(lab.seen[0].1[4..8], lab.seen[1].1[4..8], "a fresh index each time");
+    assert_ne!(
+        lab.seen[0].1[4..8],
+        lab.seen[1].1[4..8],
+        "a fresh index each time"
+    );
     lab.lose = Box::new(|_, _| false);
     lab.pass_ms(5_500);
     assert_eq!(lab.b.inbox.len(), 1, "what had waited arrives");
@@ -341,8 +409,15 @@ fn lost_handshakes_are_retried_with_jitter_and_given_up() {
     let before = lab.seen.len();
     lab.a_sends(&packet(PORT_A, PORT_B, 64));
     lab.pass_ms(110_000);
-    assert!((17..=19).contains(&(lab.seen.len() - before)), "{}", lab.seen.len() - before);
-    assert!(matches!(lab.a.events.last(), Some(TunnelEvent::Unanswered(_))));
+    assert!(
+        (17..=19).contains(&(lab.seen.len() - before)),
+        "{}",
+        lab.seen.len() - before
+    );
+    assert!(matches!(
+        lab.a.events.last(),
+        Some(TunnelEvent::Unanswered(_))
+    ));
     assert_eq!(lab.a.tunnel.indices.used(), 0);
     lab.lose = Box::new(|_, _| false);
     lab.pass_ms(60_000);
@@ -363,7 +438,10 @@ fn any_single_loss_heals() {
             lab.b_sends(&packet(PORT_B, PORT_A, 64 + n));
             lab.pass_ms(6_000);
         }
-        assert!(lab.b.inbox.len() >= 3 && lab.a.inbox.len() >= 2, "datagram {lost} lost");
+        assert!(
+            lab.b.inbox.len() >= 3 && lab.a.inbox.len() >= 2,
+            "datagram {lost} lost"
+        );
     }
 }
 
@@ -372,7 +450,9 @@ fn heavy_loss_and_reordering_never_duplicate() {
     let mut lab = Lab::new();
     let mut state = 5_u64;
     let mut random = move || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         state >> 40
     };
     let mut dice = random;
@@ -397,8 +477,12 @@ fn heavy_loss_and_reordering_never_duplicate() {
             lab.pass_ms(300);
         }
     }
-    let mut numbers: Vec<_> =
-        lab.b.inbox.iter().map(|p| u32::from_be_bytes([p[20], p[21], p[22], p[23]])).collect();
+    let mut numbers: Vec<_> = lab
+        .b
+        .inbox
+        .iter()
+        .map(|p| u32::from_be_bytes([p[20], p[21], p[22], p[23]]))
+        .collect();
     let total = numbers.len();
     assert!(total > 1_000, "{total}");
     numbers.sort_unstable();
@@ -431,7 +515,10 @@ fn replays_and_forgeries_are_refused() {
             lab.settle();
         }
     }
-    assert_eq!((lab.b.inbox.len(), lab.b.handshakes(), lab.a.handshakes()), (1, 1, 1));
+    assert_eq!(
+        (lab.b.inbox.len(), lab.b.handshakes(), lab.a.handshakes()),
+        (1, 1, 1)
+    );
     lab.a_sends(&packet(PORT_A, PORT_B, 65));
     assert_eq!(lab.b.inbox.len(), 2, "none of it hurt the session");
 }
@@ -450,7 +537,10 @@ fn a_forged_response_does_not_spoil_the_real_one() {
         forged[at] ^= 1;
         lab.a.peer(&lab.b.key);
         crate::wg::cookie::MacKeys::of(&lab.a.key).sign(&mut forged, None);
-        let outcome = lab.a.tunnel.receive_handshake(&forged, Source::Udp(lab.b.addr), lab.now);
+        let outcome = lab
+            .a
+            .tunnel
+            .receive_handshake(&forged, Source::Udp(lab.b.addr), lab.now);
         assert_eq!(outcome, Err(Refused::Forged));
     }
     lab.post(PORT_B, PORT_A, response);
@@ -477,16 +567,32 @@ fn removed_peers_and_new_identities_leave_nothing() {
     let mut lab = Lab::new();
     lab.a_sends(&packet(PORT_A, PORT_B, 64));
     lab.a.tunnel.set_identity(PrivateKey([11; 32]));
-    assert_eq!(lab.a.tunnel.indices.used(), 1, "the same identity changes nothing");
+    assert_eq!(
+        lab.a.tunnel.indices.used(),
+        1,
+        "the same identity changes nothing"
+    );
     let kept = peer_of(&lab.b);
     lab.a.tunnel.set_peers(&[kept], &[], lab.now);
     lab.a_sends(&packet(PORT_A, PORT_B, 64));
-    assert_eq!((lab.b.inbox.len(), lab.a.handshakes()), (2, 1), "the session lives on");
+    assert_eq!(
+        (lab.b.inbox.len(), lab.a.handshakes()),
+        (2, 1),
+        "the session lives on"
+    );
     let peer = lab.a.peer(&lab.b.key);
     lab.a.tunnel.set_peers(&[], &[lab.b.key], lab.now);
     assert_eq!(lab.a.tunnel.indices.used(), 0);
-    assert!(lab.a.tunnel.tables().route("10.0.0.2".parse().unwrap()).is_none());
-    lab.a.tunnel.stage(&peer, &packet(PORT_A, PORT_B, 64), lab.now);
+    assert!(
+        lab.a
+            .tunnel
+            .tables()
+            .route("10.0.0.2".parse().unwrap())
+            .is_none()
+    );
+    lab.a
+        .tunnel
+        .stage(&peer, &packet(PORT_A, PORT_B, 64), lab.now);
     assert!(lab.a.tunnel.poll_transmit().is_none());
     lab.b.tunnel.set_identity(PrivateKey([33; 32]));
     assert_eq!(lab.b.tunnel.indices.used(), 0);
@@ -522,10 +628,18 @@ fn keepalives() {
     lab.pass_ms(9_900);
     assert_eq!(lab.count(PORT_B, WireGuard::Data), before);
     lab.pass_ms(200);
-    assert_eq!(lab.count(PORT_B, WireGuard::Data), before + 1, "passive, after 10 s");
+    assert_eq!(
+        lab.count(PORT_B, WireGuard::Data),
+        before + 1,
+        "passive, after 10 s"
+    );
     assert_eq!(lab.seen.last().unwrap().1.len(), 32);
     lab.pass_ms(100_000);
-    assert_eq!(lab.count(PORT_B, WireGuard::Data), before + 1, "and no more");
+    assert_eq!(
+        lab.count(PORT_B, WireGuard::Data),
+        before + 1,
+        "and no more"
+    );
     assert_eq!(lab.count(PORT_A, WireGuard::Initiation), 1);
     let mut peer = peer_of(&lab.b);
     peer.keepalive_s = 25;
@@ -562,11 +676,17 @@ fn a_peer_that_roams_is_followed() {
         lab.post(9, PORT_B, datagram);
     }
     lab.settle();
-    let found = lab.b.peer(&lab.a.key).path().direct(lab.now.mono_ms).unwrap();
+    let found = lab
+        .b
+        .peer(&lab.a.key)
+        .path()
+        .direct(lab.now.mono_ms)
+        .unwrap();
     assert_eq!(found.port(), 9);
     // A replay from elsewhere moves nothing.
     let (_, last) = lab.seen.last().unwrap().clone();
-    lab.b.receive(&last, "192.0.2.66:66".parse().unwrap(), lab.now);
+    lab.b
+        .receive(&last, "192.0.2.66:66".parse().unwrap(), lab.now);
     assert_eq!(lab.b.peer(&lab.a.key).path().direct(1).unwrap().port(), 9);
 }
 
@@ -594,16 +714,31 @@ fn under_load_an_address_must_be_proved() {
     assert_eq!(lab.count(PORT_B, WireGuard::Response), 0);
     assert_eq!(lab.b.refused["wireguard-under-load"], 1);
     lab.pass_ms(5_500);
-    assert_eq!(lab.count(PORT_B, WireGuard::Response), 1, "the second try carries the cookie");
+    assert_eq!(
+        lab.count(PORT_B, WireGuard::Response),
+        1,
+        "the second try carries the cookie"
+    );
     assert_eq!(lab.b.inbox.len(), 1);
     // The cookie holds for the address that got it, only there.
-    let (_, proved) =
-        lab.seen.iter().rfind(|(f, d)| *f == PORT_A && d.len() == 148).unwrap().clone();
+    let (_, proved) = lab
+        .seen
+        .iter()
+        .rfind(|(f, d)| *f == PORT_A && d.len() == 148)
+        .unwrap()
+        .clone();
     let elsewhere = Source::Udp("192.0.2.9:9".parse().unwrap());
     let outcome = lab.b.tunnel.receive_handshake(&proved, elsewhere, lab.now);
     assert_eq!(outcome, Err(Refused::UnderLoad));
-    let replayed = lab.b.tunnel.receive_handshake(&proved, Source::Udp(lab.a.addr), lab.now);
-    assert_eq!(replayed, Err(Refused::StaleInitiation), "past the cookie, to the timestamp");
+    let replayed = lab
+        .b
+        .tunnel
+        .receive_handshake(&proved, Source::Udp(lab.a.addr), lab.now);
+    assert_eq!(
+        replayed,
+        Err(Refused::StaleInitiation),
+        "past the cookie, to the timestamp"
+    );
 }
 
 #[test]
@@ -611,11 +746,16 @@ fn a_flood_is_met_with_cookies_not_with_curves() {
     let lab = Lab::new();
     let flooded = device(22, PORT_B, 100);
     lab.a.send(&packet(PORT_A, PORT_B, 64), lab.now);
-    let Some(transmit) = lab.a.tunnel.poll_transmit() else { panic!("no initiation") };
+    let Some(transmit) = lab.a.tunnel.poll_transmit() else {
+        panic!("no initiation")
+    };
     let mut accepted = 0;
     for n in 0..5_000_u32 {
         let src = Source::Udp((std::net::Ipv4Addr::from(n), 7).into());
-        match flooded.tunnel.receive_handshake(&transmit.datagram, src, lab.now) {
+        match flooded
+            .tunnel
+            .receive_handshake(&transmit.datagram, src, lab.now)
+        {
             Err(Refused::UnderLoad) => {}
             Err(Refused::UnknownPeer) => accepted += 1,
             other => panic!("{other:?}"),
@@ -641,7 +781,10 @@ fn garbage_never_panics() {
     let mut lab = Lab::new();
     lab.a_sends(&packet(PORT_A, PORT_B, 64));
     let entropy = Seeded(AtomicU64::new(3));
-    let source = Source::Relay { region: 1, peer: lab.a.key };
+    let source = Source::Relay {
+        region: 1,
+        peer: lab.a.key,
+    };
     for len in 0..2_000 {
         let mut junk = vec![0; len % 200];
         entropy.fill(&mut junk);
@@ -649,7 +792,12 @@ fn garbage_never_panics() {
             if junk.len() >= 4 {
                 junk[..4].copy_from_slice(&[kind, 0, 0, 0]);
             }
-            assert!(lab.b.tunnel.receive_handshake(&junk, source, lab.now).is_err());
+            assert!(
+                lab.b
+                    .tunnel
+                    .receive_handshake(&junk, source, lab.now)
+                    .is_err()
+            );
             if let Some(session) = lab.b.tunnel.session(&junk) {
                 assert!(session.opener().open_in_place(&mut junk).is_err());
             }
@@ -684,7 +832,13 @@ fn many_threads_seal_and_open_at_once() {
     let (a, b, now) = (&lab.a, &lab.b, lab.now);
     let (sealing, opening) = (
         a.peer(&b.key).current.load_full().unwrap(),
-        b.tunnel.session(&lab.seen.iter().find(|(f, d)| *f == PORT_A && d[0] == 4).unwrap().1),
+        b.tunnel.session(
+            &lab.seen
+                .iter()
+                .find(|(f, d)| *f == PORT_A && d[0] == 4)
+                .unwrap()
+                .1,
+        ),
     );
     let opening = opening.unwrap();
     let opened = AtomicU64::new(0);

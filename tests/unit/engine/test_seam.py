@@ -1,0 +1,171 @@
+"""The seam to the Rust engine, pinned by samples that `cargo test` reads and writes too.
+
+`engine-commands.hex` and `engine-config.hex` are what Python writes; `engine-events.hex` and
+`engine-snapshot.hex` are what Rust writes.
+"""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from warren.engine.commands import (
+    AnyCommand,
+    Dial,
+    DstSpan,
+    FilterRule,
+    Hangup,
+    Peer,
+    Rebind,
+    RelayNode,
+    SendDatagram,
+    SendPacket,
+    SendRelayed,
+    SetFilter,
+    SetHome,
+    SetIdentity,
+    SetPath,
+    SetPeers,
+    SetRegion,
+    Span,
+    Splice,
+    encode_commands,
+)
+from warren.engine.events import (
+    Active,
+    Applied,
+    Bound,
+    Datagram,
+    Dialed,
+    Fault,
+    Handshake,
+    PeerGone,
+    ProbeReply,
+    RegionState,
+    Relayed,
+    decode_events,
+)
+from warren.engine.protocol import EngineConfig, PeerStats, Snapshot
+
+VECTORS = Path(__file__).parents[2] / "vectors"
+
+
+def sample(name: str) -> bytes:
+    """The bytes of one sample."""
+    return bytes.fromhex((VECTORS / name).read_text())
+
+
+def key(n: int) -> bytes:
+    """A key that is easy to see in a dump."""
+    return bytes([n]) * 32
+
+
+COMMANDS: list[AnyCommand] = [
+    SetIdentity(private_key=key(1), addresses=["100.64.0.1/32", "fd7a:115c:a1e0::1/128"]),
+    SetPeers(
+        upsert=[
+            Peer(key=key(2), allowed_ips=["100.64.0.2/32"], home_region=7),
+            Peer(
+                key=key(3),
+                allowed_ips=["10.0.0.0/8", "::/0"],
+                roams=True,
+                endpoint="[2001:db8::1]:51820",
+                keepalive_s=25,
+            ),
+        ],
+        remove=[key(4)],
+    ),
+    SetPeers(),
+    SetFilter(
+        rules=[
+            FilterRule(
+                sources=[Span(first="0.0.0.0", last="255.255.255.255")],  # noqa: S104
+                destinations=[
+                    DstSpan(
+                        span=Span(first="100.64.0.1", last="100.64.0.1"),
+                        first_port=0,
+                        last_port=65535,
+                    )
+                ],
+                protocols=[6, 17, 1, 58],
+            )
+        ],
+        shields_up=True,
+    ),
+    SetPath(peer=key(2), addr="192.0.2.1:41641", lease_ms=6500),
+    SetPath(peer=key(2), addr=None, lease_ms=0),
+    SetRegion(
+        region=900,
+        nodes=[
+            RelayNode(
+                addrs=["192.0.2.9:443", "[2001:db8::9]:443"],
+                server_name="relay.example",
+                cert_sha256=key(5),
+                insecure=True,
+                proxy="192.0.2.8:3128",
+            ),
+            RelayNode(addrs=[], server_name="x"),
+        ],
+    ),
+    SetRegion(region=901, nodes=[]),
+    SetHome(region=900),
+    SendDatagram(to="192.0.2.1:3478", data=b"\x00\x01"),
+    SendRelayed(region=900, peer=key(2), data=b"disco"),
+    SendPacket(packet=b"\x45\x00"),
+    Rebind(port=41641),
+    Dial(id=1, to="100.64.0.2:80"),
+    Splice(id=1, fd=9),
+    Hangup(id=2**40),
+]
+
+
+def test_commands_are_what_rust_reads() -> None:
+    assert encode_commands(COMMANDS, 3) == sample("engine-commands.hex")
+
+
+def test_config_is_what_rust_reads() -> None:
+    config = EngineConfig(tun="warren0", port=41641)
+    assert msgspec.msgpack.encode(config) == sample("engine-config.hex")
+
+
+def test_events_of_rust_are_read() -> None:
+    assert decode_events(sample("engine-events.hex")) == [
+        Applied(generation=3),
+        Bound(port4=41641, port6=0),
+        Datagram(src="[2001:db8::1]:3478", data=b"\x01\x01"),
+        Relayed(region=900, peer=key(2), data=b"disco"),
+        RegionState(region=900, connected=False, error="refused", health=""),
+        PeerGone(region=900, peer=key(2), reason=1),
+        Active(peer=key(2), direct=True),
+        Handshake(peer=key(2)),
+        ProbeReply(packet=b"\x45\x00"),
+        Dialed(id=2**40, error=""),
+        Fault(message="the TUN device is gone", fatal=True),
+    ]
+
+
+def test_snapshot_of_rust_is_read() -> None:
+    assert msgspec.msgpack.decode(sample("engine-snapshot.hex"), type=Snapshot) == Snapshot(
+        port4=41641,
+        port6=0,
+        tun_name=None,
+        offloads=["udp-gso"],
+        peers=[
+            PeerStats(
+                key=key(2),
+                rx_bytes=2**40,
+                tx_bytes=0,
+                handshake_ago_ms=5,
+                tx_ago_ms=None,
+                rx_ago_ms=None,
+                direct="192.0.2.1:41641",
+            )
+        ],
+        drops={"no-route": 1},
+        regions={900: True},
+    )
+
+
+@pytest.mark.parametrize("name", ["engine-commands.hex", "engine-events.hex"])
+def test_samples_are_one_line(name: str) -> None:
+    assert (VECTORS / name).read_text().count("\n") == 1
