@@ -1,9 +1,6 @@
-"""`python -m warren` is the `warren` command."""
-
-from __future__ import annotations
-
-import sys
+"""`python -m warren`: the same as the `warren` command."""
 
 from warren.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    main()
