@@ -15,9 +15,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fuzz.mutate import mutations
-from fuzz.targets import TARGETS, Target
+
+if TYPE_CHECKING:
+    from fuzz.targets import Target
 
 _ROUND = 1000
 _MAX_INPUT_BYTES = 16 * 1024
@@ -31,14 +34,16 @@ def main() -> int:
     parser.add_argument("--findings", type=Path, default=Path("fuzz/findings"))
     parser.add_argument("targets", nargs="*", metavar="TARGET")
     options = parser.parse_args()
+    if options.inside:
+        _guided(options.targets[0], options.seconds, options.findings)
+    from fuzz.targets import TARGETS
+
     known = {target.name: target for target in TARGETS}
     unknown = [name for name in options.targets if name not in known]
     if unknown:
         print(f"no such target: {', '.join(unknown)}; there are {', '.join(known)}")
         return 2
     chosen = [known[name] for name in options.targets] or TARGETS
-    if options.inside:
-        _guided(chosen[0], options.seconds, options.findings)
     options.findings.mkdir(parents=True, exist_ok=True)
     guided = importlib.util.find_spec("atheris") is not None
     if not guided:
@@ -58,15 +63,17 @@ def _in_own_process(target: Target, seconds: int, findings: Path) -> bool:
     return subprocess.run([sys.executable, "-m", "fuzz", *arguments], check=False).returncode == 0
 
 
-def _guided(target: Target, seconds: int, findings: Path) -> None:
+def _guided(name: str, seconds: int, findings: Path) -> None:
     """Run one target under atheris; never returns."""
     import atheris
 
+    # What is imported in here is instrumented: the rooms of this project, not the libraries.
+    with atheris.instrument_imports(include=["warren"]):
+        from fuzz.targets import TARGETS
+    target = next(target for target in TARGETS if target.name == name)
     with tempfile.TemporaryDirectory() as folder:
         for number, seed in enumerate(target.seeds()):
             (Path(folder) / str(number)).write_bytes(seed)
-        # Instruments what is loaded already: the rooms of this project.
-        atheris.instrument_all()
         arguments = [
             "fuzz",
             folder,

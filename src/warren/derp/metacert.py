@@ -53,15 +53,18 @@ def server_key_untrusted(certificate: bytes) -> NodePublic | None:
 
     Nothing here is authenticated: the login is, since only the key's holder can open its box.
     """
+    # `parsed.subject` would warn of the name's length each time, so the bytes are asked; first,
+    # as nearly every certificate that comes here is another one.
+    found = _COMMON_NAME.search(certificate)
+    if found is None:
+        return None
     try:
         parsed = x509.load_der_x509_certificate(certificate)
         if parsed.serial_number != PROTOCOL_VERSION:
             return None
-        # `parsed.subject` would warn of the name's length each time, so the bytes are asked.
-        found = _COMMON_NAME.search(parsed.tbs_certificate_bytes)
     except (ValueError, x509.InvalidVersion):
         return None
-    return NodePublic.parse(NodePublic.PREFIX + found[1].decode()) if found else None
+    return NodePublic.parse(NodePublic.PREFIX + found[1].decode())
 
 
 def certificate_pin(certificate: bytes) -> str:
