@@ -282,8 +282,10 @@ def test_garbage_is_counted_and_the_tunnel_lives_on(joined: tuple[End, End]) -> 
     drops = wait_until(
         lambda: d if "unknown-datagram" in (d := a.drops()) else None, 5, "drops are counted"
     )
-    for name in ("wireguard-no-session", "wireguard-bad-mac", "geneve", "rate-limit"):
+    for name in ("wireguard-no-session", "wireguard-bad-mac", "geneve"):
         assert drops.get(name, 0) > 0, drops
+    # The bucket, or the queue that nobody drained meanwhile.
+    assert drops.get("rate-limit", 0) + drops.get("event-queue", 0) > 0, drops
     a.poll()
     handed_up = [event for event in a.events if isinstance(event, Datagram)]
     assert 0 < len(handed_up) <= 1500

@@ -22,6 +22,8 @@ use crate::udp::{Message, Receiver};
 const MAX_VECTORS: usize = 160;
 /// Batches taken from one socket in a row before the other is looked at.
 const ROUNDS: usize = 8;
+/// Relayed packets that are gathered at most before the device gets them.
+const RELAYED_BYTES: usize = 256 << 10;
 
 /// One datagram in the arena.
 #[derive(Clone, Copy)]
@@ -44,6 +46,8 @@ pub(crate) struct Inbound {
     /// Answers to probes; they wait until the session's window is free again.
     answers: Vec<Vec<u8>>,
     outbound: Outbound,
+    /// Packets from relays are gathered here until their batch ends.
+    relayed: Vec<u8>,
 }
 
 impl Inbound {
@@ -54,6 +58,7 @@ impl Inbound {
             datagrams: Vec::new(),
             answers: Vec::new(),
             outbound: Outbound::new(),
+            relayed: Vec::new(),
         }
     }
 
@@ -73,38 +78,59 @@ impl Inbound {
             }
         }
         self.open_all(shared, arena, now);
+        self.deliver(shared, arena);
         shared.drain_tunnel(now);
     }
 
-    /// Takes one packet from a relay.
+    /// Takes one packet from a relay; what was in it reaches the device by
+    /// [`Self::end_relayed`] at the latest.
     pub(crate) fn relayed(
         &mut self,
         shared: &Shared,
         region: u32,
         peer: PublicKey,
-        packet: &mut [u8],
+        packet: &[u8],
+        now: Now,
     ) {
-        let now = shared.clock.now();
         let source = Source::Relay { region, peer };
-        self.datagrams.clear();
         match classify_relayed(packet) {
             Kind::Disco => shared.datagram_event(now, || Event::Relayed {
                 region,
                 peer: peer.0.into(),
                 data: owned(packet),
             }),
-            Kind::WireGuard(WireGuard::Data) => {
-                self.datagrams.push(Datagram {
-                    start: 0,
-                    len: packet.len(),
-                    source,
-                });
+            Kind::WireGuard(WireGuard::Data) => self.gather(shared, packet, source, now),
+            Kind::WireGuard(_) => {
+                handshake(shared, packet, source, now);
+                shared.drain_tunnel(now);
             }
-            Kind::WireGuard(_) => handshake(shared, packet, source, now),
             _ => shared.drops.count(Drop::Unknown),
         }
-        self.open_all(shared, packet, now);
+    }
+
+    /// Copies a data message behind those of its batch and opens it there.
+    fn gather(&mut self, shared: &Shared, packet: &[u8], source: Source, now: Now) {
+        if self.relayed.len() + packet.len() > RELAYED_BYTES {
+            self.end_relayed(shared);
+        }
+        let datagram = Datagram { start: self.relayed.len(), len: packet.len(), source };
+        self.relayed.extend_from_slice(packet);
+        self.datagrams.clear();
+        self.datagrams.push(datagram);
+        let mut arena = std::mem::take(&mut self.relayed);
+        self.open_all(shared, &mut arena, now);
+        self.relayed = arena;
         shared.drain_tunnel(now);
+    }
+
+    /// The relay has nothing more for now.
+    pub(crate) fn end_relayed(&mut self, shared: &Shared) {
+        if !self.relayed.is_empty() {
+            let mut arena = std::mem::take(&mut self.relayed);
+            self.deliver(shared, &mut arena);
+            arena.clear();
+            self.relayed = arena;
+        }
     }
 
     /// WireGuard data waits for [`Self::open_all`]; everything else is dealt with here.
@@ -127,7 +153,8 @@ impl Inbound {
         }
     }
 
-    /// Opens the data of the batch, session by session, and hands it to the device.
+    /// Opens the data of the batch, session by session. What passes every check goes to the
+    /// userspace stack at once, or waits in the coalescer for [`Self::deliver`].
     fn open_all(&mut self, shared: &Shared, arena: &mut [u8], now: Now) {
         let tables = shared.tunnel.tables();
         let mut next = 0;
@@ -162,8 +189,6 @@ impl Inbound {
                 self.outbound.one(shared, &answer);
             }
         }
-        self.deliver(shared, arena);
-        self.outbound.flush(shared);
     }
 
     /// Opens one datagram and checks what was in it: source, filter, probes.
@@ -205,9 +230,10 @@ impl Inbound {
                 });
             }
         }
-        match shared.stack() {
-            Some(stack) => stack.inject(packet),
-            None => self.coalescer.push(arena, part),
+        match (shared.stack(), &shared.tun) {
+            (Some(stack), _) => stack.inject(packet),
+            (None, Some(_)) => self.coalescer.push(arena, part),
+            (None, None) => shared.drops.count(Drop::Device),
         }
     }
 

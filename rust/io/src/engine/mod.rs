@@ -97,6 +97,12 @@ impl Engine {
             .transpose()?;
         let sockets = UdpSockets::bind(config.port)?;
         let shared = Shared::start(&config, tun, sockets)?;
+        shared.connect(None, None);
+        Self::launch(shared)
+    }
+
+    /// Starts the threads around parts that stand.
+    fn launch(shared: Arc<Shared>) -> Result<Self, EngineError> {
         let engine = Self {
             shared,
             threads: Mutex::default(),

@@ -94,6 +94,20 @@ impl Shared {
         Ok(shared)
     }
 
+    /// Puts relay and userspace stack in their places; once, before the threads start.
+    pub(crate) fn connect(
+        &self,
+        relay: Option<Arc<dyn RelayPort>>,
+        stack: Option<Arc<dyn UserStack>>,
+    ) {
+        if let Some(relay) = relay {
+            let _ = self.relay.set(relay);
+        }
+        if let Some(stack) = stack {
+            let _ = self.stack.set(stack);
+        }
+    }
+
     pub(crate) fn relay(&self) -> Option<&Arc<dyn RelayPort>> {
         self.relay.get()
     }
@@ -238,11 +252,15 @@ impl RelaySink for Door {
         let Some(shared) = self.0.upgrade() else {
             return;
         };
-        let peer = PublicKey(*src);
-        shared
-            .relay_inbound
-            .lock()
-            .relayed(&shared, region.into(), peer, packet);
+        let now = shared.clock.now();
+        let mut inbound = shared.relay_inbound.lock();
+        inbound.relayed(&shared, region.into(), PublicKey(*src), packet, now);
+    }
+
+    fn on_batch_end(&self, _region: u16) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.relay_inbound.lock().end_relayed(&shared);
+        }
     }
 
     fn on_event(&self, event: Event) {
