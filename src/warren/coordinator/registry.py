@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import structlog
 
-from warren.coordinator.change import Change
+from warren.coordinator.change import Change, Facet
 from warren.coordinator.delta import Delta
 from warren.coordinator.snapshot import Snapshot
 from warren.coordinator.store import Store, StoreProblem
@@ -22,6 +22,8 @@ _T = TypeVar("_T")
 Listener = Callable[[Change], None]
 
 _log = structlog.get_logger("registry")
+
+_WORTH_A_LINE = Facet.MEMBERSHIP | Facet.NAME | Facet.OWNER | Facet.PRESENCE
 
 
 class Registry:
@@ -72,7 +74,24 @@ class Registry:
             self._show(delta)
 
     def _show(self, delta: Delta) -> None:
-        self._snapshot = self._snapshot.after(delta)
+        before, self._snapshot = self._snapshot, self._snapshot.after(delta)
         if delta.change:
+            _tell_log(delta.change, self._snapshot, before)
             for listener in self._listeners:
                 listener(delta.change)
+
+
+def _tell_log(change: Change, now: Snapshot, before: Snapshot) -> None:
+    """Log who joined, left or was changed; what nodes merely report is not worth a line."""
+    for node_id, facets in change.nodes.items():
+        node = now.nodes.get(node_id) or before.nodes.get(node_id)
+        if node is None:
+            continue
+        say = _log.info if facets & _WORTH_A_LINE else _log.debug
+        say(
+            ", ".join(sorted(change.why)),
+            node=node.name,
+            id=node_id,
+            address=str(node.ipv4),
+            key=str(node.node_key),
+        )

@@ -154,6 +154,12 @@ class Door(asyncio.Protocol):
                 return
             if not isinstance(event, h11.Request):
                 return
+            if len(self._raw) - len(self._rest()) > MAX_HEAD_BYTES:
+                self._fail(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+                return
+            if event.http_version not in (b"1.0", b"1.1"):
+                self._fail(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+                return
             if not self._serve(_head(event)):
                 return
 

@@ -57,6 +57,8 @@ class Store:
             engine = create_engine(parsed, pool_size=1, max_overflow=0)
         except ImportError as error:
             raise StoreProblem(f"the driver for {shown} is not installed: {error}") from error
+        except (ArgumentError, TypeError) as error:
+            raise StoreProblem(f"the database {shown} can't be used: {error}") from error
         if engine.dialect.name == "sqlite":
             event.listen(engine, "connect", _prepare_sqlite)
             event.listen(engine, "begin", _begin_at_once)

@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from coordinator_world import World
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
