@@ -113,7 +113,11 @@ impl Inbound {
         if self.relayed.len() + packet.len() > RELAYED_BYTES {
             self.end_relayed(shared);
         }
-        let datagram = Datagram { start: self.relayed.len(), len: packet.len(), source };
+        let datagram = Datagram {
+            start: self.relayed.len(),
+            len: packet.len(),
+            source,
+        };
         self.relayed.extend_from_slice(packet);
         self.datagrams.clear();
         self.datagrams.push(datagram);
@@ -203,7 +207,7 @@ impl Inbound {
     ) {
         let base = arena.as_ptr() as usize;
         let packet = match opener.open_in_place(datagram.of(arena)) {
-            Ok(packet) if packet.is_empty() => return, // a keepalive
+            Ok([]) => return, // a keepalive
             Ok(packet) => packet,
             Err(refused) => return shared.drops.count(refused),
         };

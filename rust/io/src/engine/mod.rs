@@ -34,9 +34,10 @@ use warren_core::seam::{
     encode_snapshot,
 };
 
+use crate::derp::RelayPool;
 use crate::tun::Tun;
 use crate::udp::UdpSockets;
-use shared::Shared;
+use shared::{Door, Shared};
 
 /// Why an engine did not start or did not take commands.
 #[derive(Debug)]
@@ -97,7 +98,8 @@ impl Engine {
             .transpose()?;
         let sockets = UdpSockets::bind(config.port)?;
         let shared = Shared::start(&config, tun, sockets)?;
-        shared.connect(None, None);
+        let door = Arc::new(Door(Arc::downgrade(&shared)));
+        shared.connect(Some(Arc::new(RelayPool::new(door))), None);
         Self::launch(shared)
     }
 

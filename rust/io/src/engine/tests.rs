@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use warren_core::seam::{Batch, Command, DstSpan, EngineConfig, FilterRule, Peer, RelayNode, Span};
 
-use super::shared::Door;
 use super::*;
 use crate::ports::{PacketSink, RelayPort, RelaySink, UserStack};
 
@@ -71,7 +70,12 @@ struct End {
 }
 
 fn config() -> EngineConfig {
-    EngineConfig { tun: None, port: 0, mtu_bytes: 1280, loopback_forward: false }
+    EngineConfig {
+        tun: None,
+        port: 0,
+        mtu_bytes: 1280,
+        loopback_forward: false,
+    }
 }
 
 impl End {
@@ -84,12 +88,25 @@ impl End {
         let public = warren_core::wg::PrivateKey(private).public().0;
         *wire.own_key.lock() = public;
         let address = Ipv4Addr::new(100, 64, 0, number);
-        let end = Self { engine, stack, wire, public, address, events: Mutex::default() };
-        let everything =
-            Span { first: "0.0.0.0".into(), last: "255.255.255.255".into() };
+        let end = Self {
+            engine,
+            stack,
+            wire,
+            public,
+            address,
+            events: Mutex::default(),
+        };
+        let everything = Span {
+            first: "0.0.0.0".into(),
+            last: "255.255.255.255".into(),
+        };
         let rule = FilterRule {
             sources: vec![everything.clone()],
-            destinations: vec![DstSpan { span: everything, first_port: 0, last_port: 65535 }],
+            destinations: vec![DstSpan {
+                span: everything,
+                first_port: 0,
+                last_port: 65535,
+            }],
             protocols: vec![1, 6, 17],
         };
         end.apply(vec![
@@ -97,13 +114,20 @@ impl End {
                 private_key: private.into(),
                 addresses: vec![format!("{address}/32")],
             },
-            Command::SetFilter { rules: vec![rule], shields_up: false },
+            Command::SetFilter {
+                rules: vec![rule],
+                shields_up: false,
+            },
         ]);
         end
     }
 
     fn apply(&self, commands: Vec<Command>) {
-        let work = actions::compile(Batch { generation: 0, commands }).unwrap();
+        let work = actions::compile(Batch {
+            generation: 0,
+            commands,
+        })
+        .unwrap();
         self.engine.shared.mailbox.post(work).unwrap();
     }
 
@@ -116,15 +140,24 @@ impl End {
             endpoint: None,
             keepalive_s: 0,
         };
-        self.apply(vec![Command::SetPeers { upsert: vec![peer], remove: vec![] }]);
+        self.apply(vec![Command::SetPeers {
+            upsert: vec![peer],
+            remove: vec![],
+        }]);
         *self.wire.other.lock() = Arc::downgrade(&other.engine.shared);
-        until("the peer is known", || snapshot(&self.engine.shared).peers.len() == 1);
+        until("the peer is known", || {
+            snapshot(&self.engine.shared).peers.len() == 1
+        });
     }
 
     fn lease(&self, other: &Self, lease_ms: u64) {
         let port = snapshot(&other.engine.shared).port4;
         let addr = Some(format!("127.0.0.1:{port}"));
-        self.apply(vec![Command::SetPath { peer: other.public.into(), addr, lease_ms }]);
+        self.apply(vec![Command::SetPath {
+            peer: other.public.into(),
+            addr,
+            lease_ms,
+        }]);
     }
 
     fn send(&self, packet: &[u8]) {
@@ -173,21 +206,34 @@ fn packets_of_every_size_pass_over_leased_paths() {
     a.lease(&b, 60_000);
     b.lease(&a, 60_000);
     until("leases", || {
-        [&a, &b].iter().all(|end| snapshot(&end.engine.shared).peers[0].direct.is_some())
+        [&a, &b]
+            .iter()
+            .all(|end| snapshot(&end.engine.shared).peers[0].direct.is_some())
     });
     a.send(&packet(&a, &b, b"first"));
-    until("the first packet waits for the handshake, then arrives", || {
-        b.stack.0.lock().len() == 1
-    });
+    until(
+        "the first packet waits for the handshake, then arrives",
+        || b.stack.0.lock().len() == 1,
+    );
     let sizes = [0usize, 1, 2, 15, 16, 17, 100, 1251, 1252];
-    let sent: Vec<_> = sizes.iter().map(|size| packet(&a, &b, &vec![*size as u8; *size])).collect();
+    let sent: Vec<_> = sizes
+        .iter()
+        .map(|size| packet(&a, &b, &vec![*size as u8; *size]))
+        .collect();
     for packet in &sent {
         a.send(packet);
     }
     until("all arrive", || b.stack.0.lock().len() == 1 + sent.len());
     assert_eq!(b.stack.0.lock()[1..], sent);
-    assert!(a.told(|e| *e == Event::Handshake { peer: b.public.into() }));
-    assert!(a.told(|e| *e == Event::Active { peer: b.public.into(), direct: true }));
+    assert!(a.told(|e| *e
+        == Event::Handshake {
+            peer: b.public.into()
+        }));
+    assert!(a.told(|e| *e
+        == Event::Active {
+            peer: b.public.into(),
+            direct: true
+        }));
     assert_eq!(*a.wire.carried.lock(), 0);
 }
 
@@ -199,14 +245,22 @@ fn a_lapsed_lease_takes_the_relay_at_once() {
     }
     a.send(&packet(&a, &b, b"relayed"));
     until("over the relay", || b.stack.0.lock().len() == 1);
-    assert!(a.told(|e| *e == Event::Active { peer: b.public.into(), direct: false }));
+    assert!(a.told(|e| *e
+        == Event::Active {
+            peer: b.public.into(),
+            direct: false
+        }));
     a.lease(&b, 400);
-    until("lease", || snapshot(&a.engine.shared).peers[0].direct.is_some());
+    until("lease", || {
+        snapshot(&a.engine.shared).peers[0].direct.is_some()
+    });
     let carried = *a.wire.carried.lock();
     a.send(&packet(&a, &b, b"direct"));
     until("directly", || b.stack.0.lock().len() == 2);
     assert_eq!(*a.wire.carried.lock(), carried);
-    until("lapse", || snapshot(&a.engine.shared).peers[0].direct.is_none());
+    until("lapse", || {
+        snapshot(&a.engine.shared).peers[0].direct.is_none()
+    });
     a.send(&packet(&a, &b, b"relayed again"));
     until("over the relay again", || b.stack.0.lock().len() == 3);
     assert!(*a.wire.carried.lock() > carried);
@@ -221,7 +275,9 @@ fn what_cannot_go_is_counted_by_reason() {
     a.send(&packet(&a, &b, b"no path"));
     until("drops", || {
         let drops = a.engine.shared.drops.named();
-        ["no-route", "bad-outbound", "no-path"].iter().all(|name| drops.contains_key(*name))
+        ["no-route", "bad-outbound", "no-path"]
+            .iter()
+            .all(|name| drops.contains_key(*name))
     });
     // A peer may send only from its own addresses.
     a.lease(&b, 60_000);
@@ -229,7 +285,9 @@ fn what_cannot_go_is_counted_by_reason() {
     a.send(&packet(&a, &b, b"mine"));
     until("a session", || !b.stack.0.lock().is_empty());
     a.send(&packet(&stranger, &b, b"somebody else's"));
-    until("a wrong source", || b.engine.shared.drops.named().contains_key("wrong-source"));
+    until("a wrong source", || {
+        b.engine.shared.drops.named().contains_key("wrong-source")
+    });
 }
 
 #[test]
@@ -248,7 +306,9 @@ fn garbage_and_floods_are_counted_and_bounded() {
     }
     until("drops", || {
         let drops = end.engine.shared.drops.named();
-        ["unknown-datagram", "wireguard-no-session"].iter().all(|name| drops.contains_key(*name))
+        ["unknown-datagram", "wireguard-no-session"]
+            .iter()
+            .all(|name| drops.contains_key(*name))
     });
     std::thread::sleep(Duration::from_millis(50));
     let events = end.engine.shared.events.drain();

@@ -78,9 +78,14 @@ impl UdpSockets {
             .or(v6.as_ref())
             .ok_or(io::ErrorKind::AddrNotAvailable)?;
         let gso = set_option(any, SOL_UDP, UDP_SEGMENT, 0);
-        let gro = [&v4, &v6].into_iter().flatten().fold(true, |all, socket| {
-            set_option(socket, SOL_UDP, UDP_GRO, 1) && all
-        });
+        let gro = [&v4, &v6]
+            .map(|socket| {
+                socket
+                    .as_ref()
+                    .is_none_or(|s| set_option(s, SOL_UDP, UDP_GRO, 1))
+            })
+            .iter()
+            .all(|on| *on);
         Ok(Self {
             v4,
             v6,

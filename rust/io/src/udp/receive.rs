@@ -61,6 +61,7 @@ impl Receiver {
         self.messages.clear();
         // SAFETY: mmsghdr and iovec are plain old data; all zeros is valid.
         let mut headers: [libc::mmsghdr; BATCH] = unsafe { std::mem::zeroed() };
+        // SAFETY: as above.
         let mut vectors: [libc::iovec; BATCH] = unsafe { std::mem::zeroed() };
         for (index, header) in headers.iter_mut().enumerate() {
             vectors[index].iov_base = self.arena[index * SLOT..].as_mut_ptr().cast();

@@ -79,18 +79,17 @@ impl SendQueue {
     pub fn commit(&mut self, to: SocketAddr, len: usize) {
         let start = self.used;
         self.used += len;
-        if let Some(run) = self.runs.last_mut() {
-            if run.to == to
-                && !run.closed
-                && len <= run.segment
-                && run.count < MAX_SEGMENTS
-                && run.len + len <= MAX_RUN
-            {
-                run.closed = len < run.segment;
-                run.len += len;
-                run.count += 1;
-                return;
-            }
+        if let Some(run) = self.runs.last_mut()
+            && run.to == to
+            && !run.closed
+            && len <= run.segment
+            && run.count < MAX_SEGMENTS
+            && run.len + len <= MAX_RUN
+        {
+            run.closed = len < run.segment;
+            run.len += len;
+            run.count += 1;
+            return;
         }
         self.runs.push(Run {
             to,
@@ -186,6 +185,7 @@ impl SendQueue {
             .as_raw_fd();
         // SAFETY: mmsghdr and iovec are plain old data; all zeros is valid.
         let mut headers: [libc::mmsghdr; BATCH] = unsafe { std::mem::zeroed() };
+        // SAFETY: as above.
         let mut vectors: [libc::iovec; BATCH] = unsafe { std::mem::zeroed() };
         let mut controls = [[0u64; 4]; BATCH];
         let mut names: [Option<SockAddr>; BATCH] = [const { None }; BATCH];
