@@ -112,10 +112,13 @@ class Membership:
         """Say that the facts changed; the coordinator hears of it soon."""
         self._news.set()
 
+    def start(self) -> None:
+        """Say that a log-in begins; `run` follows."""
+        self._failures = 0
+        self._publish("starting", error="", auth_url="", connected=False)
+
     async def run(self, auth_key: str | None = None, force_login: bool = False) -> None:
         """Be a member until cancelled or refused; the outcome is in `phase` and `error`."""
-        self._publish("starting", error="", auth_url="")
-        self._failures = 0
         if force_login and self._profile().logged_in:
             self._state.renew_node_key()
         try:

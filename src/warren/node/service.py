@@ -475,6 +475,7 @@ class NodeService:
 
     def _start_member(self, auth_key: str | None, *, force_login: bool) -> None:
         assert self._tasks is not None, "the service runs before it is asked"
+        self._membership.start()
         self._member = self._tasks.create_task(
             self._membership.run(auth_key, force_login), name="membership"
         )

@@ -330,8 +330,9 @@ class PeerPaths:
     def _use(self, candidate: Candidate, now: float) -> None:
         """Make a candidate that has just answered the path, or prolong the trust in it."""
         if candidate is not self._best:
+            # The first path may be improved upon at once, as other pongs come in.
+            self._switched_at = now if self._best is not None else now - timing.SWITCH_PAUSE_S
             self._best = candidate
-            self._switched_at = now
             self._next_heartbeat = now + timing.HEARTBEAT_S
             self._next_upgrade = now + timing.UPGRADE_S
         self._suspect_since = None
@@ -422,7 +423,8 @@ class PeerPaths:
     def _expire_flights(self, now: float) -> None:
         while self._flights:
             tx_id, flight = next(iter(self._flights.items()))
-            if now - flight.at < timing.PING_TIMEOUT_S:
+            # Compared as `next_timeout` computes it, or rounding would make it due for ever.
+            if now < flight.at + timing.PING_TIMEOUT_S:
                 return
             del self._flights[tx_id]
 
