@@ -276,3 +276,35 @@ def test_a_status_that_is_no_number_resets_the_stream() -> None:
     http.send_headers(stream, [(":status", "abc")])
     events = client.receive(RecordLayer(DOWN, UP).seal(http.data_to_send()))
     assert Reset(stream) in events or isinstance(events[-1], Closed)
+
+
+def test_what_is_under_way_on_cancelled_streams_does_not_eat_the_window() -> None:
+    wire = Wire()
+    for _ in range(30):
+        stream = wire.client.request("GET", "/machine/map")
+        wire.exchange()
+        wire.server.respond(stream, 200)
+        wire.server.send(stream, bytes(200_000))
+        wire.client.cancel(stream)
+        wire.exchange()
+    stream = wire.client.request("GET", "/last")
+    wire.exchange()
+    wire.server.respond(stream, 200)
+    wire.server.send(stream, bytes(3 * WINDOW_BYTES), end=True)
+    wire.exchange()
+    assert len(wire.body_at_client(stream)) == 3 * WINDOW_BYTES
+
+
+def test_bodies_of_refused_requests_do_not_eat_the_window() -> None:
+    wire = Wire()
+    for _ in range(30):
+        stream = wire.client.request("POST", "/large", body=bytes(500_000))
+        wire.server.receive(wire.client.poll_transmit())
+        wire.server.respond(stream, 413)
+        wire.server.send(stream, b"too large", end=True)
+        wire.server.reset(stream)
+        wire.exchange()
+    stream = wire.client.request("POST", "/last", body=bytes(3 * WINDOW_BYTES))
+    wire.exchange()
+    received = [e for e in wire.at_server if isinstance(e, Body) and e.stream == stream]
+    assert sum(len(event.data) for event in received) == 3 * WINDOW_BYTES
