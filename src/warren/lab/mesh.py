@@ -248,7 +248,10 @@ class Node:
 
 def _pong(text: str) -> Pong:
     """The last line of `warren ping --json`."""
-    last = json.loads(text.strip().splitlines()[-1])
+    lines = text.strip().splitlines()
+    if not lines:
+        raise ProgramFailed("warren ping printed nothing")
+    last = json.loads(lines[-1])
     if not last["ok"]:
         raise ProgramFailed(last["error"])
     return Pong(last["via"], last.get("ms"), last.get("path"), last.get("region_code"))
