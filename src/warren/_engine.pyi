@@ -1,5 +1,10 @@
 """The Rust engine's binding; `warren.engine.native` is the typed face of it."""
 
+from typing import final
+
+__all__ = ["Engine"]
+
+@final
 class Engine:
     """A running engine. Every byte string is MessagePack as in warren.engine."""
 
