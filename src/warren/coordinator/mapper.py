@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
 
@@ -58,7 +58,7 @@ class Mapper:
         node: NodeRecord,
         snapshot: Snapshot,
         policy: CompiledPolicy,
-        changed: Iterable[int],
+        changed: Collection[int],
         wall: datetime,
     ) -> View:
         """Return the view after only the nodes `changed` became others, in their proportion.
@@ -73,10 +73,9 @@ class Mapper:
             if peer_id not in new:
                 peers.pop(peer_id, None)
         assert view.node is not None
-        owners = {entry.user for entry in new.values()}
-        if owners <= view.profiles.keys() and len(peers) >= len(view.peers):
-            profiles = {**view.profiles, **_profiles(new.values(), snapshot)}
-        else:
+        before = {view.peers[peer].user for peer in changed if peer in view.peers}
+        profiles = view.profiles
+        if before != {entry.user for entry in new.values()}:
             profiles = _profiles([view.node, *peers.values()], snapshot)
         return structs.replace(view, peers=peers, profiles=profiles)
 
