@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import nacl.bindings
 
-from fuzz import seeds
+from fuzz import door, seeds
 from warren.control.channel import ClientChannel, ServerChannel
 from warren.control.early import EarlyReader
 from warren.control.handshake import Initiator, initiation_version_untrusted, respond
@@ -225,4 +225,5 @@ TARGETS = [
     Target("meta_certificate", _meta_certificate, seeds.certificates),
     Target("stun", _stun, seeds.stun),
     Target("text", _text, seeds.texts),
+    Target("front_door", door.entry, door.conversations),
 ]

@@ -45,7 +45,8 @@ def accept_websocket(arrival: Arrival, subprotocol: str, inner: asyncio.Protocol
             return Answer(400, f"the subprotocol here is {subprotocol}\n".encode())
         # No extensions: what is inside is encrypted and does not compress.
         reply = websocket.send(AcceptConnection(subprotocol=subprotocol))
-    except (RemoteProtocolError, LocalProtocolError) as error:
+    except (RemoteProtocolError, LocalProtocolError, UnicodeError) as error:
+        # UnicodeError: wsproto decodes some headers as ASCII without asking.
         return Answer(400, f"this is not a WebSocket handshake: {error}\n".encode())
     arrival.transport.write(reply)
     hand_over(arrival.transport, _Outer(websocket, inner), b"")
