@@ -16,8 +16,12 @@ from typing import Any
 import pytest
 from coordinator_machine import Machine, http_get
 from coordinator_world import LONG_AGO, machine_key
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import BytesMessage, Message, Request
 
-from warren.control.handshake import HandshakeRefused, Initiator
+from warren.control.channel import ClientChannel, Early, Response
+from warren.control.handshake import RESPONSE_BYTES, HandshakeRefused, Initiator
+from warren.control.upgrade import WEBSOCKET_SUBPROTOCOL, websocket_target
 from warren.coordinator import presence, session
 from warren.coordinator.admin import shapes
 from warren.coordinator.client import AdminClient, AdminError
@@ -511,3 +515,43 @@ async def test_refused_store_keeps_serving(running: Running) -> None:
         big = Hostinfo(hostname="b", net_info=NetInfo(preferred_derp=900), os_version="v" * 300_000)
         assert (await b.update(endpoints=["192.0.2.9:9"], hostinfo=big))[0] == 200
         await a.until(lambda view: any(p.endpoints for p in view.peers.values()))
+
+
+async def test_ts2021_over_websocket(running: Running) -> None:
+    server = running.server._identity.noise.public()
+    initiator = Initiator(machine_key("web"), server, 113, secrets.token_bytes(32))
+    websocket = WSConnection(ConnectionType.CLIENT)
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.http)
+    target = websocket_target(initiator.message())
+    writer.write(
+        websocket.send(Request(host="x", target=target, subprotocols=[WEBSOCKET_SUBPROTOCOL]))
+    )
+    channel: ClientChannel | None = None
+    data, status = b"", 0
+    while not status:
+        websocket.receive_data(await asyncio.wait_for(reader.read(4096), 5))
+        for event in websocket.events():
+            if isinstance(event, BytesMessage):
+                data += bytes(event.data)
+        if channel is None and len(data) >= RESPONSE_BYTES:
+            channel = ClientChannel(initiator.finish(data[:RESPONSE_BYTES]))
+            data = data[RESPONSE_BYTES:]
+            channel.request("GET", "/machine/whoami")
+        if channel is not None:
+            for found in channel.receive(data):
+                assert not isinstance(found, Early), "no early payload on this variant"
+                status = found.status if isinstance(found, Response) else status
+            data = b""
+            if out := channel.poll_transmit():
+                writer.write(websocket.send(Message(data=out)))
+    assert status == 501
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    "target", ["/ts2021", "/ts2021?X-Tailscale-Handshake=AAAA", "/ts2021?" + "a=b&" * 50]
+)
+async def test_bad_websocket_handshakes(running: Running, target: str) -> None:
+    websocket = WSConnection(ConnectionType.CLIENT)
+    request = Request(host="x", target=target, subprotocols=[WEBSOCKET_SUBPROTOCOL])
+    assert (await raw(running.http, websocket.send(request))).startswith(b"HTTP/1.1 400")
