@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import signal
 import socket
@@ -12,6 +11,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import h11
 import msgspec
 
 from warren.node.locate import Places
@@ -28,6 +28,7 @@ _PREFIX = "/warren/v0"
 _ANSWER_TIMEOUT_S = 10.0
 _START_TIMEOUT_S = 15.0
 _LOG_NAME = "daemon.log"
+_READ_BYTES = 256 * 1024
 
 _T = TypeVar("_T")
 
@@ -38,20 +39,6 @@ class NodeError(Exception):
 
 class DaemonAbsent(NodeError):
     """No daemon listens on the socket."""
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: Path, timeout_s: float) -> None:
-        super().__init__("local", timeout=timeout_s)
-        self._path = path
-
-    def connect(self) -> None:
-        """Open the socket."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
 
 
 class NodeClient:
@@ -100,12 +87,12 @@ class NodeClient:
         kind: type[_T],
         timeout_s: float = _ANSWER_TIMEOUT_S,
     ) -> _T:
-        connection = _UnixConnection(self._path, timeout_s)
+        payload = b"" if body is None else msgspec.json.encode(body)
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(timeout_s)
         try:
-            payload = b"" if body is None else msgspec.json.encode(body)
-            connection.request(method, _PREFIX + path, payload)
-            response = connection.getresponse()
-            data = response.read()
+            connection.connect(str(self._path))
+            status, data = _exchange(connection, method, _PREFIX + path, payload)
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise DaemonAbsent(
                 f"No warren daemon listens on {self._path}; `warren up` starts one."
@@ -116,18 +103,42 @@ class NodeClient:
             ) from error
         except TimeoutError as error:
             raise NodeError(f"The daemon on {self._path} did not answer in time.") from error
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, h11.RemoteProtocolError) as error:
             raise NodeError(f"The daemon on {self._path} cannot be asked: {error}.") from error
         finally:
             connection.close()
         try:
-            if response.status != 200:
+            if status != 200:
                 raise NodeError(msgspec.json.decode(data, type=ApiError).error)
             return msgspec.json.decode(data, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise NodeError(
                 f"What listens on {self._path} is not a warren daemon of this version."
             ) from error
+
+
+def _exchange(
+    connection: socket.socket, method: str, target: str, payload: bytes
+) -> tuple[int, bytes]:
+    """Make one HTTP request; return the status and the body."""
+    http = h11.Connection(h11.CLIENT)
+    headers = [("Host", "local"), ("Content-Length", str(len(payload)))]
+    request = h11.Request(method=method, target=target, headers=headers)
+    out = (http.send(request) or b"") + (http.send(h11.Data(data=payload)) or b"")
+    connection.sendall(out + (http.send(h11.EndOfMessage()) or b""))
+    status, body = 0, bytearray()
+    while True:
+        event = http.next_event()
+        if event is h11.NEED_DATA:
+            http.receive_data(connection.recv(_READ_BYTES))
+        elif isinstance(event, h11.Response):
+            status = event.status_code
+        elif isinstance(event, h11.Data):
+            body += event.data
+        elif isinstance(event, h11.EndOfMessage):
+            return status, bytes(body)
+        else:
+            raise h11.RemoteProtocolError("it closed the connection")
 
 
 class DaemonOptions(NamedTuple):

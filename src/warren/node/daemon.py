@@ -15,6 +15,7 @@ import uvloop
 
 from warren.edge.clock import SystemClock
 from warren.edge.entropy import system_entropy
+from warren.edge.linux.device import DeviceRoutes
 from warren.edge.linux.local_socket import SocketProblem, listen_local
 from warren.engine.protocol import Engine, EngineConfig
 from warren.node.localapi import LocalApi
@@ -70,7 +71,15 @@ async def _run(
 ) -> None:
     import socket
 
-    service = NodeService(state, engine, mode, SystemClock(), system_entropy)
+    device = mode.tun
+    service = NodeService(
+        state,
+        engine,
+        mode,
+        SystemClock(),
+        system_entropy,
+        make_routes=None if device is None else lambda: _device_routes(device, mode.mtu_bytes),
+    )
     api = LocalApi(service, os.geteuid())
     log = structlog.get_logger("warren")
     stop = asyncio.Event()
@@ -99,6 +108,12 @@ async def _run(
     log.info("node stopped")
 
 
+def _device_routes(device: str, mtu_bytes: int) -> DeviceRoutes:
+    from warren.edge.linux.routes import TunRoutes
+
+    return TunRoutes(device, mtu_bytes)
+
+
 def _start_engine(tun: str | None, port: int | None) -> tuple[Engine, int]:
     """Start the packet engine; a busy default port is no reason to fail."""
     if tun is not None and not Path("/dev/net/tun").exists():
@@ -117,7 +132,7 @@ def _start_engine(tun: str | None, port: int | None) -> tuple[Engine, int]:
         return NativeEngine(EngineConfig(tun=tun, port=wanted, mtu_bytes=MTU_BYTES)), wanted
     except OSError as error:
         if not _is_port_busy(error):
-            raise DaemonProblem(f"{_capital(error)} {_way_out(tun)}") from error
+            raise DaemonProblem(_capital(error)) from error
         if port is not None:
             raise DaemonProblem(
                 f"UDP port {port} is busy; choose another with --port N, or 0 for any."
@@ -125,7 +140,7 @@ def _start_engine(tun: str | None, port: int | None) -> tuple[Engine, int]:
     try:
         return NativeEngine(EngineConfig(tun=tun, port=0, mtu_bytes=MTU_BYTES)), 0
     except OSError as error:
-        raise DaemonProblem(f"{_capital(error)} {_way_out(tun)}") from error
+        raise DaemonProblem(_capital(error)) from error
 
 
 def _is_port_busy(error: OSError) -> bool:
@@ -136,12 +151,6 @@ def _is_port_busy(error: OSError) -> bool:
 def _capital(error: OSError) -> str:
     text = (error.strerror or str(error)).strip().rstrip(".")
     return f"{text[:1].upper()}{text[1:]}."
-
-
-def _way_out(tun: str | None) -> str:
-    if tun is None:
-        return "See the log for details."
-    return "Run as root, choose another device with --tun NAME, or use --tun none."
 
 
 def _log_to_stderr() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import NamedTuple, Protocol
@@ -19,9 +20,9 @@ import structlog
 from warren import __version__
 from warren.edge.clock import Clock
 from warren.edge.entropy import Entropy
+from warren.edge.linux.device import DeviceRoutes, RouteProblem
 from warren.edge.linux.interfaces import local_addresses
 from warren.edge.linux.netmon import network_changes
-from warren.edge.linux.routes import RouteProblem, TunRoutes
 from warren.engine.commands import Rebind
 from warren.engine.events import Bound, Dialed, Fault, Handshake, PeerGone, RegionState
 from warren.engine.protocol import Engine, Snapshot
@@ -43,6 +44,7 @@ from warren.node.membership import Facts, Membership
 from warren.node.probes import icmp_echo, tsmp_ping
 from warren.node.reconcile import NOTHING, Desired, Settings, desire, own_addresses, reconcile
 from warren.node.schema import (
+    BackendState,
     NetcheckReport,
     PingReply,
     PingRequest,
@@ -81,10 +83,19 @@ class Proxy(Protocol):
 
 
 class NodeService:
-    """Implements `warren.node.localapi.NodeActions`. Lives on one event loop."""
+    """Implements `warren.node.localapi.NodeActions`. Lives on one event loop.
+
+    make_routes: gives the keeper of the TUN device's addresses; called in a thread.
+    """
 
     def __init__(
-        self, state: NodeState, engine: Engine, mode: Mode, clock: Clock, entropy: Entropy
+        self,
+        state: NodeState,
+        engine: Engine,
+        mode: Mode,
+        clock: Clock,
+        entropy: Entropy,
+        make_routes: Callable[[], DeviceRoutes] | None = None,
     ) -> None:
         self._state = state
         self._engine = engine
@@ -112,10 +123,12 @@ class NodeService:
             on_change=self._bump,
             on_ping=self._on_control_ping,
         )
-        self._routes = TunRoutes(mode.tun, mode.mtu_bytes) if mode.tun else None
+        self._make_routes = make_routes
+        self._routes: DeviceRoutes | None = None
         self._routes_wanted: tuple[list[str], list[str]] = ([], [])
         self._routes_news = asyncio.Event()
         self._route_problem = ""
+        self._routes_done = make_routes is None
         self._faults: dict[str, str] = {}
         self._desired: Desired = NOTHING
         self._generation = 0
@@ -140,8 +153,8 @@ class NodeService:
                 tasks.create_task(self._watch_network(), name="netmon")
                 tasks.create_task(self._keep_house(), name="housekeeping")
                 tasks.create_task(self._watch_engine(), name="engine")
-                if self._routes is not None:
-                    tasks.create_task(self._keep_routes(self._routes), name="routes")
+                if self._make_routes is not None:
+                    tasks.create_task(self._keep_routes(self._make_routes), name="routes")
                 profile = self._state.profile
                 if profile is not None and profile.prefs.want_running:
                     self._start_member(None, force_login=False)
@@ -162,7 +175,7 @@ class NodeService:
         endpoints = [str(own.endpoint) for own in self._measuring.endpoints]
         return Status(
             version=__version__,
-            state=self._membership.phase,
+            state=self._phase(),
             seq=self._seq,
             attempt=self._attempt,
             error=self._membership.error,
@@ -421,8 +434,9 @@ class NodeService:
             self._routes_wanted = (addresses, routes)
             self._routes_news.set()
 
-    async def _keep_routes(self, routes: TunRoutes) -> None:
+    async def _keep_routes(self, make: Callable[[], DeviceRoutes]) -> None:
         """Give the device what is wanted, off the event loop, one change after another."""
+        routes = self._routes = await asyncio.to_thread(make)
         while True:
             await self._routes_news.wait()
             self._routes_news.clear()
@@ -433,6 +447,7 @@ class NodeService:
             except RouteProblem as error:
                 log.error("routes", reason=str(error))
                 self._route_problem = str(error)
+            self._routes_done = bool(addresses)
             self._bump()
 
     async def _watch_network(self) -> None:
@@ -564,6 +579,11 @@ class NodeService:
             region=path.region,
             region_code=path.region_code,
         )
+
+    def _phase(self) -> BackendState:
+        """The membership's phase; a device that has no address yet is not `running`."""
+        phase = self._membership.phase
+        return "starting" if phase == "running" and not self._routes_done else phase
 
     def _health(self, view: View) -> list[str]:
         own = (self._desired.filter_fault, self._membership.clock_warning, self._route_problem)

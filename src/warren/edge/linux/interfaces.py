@@ -5,8 +5,6 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
-from pyroute2 import IPRoute  # type: ignore[import-untyped]
-
 _IFF_UP = 1
 _FLAG_TEMPORARY_OR_DEAD = 0x20 | 0x40  # IFA_F_DEPRECATED, IFA_F_TENTATIVE
 
@@ -24,6 +22,9 @@ def local_addresses() -> list[LocalAddress]:
 
     Deprecated and tentative IPv6 addresses are left out. Raises OSError.
     """
+    # pyroute2 takes a quarter of a second to import: not while a daemon starts.
+    from pyroute2 import IPRoute  # type: ignore[import-untyped]
+
     found = []
     with IPRoute() as kernel:
         links = {link["index"]: link for link in kernel.get_links()}

@@ -5,6 +5,8 @@ Each peer gets a route of its own (/32, /128) in the main table instead of one f
 they really reach, and a provider that uses 100.64.0.0/10 itself is not cut off. Where two nodes
 reach the same peer, both routes stand side by side by metric, and the first that came wins.
 
+Importing pyroute2 takes a quarter of a second, so this file is imported off the event loop.
+
 Everything here disappears with the device, so a killed daemon leaves nothing behind.
 """
 
@@ -18,13 +20,11 @@ from ipaddress import ip_network
 from pyroute2 import IPRoute  # type: ignore[import-untyped]
 from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
 
+from warren.edge.linux.device import RouteProblem
+
 ROUTE_PROTOCOL = 82
 """Marks routes as ours in `ip route` (the kernel leaves 5 to 255 to programs)."""
 _METRIC_FIRST = 1000
-
-
-class RouteProblem(Exception):
-    """The kernel refused an address or a route. The text is one sentence."""
 
 
 class TunRoutes:

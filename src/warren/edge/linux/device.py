@@ -1,0 +1,22 @@
+"""What a node needs of its TUN device, apart from packets; `routes` does it by netlink."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+
+class RouteProblem(Exception):
+    """The kernel refused an address or a route. The text is one sentence."""
+
+
+class DeviceRoutes(Protocol):
+    """Addresses and routes of one device. Both calls block for some milliseconds."""
+
+    def apply(self, addresses: Iterable[str], routes: Iterable[str]) -> None:
+        """Give the device exactly these. Raises RouteProblem."""
+        ...
+
+    def clear(self) -> None:
+        """Take everything back. Raises RouteProblem."""
+        ...
