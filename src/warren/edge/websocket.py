@@ -39,7 +39,8 @@ def accept_websocket(arrival: Arrival, subprotocol: str, inner: asyncio.Protocol
     """
     websocket = WSConnection(ConnectionType.SERVER)
     try:
-        websocket.receive_data(arrival.raw)
+        # Only the head: wsproto, as a server, would lose what follows it.
+        websocket.receive_data(arrival.raw[: len(arrival.raw) - len(arrival.rest)])
         request = next(websocket.events(), None)
         if not isinstance(request, Request) or subprotocol not in request.subprotocols:
             return Answer(400, f"the subprotocol here is {subprotocol}\n".encode())
@@ -49,7 +50,7 @@ def accept_websocket(arrival: Arrival, subprotocol: str, inner: asyncio.Protocol
         # UnicodeError: wsproto decodes some headers as ASCII without asking.
         return Answer(400, f"this is not a WebSocket handshake: {error}\n".encode())
     arrival.transport.write(reply)
-    hand_over(arrival.transport, _Outer(websocket, inner), b"")
+    hand_over(arrival.transport, _Outer(websocket, inner), arrival.rest)
     return None
 
 
@@ -67,8 +68,6 @@ class _Outer(asyncio.Protocol):
         outer = cast(asyncio.Transport, transport)
         self._stream = WebSocketTransport(outer, self._websocket)
         self._inner.connection_made(self._stream)
-        # Frames may have come in one flight with the handshake.
-        self._take_events()
 
     def data_received(self, data: bytes) -> None:
         """Take frames."""
