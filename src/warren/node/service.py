@@ -160,8 +160,9 @@ class NodeService:
                     self._start_member(None, force_login=False)
         finally:
             if self._routes is not None:
+                # pyroute2 would take the running loop for its own, and uvloop knows no netlink.
                 with suppress(RouteProblem):
-                    self._routes.clear()
+                    await asyncio.to_thread(self._routes.clear)
 
     # The local API.
 
