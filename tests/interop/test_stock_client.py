@@ -139,7 +139,7 @@ def test_a_new_node_appears_without_reconnecting(mesh: Mesh) -> None:
     with WebServer(bob.part, WEB_PORT, "hello from bob"):
         mesh.world.wait(fetched, 20, "dave fetches from bob")
     bob.run("logout")
-    bob.stop()
+    assert bob.stop() == 0, bob.program.tail()
 
 
 def test_it_survives_a_restart_of_the_server(mesh: Mesh) -> None:
