@@ -17,6 +17,7 @@ from typing import TypeVar
 import pytest
 
 from warren.engine.commands import (
+    Dial,
     DstSpan,
     FilterRule,
     Peer,
@@ -28,6 +29,7 @@ from warren.engine.commands import (
     SetPath,
     SetPeers,
     Span,
+    Splice,
 )
 from warren.engine.events import (
     Active,
@@ -35,6 +37,7 @@ from warren.engine.events import (
     Applied,
     Bound,
     Datagram,
+    Dialed,
     Handshake,
     ProbeReply,
 )
@@ -116,17 +119,18 @@ class End:
         return made
 
 
-def start(part: Part, number: int) -> End:
-    engine = part.inside(lambda: NativeEngine(EngineConfig(tun="wt0", port=PORT)))
+def start(part: Part, number: int, tun: str | None = "wt0") -> End:
+    engine = part.inside(lambda: NativeEngine(EngineConfig(tun=tun, port=PORT)))
     v4, v6 = f"100.64.0.{number}", f"fd7a:115c:a1e0::{number}"
     end = End(part, engine, NodePrivate.from_entropy(os.urandom(32)), v4, v6)
-    for line in (
+    lines = (
         "link set wt0 up",
         f"addr add {v4}/32 dev wt0",
         f"addr add {v6}/128 dev wt0 nodad",
         "route add 100.64.0.0/10 dev wt0",
         "-6 route add fd7a:115c:a1e0::/48 dev wt0",
-    ):
+    )
+    for line in lines if tun else ():
         part.run(["ip", *line.split()])
     own = [f"{v4}/32", f"{v6}/128"]
     end.apply(
@@ -168,11 +172,30 @@ def joined(pair: tuple[End, End]) -> tuple[End, End]:
     return a, b
 
 
-def transfer(source: End, sink: End, to: str, size: int) -> tuple[str, str]:
-    """Send random bytes over TCP; SHA-256 of what went in and of what came out."""
+@pytest.fixture
+def userspace(world: World) -> Iterator[tuple[End, End]]:
+    """The first with a TUN device, the second without; leased paths both ways."""
+    a, b = start(world["a"], 1), start(world["b"], 2, tun=None)
+    try:
+        for one, other in ((a, b), (b, a)):
+            introduce(one, other)
+            one.lease(other)
+        yield a, b
+    finally:
+        a.engine.close()
+        b.engine.close()
+
+
+def transfer(
+    source: End, sink: End, to: str, size: int, listen: str | None = None
+) -> tuple[str, str]:
+    """Send random bytes over TCP; SHA-256 of what went in and of what came out.
+
+    listen: the address that the sink listens on, when it is not `to`.
+    """
     family = socket.AF_INET6 if ":" in to else socket.AF_INET
     listener = sink.socket(socket.SOCK_STREAM, family)
-    listener.bind((to, 0))
+    listener.bind((listen or to, 0))
     listener.listen(1)
     came = hashlib.sha256()
 
@@ -187,7 +210,7 @@ def transfer(source: End, sink: End, to: str, size: int) -> tuple[str, str]:
     receiver.start()
     went = hashlib.sha256()
     with source.socket(socket.SOCK_STREAM, family) as sender:
-        sender.connect(listener.getsockname()[:2])
+        sender.connect((to, listener.getsockname()[1]))
         block = os.urandom(1 << 20)
         for index in range(size >> 20):
             piece = block[index:] + block[:index]
@@ -332,6 +355,46 @@ def test_datagrams_and_probes_of_python(joined: tuple[End, End]) -> None:
     reply = a.wait(lambda e: isinstance(e, ProbeReply))
     assert isinstance(reply, ProbeReply)
     assert reply.packet[20:29] == b"o8 bytes!"
+
+
+def test_userspace_takes_connections_in(userspace: tuple[End, End]) -> None:
+    a, b = userspace
+    assert "3 received" in a.ping(b.v4)
+    went, came = transfer(a, b, b.v4, 16 << 20, listen="127.0.0.1")
+    assert went == came
+    with a.socket(socket.SOCK_STREAM, socket.AF_INET) as sender, pytest.raises(OSError):
+        sender.connect((b.v4, 9))
+    assert b.engine.snapshot().tun_name is None
+
+
+def test_userspace_opens_connections(userspace: tuple[End, End]) -> None:
+    a, b = userspace
+    with a.socket(socket.SOCK_STREAM, socket.AF_INET6) as listener:
+        listener.bind((a.v6, 0))
+        listener.listen(1)
+        b.engine.apply([Dial(id=5, to=f"[{a.v6}]:{listener.getsockname()[1]}")])
+        connection, _ = listener.accept()
+    b.wait(lambda e: e == Dialed(id=5, error=""))
+    here, there = socket.socketpair()
+    here.settimeout(20)
+    b.engine.apply([Splice(id=5, fd=there.detach())])
+    sent = os.urandom(8 << 20)
+    writer = threading.Thread(target=lambda: (here.sendall(sent), here.shutdown(socket.SHUT_WR)))
+    writer.start()
+    came = bytearray()
+    with connection:
+        connection.settimeout(20)
+        while chunk := connection.recv(1 << 16):
+            came += chunk
+        connection.sendall(b"thanks")
+    assert bytes(came) == sent
+    assert here.recv(100) == b"thanks"
+    writer.join(5)
+    here.close()
+    b.engine.apply([Dial(id=6, to=f"{a.v4}:9")])
+    refused = b.wait(lambda e: isinstance(e, Dialed) and e.id == 6)
+    assert isinstance(refused, Dialed)
+    assert refused.error
 
 
 def test_what_is_taken_is_said_in_one_sentence(pair: tuple[End, End]) -> None:

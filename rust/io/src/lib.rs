@@ -6,11 +6,13 @@
 //! | [`tun`] | the kernel's TUN device with its offloads |
 //! | [`udp`] | the node's UDP sockets with GSO and GRO |
 //! | [`derp`] | connections to relays |
+//! | [`netstack`] | TCP and UDP in userspace, where there is no TUN device |
 //! | [`ports`] | the traits where relay and userspace stack meet the engine |
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod derp;
 pub mod engine;
+pub mod netstack;
 pub mod ports;
 pub mod tun;
 pub mod udp;

@@ -30,11 +30,13 @@ use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 use warren_core::seam::{
-    Event, MalformedSeam, PeerStats, Snapshot, decode_commands, decode_config, encode_events,
-    encode_snapshot,
+    EngineConfig, Event, MalformedSeam, PeerStats, Snapshot, decode_commands, decode_config,
+    encode_events, encode_snapshot,
 };
 
 use crate::derp::RelayPool;
+use crate::netstack::{Netstack, StackConfig};
+use crate::ports::UserStack;
 use crate::tun::Tun;
 use crate::udp::UdpSockets;
 use shared::{Door, Shared};
@@ -99,7 +101,8 @@ impl Engine {
         let sockets = UdpSockets::bind(config.port)?;
         let shared = Shared::start(&config, tun, sockets)?;
         let door = Arc::new(Door(Arc::downgrade(&shared)));
-        shared.connect(Some(Arc::new(RelayPool::new(door))), None);
+        let stack = start_stack(&config, &door)?;
+        shared.connect(Some(Arc::new(RelayPool::new(door))), stack);
         Self::launch(shared)
     }
 
@@ -184,6 +187,22 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// The userspace stack, where there is no TUN device.
+fn start_stack(config: &EngineConfig, door: &Arc<Door>) -> io::Result<Option<Arc<dyn UserStack>>> {
+    if config.tun.is_some() {
+        return Ok(None);
+    }
+    let stack = StackConfig {
+        mtu_bytes: config.mtu_bytes,
+        loopback_forward: config.loopback_forward,
+    };
+    Ok(Some(Arc::new(Netstack::start(
+        &stack,
+        door.clone(),
+        door.clone(),
+    )?)))
 }
 
 fn snapshot(shared: &Shared) -> Snapshot {
