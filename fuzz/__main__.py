@@ -31,7 +31,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
     parser.add_argument("--seconds", type=int, default=60, help="time for each target")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--findings", type=Path, default=Path("fuzz/findings"))
+    parser.add_argument("--findings", type=Path, default=Path(".build/fuzz"))
     parser.add_argument("targets", nargs="*", metavar="TARGET")
     options = parser.parse_args()
     if options.inside:
