@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
+from datetime import timedelta
 from pathlib import Path
+
+import structlog
 
 from warren.coordinator.config import Config
 from warren.derp.metacert import build_meta_certificate, certificate_pin
 from warren.edge.clock import Clock
 from warren.edge.entropy import Entropy
-from warren.edge.files import private_directory, read_private, write_private
+from warren.edge.files import FileProblem, private_directory, read_private, write_private
 from warren.edge.tls import (
+    CertificateProblem,
     covers,
+    expiry_of,
     leaf_der,
     load_certificate,
     make_self_signed,
@@ -19,6 +25,15 @@ from warren.edge.tls import (
     server_context,
 )
 from warren.keys import NodePublic
+
+_log = structlog.get_logger("tls")
+
+# The certificate is looked at this often: files may have been renewed, and the meta certificate,
+# which is valid for 30 days, is made anew.
+_LOOK_S = 12 * 3600.0
+# An ACME certificate is renewed so long before its end; failures are tried again.
+_RENEW_BEFORE = timedelta(days=30)
+_FIRST_RETRY_S, _LAST_RETRY_S = 60.0, 6 * 3600.0
 
 
 class Certificates:
@@ -56,18 +71,101 @@ class Certificates:
         if self._config.tls == "self-signed":
             self.pin = certificate_pin(leaf_der(chain))
 
+    async def keep(self) -> None:
+        """Keep the certificate fresh, for ever."""
+        retry_s = _FIRST_RETRY_S
+        while True:
+            wait_s = _LOOK_S
+            try:
+                if self._config.tls == "acme" and self._due():
+                    await asyncio.to_thread(self._obtain)
+                self.load()
+                retry_s = _FIRST_RETRY_S
+            except (CertificateProblem, FileProblem) as problem:
+                _log.error("the certificate stays the old one", problem=str(problem))
+                wait_s, retry_s = retry_s, min(retry_s * 4, _LAST_RETRY_S)
+            await asyncio.sleep(wait_s)
+
     def _pair(self) -> tuple[bytes, bytes]:
         if self._config.tls == "files":
             return read_pair(Path(self._config.tls_cert), Path(self._config.tls_key))
+        if self._config.tls == "acme":
+            kept = self._kept("acme.pem")
+            if kept is not None:
+                return kept
+        # Under ACME it only stands in until the real one has come.
         return self._self_signed()
 
+    def _due(self) -> bool:
+        kept = self._kept("acme.pem")
+        if kept is None:
+            return True
+        return expiry_of(kept[0]) - self._clock.wall() < _RENEW_BEFORE
+
+    def _obtain(self) -> None:
+        """Get a certificate by ACME and keep it. Blocks. Raises CertificateProblem."""
+        from warren.edge import acme  # it brings `requests`, which no other mode needs
+
+        account = self._directory / "acme-account.pem"
+        account_key = read_private(account)
+        if account_key is None:
+            account_key = acme.new_key()
+            write_private(account, account_key)
+        key = acme.new_key()
+        try:
+            chain = acme.obtain(
+                directory=self._config.acme_directory,
+                email=self._config.acme_email,
+                host=self._host,
+                account_key=account_key,
+                certificate_key=key,
+                present=self._present,
+                wall=self._clock.wall(),
+                ca_file=self._config.acme_ca,
+            )
+        except acme.AcmeProblem as problem:
+            raise CertificateProblem(str(problem)) from problem
+        write_private(self._directory / "acme.pem", chain + key)
+        _log.info("a certificate has come", host=self._host, until=str(expiry_of(chain)))
+
+    def _present(self, challenge: tuple[bytes, bytes] | None) -> None:
+        """Show a challenge certificate on the port, for the seconds that a proof takes.
+
+        OpenSSL tells the server name before the protocols that a client offers, so in these
+        seconds every client that asks for our name gets it; those try again.
+        """
+        if challenge is None:
+            self.context.sni_callback = None
+            return
+        from warren.edge.acme import ALPN
+
+        proof = server_context()
+        proof.set_alpn_protocols([ALPN])
+        load_certificate(proof, *challenge, self._directory)
+
+        def choose(
+            connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, _: ssl.SSLContext
+        ) -> None:
+            if name == self._host:
+                connection.context = proof
+
+        self.context.sni_callback = choose
+
     def _self_signed(self) -> tuple[bytes, bytes]:
-        # One file for both: a crash in between can't leave a certificate with another's key.
-        path = self._directory / "self-signed.pem"
-        kept = read_private(path)
-        if kept is not None and covers(kept, self._host):
-            chain, marker, key = kept.partition(b"-----BEGIN PRIVATE KEY-----")
-            return chain, marker + key
+        kept = self._kept("self-signed.pem")
+        if kept is not None:
+            return kept
         chain, key = make_self_signed(self._host, self._clock.wall())
-        write_private(path, chain + key)
+        write_private(self._directory / "self-signed.pem", chain + key)
         return chain, key
+
+    def _kept(self, name: str) -> tuple[bytes, bytes] | None:
+        """Return the chain and key in a file of ours, if it is there and made out to our host.
+
+        One file holds both: a crash can't leave a certificate with another's key.
+        """
+        kept = read_private(self._directory / name)
+        if kept is None or not covers(kept, self._host):
+            return None
+        chain, marker, key = kept.partition(b"-----BEGIN PRIVATE KEY-----")
+        return chain, marker + key

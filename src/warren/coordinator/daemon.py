@@ -44,10 +44,9 @@ from warren.coordinator.store import Store, StoreProblem
 from warren.coordinator.web import http_protocol, site
 from warren.edge.clock import Clock, SystemClock
 from warren.edge.entropy import Entropy, system_entropy
-from warren.edge.files import FileLock, FileProblem, owner_only_from_now_on, private_directory
+from warren.edge.files import FileLock, owner_only_from_now_on, private_directory
 from warren.edge.http import Door, Lobby, Routes
 from warren.edge.listen import listen_tcp, listen_udp, listen_unix, raise_file_limit
-from warren.edge.tls import CertificateProblem
 from warren.keys import NodePublic
 from warren.netmap.derpmap import DERPMap, DERPNode, DERPRegion
 from warren.relay import serve as relay
@@ -59,9 +58,6 @@ _log = structlog.get_logger("server")
 FIRST_USER = "admin"
 _FIRST_KEY_LIFE = timedelta(hours=24)
 _TLS_HANDSHAKE_S = 10.0
-# Certificates are looked at this often: files may have been renewed, and the meta certificate,
-# which is valid for 30 days, is made anew.
-_CERTIFICATES_S = 24 * 3600.0
 # Clients of the relay are told to come back spread over this time, and to try for the other.
 _RECONNECT_MS, _TRY_FOR_MS = 500, 30_000
 _STOP_S = 1.0
@@ -167,10 +163,9 @@ class Server:
             join = await self._first_user()
             ready(Ready(self._settings.url, self._ports(), join, self._warnings()))
             async with asyncio.TaskGroup() as tasks:
-                running = [
-                    tasks.create_task(self._presence.run()),
-                    tasks.create_task(self._keep_certificates()),
-                ]
+                running = [tasks.create_task(self._presence.run())]
+                if self._config.tls != "off":
+                    running.append(tasks.create_task(self._certificates.keep()))
                 await self._stopping.wait()
                 _log.info("stopping")
                 for task in running:
@@ -248,14 +243,6 @@ class Server:
 
         key = await self._registry.commit(decide)
         return None if key is None else f"warren up --server {self._settings.url} --auth-key {key}"
-
-    async def _keep_certificates(self) -> None:
-        while self._config.tls != "off":
-            await asyncio.sleep(_CERTIFICATES_S)
-            try:
-                self._certificates.load()
-            except (CertificateProblem, FileProblem) as problem:
-                _log.error("the certificate stays the old one", problem=str(problem))
 
     async def _stop(self) -> None:
         for server in self._servers:
