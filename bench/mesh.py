@@ -108,8 +108,7 @@ class MeshBench:
         """From the start of `warren up` on a known machine to the first echo over the relay."""
         figure = Figure("first_packet", "first packet over the relay after `up`", "s", "1 at most")
         alice, bob = self.nodes["alice"], self.nodes["bob"]
-        self.world["home-a"].block_udp()
-        with echo_server(bob.part):
+        with echo_server(bob.part), self._relayed("bob"):
             for turn in range(self.runs):
                 self.say(f"first packet after up, run {turn + 1}")
                 alice.run("down")
@@ -118,7 +117,6 @@ class MeshBench:
                 _first_echo(alice.part, bob.address, 20.0)
                 figure.samples.append(time.monotonic() - began)
                 alice.finish_up(command)
-        self.world["home-a"].allow_udp()
         return figure
 
     def throughput(self) -> list[Figure]:
@@ -155,20 +153,21 @@ class MeshBench:
 
     @contextmanager
     def _relayed(self, peer: str) -> Iterator[None]:
-        """While it lasts, alice reaches the peer over the relay only."""
-        alice = self.nodes["alice"]
+        """While it lasts, alice and the peer reach each other over the relay only."""
         self.world["home-a"].block_udp()
         try:
-
-            def relayed() -> bool:
-                known = alice.peer(peer)
-                return known is not None and known["path"]["kind"] == "relay"
-
-            self.world.wait(relayed, 30, f"alice reaches {peer} over the relay")
-            _first_echo_or_connect(alice, self.nodes[peer])
+            for one, other in (("alice", peer), (peer, "alice")):
+                self.world.wait(
+                    partial(self._relay_only, one, other), 30, f"{one} reaches {other} by relay"
+                )
+            self.nodes["alice"].ping(peer)
             yield
         finally:
             self.world["home-a"].allow_udp()
+
+    def _relay_only(self, one: str, other: str) -> bool:
+        known = self.nodes[one].peer(other)
+        return known is not None and known["path"]["kind"] == "relay"
 
     def _iperf(self, part: Part, address: str) -> float:
         argv = ["iperf3", "--json", "-c", address, "-p", str(IPERF_PORT), "-t", f"{self.seconds:g}"]
@@ -221,7 +220,7 @@ def echo_server(part: Part) -> Iterator[None]:
 @contextmanager
 def iperf_server(part: Part) -> Iterator[Program]:
     """iperf3's server on a host while it lasts."""
-    program = part.spawn(["iperf3", "-s", "-p", str(IPERF_PORT)], "iperf3")
+    program = part.spawn(["iperf3", "-s", "--forceflush", "-p", str(IPERF_PORT)], "iperf3")
     program.wait_output("Server listening", 5)
     try:
         yield program
@@ -243,11 +242,6 @@ def _first_echo(part: Part, address: str, deadline_s: float) -> None:
             else:
                 return
     raise TimeoutError(f"no echo from {address} within {deadline_s:g} s")
-
-
-def _first_echo_or_connect(alice: Node, peer: Node) -> None:
-    """Make sure that packets flow on the path that was just chosen."""
-    alice.ping(peer.name)
 
 
 def _echo_ms(part: Part, address: str, count: int = 100) -> float:
