@@ -33,7 +33,7 @@ use warren_core::derp::RawKey;
 use warren_core::seam::{Event, RelayNode};
 
 use crate::ports::{RelayPort, RelaySink};
-use region::Region;
+use region::{Patience, Region};
 use tls::Judge;
 
 /// Regions that may be defined; ids of the wire have 16 bits, real maps some dozens.
@@ -46,6 +46,7 @@ pub struct RelayPool {
     threads: Mutex<Vec<JoinHandle<()>>>,
     judge: Arc<Judge>,
     sink: Arc<dyn RelaySink>,
+    patience: Patience,
 }
 
 #[derive(Default)]
@@ -58,7 +59,12 @@ struct Wanted {
 impl RelayPool {
     /// A pool without regions; what comes in goes to `sink`, from the threads of the regions.
     pub fn new(sink: Arc<dyn RelaySink>) -> Self {
+        Self::with_patience(sink, Patience::default())
+    }
+
+    fn with_patience(sink: Arc<dyn RelaySink>, patience: Patience) -> Self {
         Self {
+            patience,
             regions: RwLock::default(),
             wanted: Mutex::default(),
             threads: Mutex::default(),
@@ -128,7 +134,7 @@ impl RelayPort for RelayPool {
         let region = match regions.get(&id) {
             Some(region) => region.clone(),
             None if regions.len() >= MAX_REGIONS => return,
-            None => match Region::new(id, self.judge.clone(), self.sink.clone()) {
+            None => match Region::new(id, self.judge.clone(), self.sink.clone(), self.patience) {
                 Ok(region) => {
                     region.set_private(wanted.private);
                     regions.insert(id, region.clone());

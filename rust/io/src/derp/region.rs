@@ -19,14 +19,30 @@ use super::tls::Judge;
 use super::wake::{Wake, wait};
 use crate::ports::RelaySink;
 
-/// Nothing for so long, and the relay is taken for dead; it says something every 65 s.
-const READ_TIMEOUT: Duration = Duration::from_secs(120);
-/// After a nudge, an answer must come within this time.
-const NUDGE_TIMEOUT: Duration = Duration::from_secs(3);
-/// A connection that is not home closes after so long without packets ...
-const IDLE_LIMIT: Duration = Duration::from_secs(60);
-/// ... which is looked at so often.
-const IDLE_CHECK: Duration = Duration::from_secs(15);
+/// How long a region waits for what.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// Nothing for so long, and the relay is taken for dead; it says something every 65 s.
+    pub(super) silence: Duration,
+    /// After a nudge, an answer must come within this time.
+    pub(super) nudge: Duration,
+    /// A connection that is not home closes after so long without packets ...
+    pub(super) idle: Duration,
+    /// ... which is looked at so often.
+    pub(super) idle_check: Duration,
+}
+
+impl Default for Patience {
+    /// What PROTOCOL §4.2 and §4.6 say.
+    fn default() -> Self {
+        Self {
+            silence: Duration::from_secs(120),
+            nudge: Duration::from_secs(3),
+            idle: Duration::from_secs(60),
+            idle_check: Duration::from_secs(15),
+        }
+    }
+}
 
 const DOWN: u8 = 0;
 const DIALING: u8 = 1;
@@ -50,6 +66,9 @@ pub(super) struct Region {
     queue: Queue,
     wake: Wake,
     status: AtomicU8,
+    /// Outlives the thread: what is sent on demand must not try a dead relay without end.
+    backoff: Mutex<Backoff>,
+    patience: Patience,
     judge: Arc<Judge>,
     sink: Arc<dyn RelaySink>,
 }
@@ -59,6 +78,7 @@ impl Region {
         id: u16,
         judge: Arc<Judge>,
         sink: Arc<dyn RelaySink>,
+        patience: Patience,
     ) -> std::io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             id,
@@ -66,6 +86,8 @@ impl Region {
             queue: Queue::default(),
             wake: Wake::new()?,
             status: AtomicU8::new(DOWN),
+            backoff: Mutex::default(),
+            patience,
             judge,
             sink,
         }))
@@ -73,6 +95,12 @@ impl Region {
 
     fn wanted(&self) -> MutexGuard<'_, Wanted> {
         self.wanted
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn backoff(&self) -> MutexGuard<'_, Backoff> {
+        self.backoff
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -190,7 +218,6 @@ impl Region {
 
     /// The thread: connect, serve, and again, until nobody needs the region.
     fn run(&self) {
-        let mut backoff = Backoff::default();
         let mut last_error = None;
         loop {
             let wanted = self.wanted().clone();
@@ -222,7 +249,7 @@ impl Region {
                     let lasted = serving.since.elapsed();
                     self.status.store(DIALING, Ordering::Relaxed);
                     self.queue.clear(false);
-                    backoff.ended(lasted, serving.restarting.take());
+                    self.backoff().ended(lasted, serving.restarting.take());
                     self.report(false, end.text().to_owned(), String::new());
                     if !matches!(end, End::Broken(_)) {
                         continue;
@@ -236,7 +263,8 @@ impl Region {
                     }
                 }
             }
-            self.rest(backoff.next_delay());
+            let delay = self.backoff().next_delay();
+            self.rest(delay);
         }
     }
 
@@ -371,19 +399,24 @@ impl<'a> Serving<'a> {
         }
         if nudges != self.wanted.nudges {
             self.wanted.nudges = nudges;
-            self.answer_by.get_or_insert(now + NUDGE_TIMEOUT);
+            self.answer_by
+                .get_or_insert(now + self.region.patience.nudge);
             frames::push_frame(&mut self.replies, frames::PING, &[&nudges.to_be_bytes()]);
         }
-        if now >= self.heard + READ_TIMEOUT || self.answer_by.is_some_and(|by| now >= by) {
+        if now >= self.heard + self.region.patience.silence
+            || self.answer_by.is_some_and(|by| now >= by)
+        {
             return Some(End::Broken("the relay fell silent".to_owned()));
         }
-        (!home && now >= self.used + IDLE_LIMIT && self.region.queue.is_empty())
+        (!home && now >= self.used + self.region.patience.idle && self.region.queue.is_empty())
             .then_some(End::Idle)
     }
 
     fn next_look(&self) -> Instant {
-        let silence = self.answer_by.unwrap_or(self.heard + READ_TIMEOUT);
-        let idle = (!self.told_home).then(|| Instant::now() + IDLE_CHECK);
+        let silence = self
+            .answer_by
+            .unwrap_or(self.heard + self.region.patience.silence);
+        let idle = (!self.told_home).then(|| Instant::now() + self.region.patience.idle_check);
         [idle, self.pace.ready_at()]
             .into_iter()
             .flatten()

@@ -12,6 +12,7 @@ use warren_core::derp::{RawKey, login};
 use warren_core::seam::{Event, RelayNode};
 
 use super::RelayPool;
+use super::region::Patience;
 use super::test_relay::{Kind, TestRelay};
 use crate::ports::{RelayPort, RelaySink};
 
@@ -345,6 +346,79 @@ fn a_silent_relay_is_found_out_by_a_nudge() {
     sink.event(|e| matches!(e, Event::RegionState { connected: false, error, .. } if error.contains("silent")));
     sink.connected(1);
     assert_eq!(relay.seen().logins, 2);
+}
+
+#[test]
+fn what_nobody_uses_closes_and_home_stays() {
+    let (home, other) = (TestRelay::start(Kind::Plain), TestRelay::start(Kind::Plain));
+    let sink = Arc::new(Collected::default());
+    let patience = Patience {
+        idle: Duration::from_millis(150),
+        idle_check: Duration::from_millis(30),
+        ..Patience::default()
+    };
+    let alice = RelayPool::with_patience(sink.clone(), patience);
+    alice.set_identity(ALICE);
+    alice.set_region(1, vec![home.node()]);
+    alice.set_region(2, vec![other.node()]);
+    alice.set_home(1);
+    sink.connected(1);
+    let key = login::public_key(&ALICE);
+    for logins in 1..3 {
+        assert!(alice.send(2, &key, b"on demand"));
+        sink.connected(2);
+        sink.packets(1);
+        sink.event(|e| matches!(e, Event::RegionState { region: 2, connected: false, error, .. } if error.is_empty()));
+        eventually("only home is left", || alice.regions() == vec![(1, true)]);
+        assert_eq!((home.seen().logins, other.seen().logins), (1, logins));
+    }
+}
+
+#[test]
+fn a_relay_that_says_nothing_for_long_is_left() {
+    let relay = TestRelay::start(Kind::Plain);
+    let sink = Arc::new(Collected::default());
+    let patience = Patience {
+        silence: Duration::from_millis(200),
+        ..Patience::default()
+    };
+    let alice = RelayPool::with_patience(sink.clone(), patience);
+    alice.set_identity(ALICE);
+    alice.set_region(1, vec![relay.node()]);
+    alice.set_home(1);
+    for _ in 0..2 {
+        sink.connected(1);
+        sink.event(|e| matches!(e, Event::RegionState { connected: false, error, .. } if error.contains("silent")));
+    }
+}
+
+#[test]
+fn packets_for_a_dead_region_do_not_make_it_try_without_end() {
+    let closed = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
+    let (alice, sink) = pool(ALICE);
+    let dead = RelayNode {
+        addrs: vec![closed],
+        server_name: "relay.test".into(),
+        cert_sha256: None,
+        plain: true,
+        insecure: false,
+        proxy: None,
+    };
+    alice.set_region(1, vec![dead]);
+    let until = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < until {
+        alice.send(1, &BOB, b"anybody?");
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    let attempts = sink.events.lock().unwrap().len();
+    assert!(
+        (1..=5).contains(&attempts),
+        "{attempts} attempts in a second"
+    );
 }
 
 #[test]

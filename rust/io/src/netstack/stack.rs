@@ -452,11 +452,23 @@ impl Stack {
         Some(self.sockets.get::<Socket<'_>>(handle).state())
     }
 
+    /// Take a slot. With all in use, a connection gives way that is over and only waits, or else
+    /// the one that has been half-open for longest: whoever floods us pushes out himself.
     fn add(&mut self, flow: Flow) -> Option<usize> {
         if self.live() >= MAX_FLOWS {
-            let waiting = |index: &usize| self.state(*index) == Some(State::TimeWait);
-            let oldest = (0..self.flows.len()).find(waiting)?;
-            self.remove(oldest);
+            let over = |index: &usize| self.state(*index) == Some(State::TimeWait);
+            let half_open = |index: &usize| {
+                let asking = |flow: &Flow| matches!(flow.stage, Stage::Asking { .. });
+                self.flows[*index].as_ref().is_some_and(asking)
+                    || self.state(*index) == Some(State::SynReceived)
+            };
+            let age = |index: &usize| self.flows[*index].as_ref().map(|flow| flow.since);
+            let slots = 0..self.flows.len();
+            let leaving = slots
+                .clone()
+                .find(over)
+                .or_else(|| slots.filter(half_open).min_by_key(age))?;
+            self.remove(leaving);
         }
         if let Some(index) = self.free.pop() {
             self.flows[index] = Some(flow);

@@ -478,6 +478,27 @@ fn garbage_from_the_tunnel_is_dropped() {
 }
 
 #[test]
+fn a_flood_of_half_open_connections_pushes_out_itself() {
+    let pair = pair();
+    let port = echo();
+    // Nobody accepts: the host's backlog is soon full, and the rest waits for it.
+    let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
+    let deaf_port = deaf.local_addr().unwrap().port().to_be_bytes();
+    for source in 0..3 * super::MAX_FLOWS as u16 {
+        let mut syn = vec![
+            0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0, 100, 64, 0, 9, 100, 64, 0, 2,
+        ];
+        let sum = warren_core::offload::sum(&syn);
+        syn[10..12].copy_from_slice(&warren_core::offload::finish(sum));
+        syn.extend((source + 1).to_be_bytes());
+        syn.extend(deaf_port);
+        syn.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
+        pair.far.inject(&syn);
+    }
+    round_trip(&pair.connect(at(FAR, port)), b"let me through");
+}
+
+#[test]
 fn an_idle_stack_sleeps() {
     let pair = pair();
     let stream = pair.connect(at(FAR, echo()));
