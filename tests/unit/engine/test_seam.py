@@ -79,7 +79,7 @@ COMMANDS: list[AnyCommand] = [
     SetFilter(
         rules=[
             FilterRule(
-                sources=[Span(first="0.0.0.0", last="255.255.255.255")],  # noqa: S104
+                sources=[Span(first="0.0.0.0", last="255.255.255.255")],
                 destinations=[
                     DstSpan(
                         span=Span(first="100.64.0.1", last="100.64.0.1"),

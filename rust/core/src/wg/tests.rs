@@ -142,6 +142,9 @@ impl Device {
     }
 }
 
+/// Whether a datagram is lost, by its number and content.
+type Loss = Box<dyn FnMut(usize, &[u8]) -> bool>;
+
 /// Devices A (port 1) and B (port 2).
 struct Lab {
     a: Device,
@@ -152,7 +155,7 @@ struct Lab {
     /// Every datagram ever sent.
     seen: Vec<(u16, Vec<u8>)>,
     /// Whether a datagram is lost, by its number.
-    lose: Box<dyn FnMut(usize, &[u8]) -> bool>,
+    lose: Loss,
 }
 
 impl Lab {
