@@ -6,13 +6,15 @@ from collections.abc import Collection, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from itertools import chain
 
+from warren.coordinator.refusal import Refused
+
 V4_POOL = IPv4Network("100.64.0.0/10")
 V6_POOL = IPv6Network("fd7a:115c:a1e0::/48")
 # The service addresses, and what ChromeOS uses for its own virtual machines.
 V4_RESERVED = (IPv4Network("100.100.100.0/24"), IPv4Network("100.115.92.0/23"))
 
 
-class PoolExhausted(Exception):
+class PoolExhausted(Refused):
     """Every address of the pool is in use."""
 
 

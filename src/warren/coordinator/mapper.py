@@ -15,7 +15,7 @@ from warren.coordinator.settings import Settings
 from warren.coordinator.snapshot import Snapshot
 from warren.netmap.derpmap import DERPMap
 from warren.netmap.dnsconfig import DNSConfig
-from warren.netmap.node import Node, UserProfile
+from warren.netmap.node import Hostinfo, Node, UserProfile
 from warren.netmap.view import View
 
 TAGGED_DEVICES = UserProfile(
@@ -112,6 +112,7 @@ class Mapper:
     def _self_entry(self, record: NodeRecord, policy: CompiledPolicy, wall: datetime) -> Node:
         return structs.replace(
             self._entry(record, wall),
+            hostinfo=record.hostinfo,
             cap_map=policy.capabilities(record),
             online=True,
             last_seen=None,
@@ -132,7 +133,7 @@ class Mapper:
             allowed_ips=addresses,
             endpoints=list(record.endpoints),
             home_derp=record.home_derp,
-            hostinfo=record.hostinfo,
+            hostinfo=_for_peers(record.hostinfo),
             created=record.created,
             cap=record.version,
             tags=list(record.tags),
@@ -141,6 +142,23 @@ class Mapper:
             machine_authorized=record.authorized,
             expired=expired,
         )
+
+
+def _for_peers(hostinfo: Hostinfo) -> Hostinfo:
+    """Return what peers may know of a host: nothing that only we or its owner need.
+
+    Without the measurements of its network, most reports of a node change nothing for others.
+    """
+    return structs.replace(
+        hostinfo,
+        backend_log_id="",
+        frontend_log_id="",
+        push_device_token="",
+        net_info=None,
+        request_tags=[],
+        tpm=None,
+        wol_macs=[],
+    )
 
 
 def _profiles(entries: Iterable[Node], snapshot: Snapshot) -> dict[int, UserProfile]:

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
-import josepy
 from acme import challenges, client, errors, messages
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from josepy.jwa import ES256
+from josepy.jwk import JWK, JWKEC
 
 from warren.edge.tls import private_pem
 
@@ -40,7 +41,7 @@ class _TlsAlpn01(challenges.KeyAuthorizationChallenge):
     response_cls = _TlsAlpn01Response
     typ = response_cls.typ
 
-    def validation(self, account_key: josepy.JWK, **kwargs: Any) -> str:
+    def validation(self, account_key: JWK, **kwargs: Any) -> str:
         """Return what the challenge certificate must hold the digest of."""
         return self.key_authorization(account_key)
 
@@ -97,8 +98,8 @@ def _obtain(
     wall: datetime,
     ca_file: str,
 ) -> bytes:
-    account = josepy.JWKEC.load(account_key)
-    network = client.ClientNetwork(account, alg=josepy.ES256, user_agent="warren", timeout=20)
+    account = JWKEC.load(account_key)
+    network = client.ClientNetwork(account, alg=ES256, user_agent="warren", timeout=20)
     if ca_file:
         network.session.verify = ca_file
         network.verify_ssl = ca_file  # type: ignore[assignment]
