@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import random
@@ -16,18 +17,24 @@ from typing import TypeVar
 
 import pytest
 
+from warren.edge.entropy import system_entropy
+from warren.edge.http import Door, Lobby, Routes
 from warren.engine.commands import (
     Dial,
     DstSpan,
     FilterRule,
     Peer,
     Rebind,
+    RelayNode,
     SendDatagram,
     SendPacket,
+    SendRelayed,
     SetFilter,
+    SetHome,
     SetIdentity,
     SetPath,
     SetPeers,
+    SetRegion,
     Span,
     Splice,
 )
@@ -40,6 +47,8 @@ from warren.engine.events import (
     Dialed,
     Handshake,
     ProbeReply,
+    RegionState,
+    Relayed,
 )
 from warren.engine.native import NativeEngine
 from warren.engine.protocol import EngineConfig
@@ -47,13 +56,22 @@ from warren.keys import NodePrivate
 from warren.lab.plan import Host, Plan
 from warren.lab.program import wait_until
 from warren.lab.world import Part, World
+from warren.relay import serve
+from warren.relay.hub import Hub
 
 pytestmark = pytest.mark.netlab
 
 E = TypeVar("E")
 
-PLAN = Plan(hosts=(Host("a", address="198.51.100.10"), Host("b", address="203.0.113.10")))
+PLAN = Plan(
+    hosts=(
+        Host("a", address="198.51.100.10"),
+        Host("b", address="203.0.113.10"),
+        Host("relay", address="192.0.2.10"),
+    )
+)
 PORT = 41641
+REGION = 900
 LEASE_MS = 600_000
 EVERYONE = FilterRule(
     sources=[Span(first="0.0.0.0", last="255.255.255.255"), Span(first="::", last="ffff::")],
@@ -139,9 +157,28 @@ def start(part: Part, number: int, tun: str | None = "wt0") -> End:
     return end
 
 
-def introduce(one: End, other: End) -> None:
+def introduce(one: End, other: End, home_region: int = 0) -> None:
     allowed = [f"{other.v4}/32", f"{other.v6}/128"]
-    one.apply(SetPeers(upsert=[Peer(key=other.key, allowed_ips=allowed)]))
+    peer = Peer(key=other.key, allowed_ips=allowed, home_region=home_region)
+    one.apply(SetPeers(upsert=[peer]))
+
+
+def run_relay(listener: socket.socket, ready: threading.Event, end: threading.Event) -> None:
+    """Serve a relay on `listener`, without TLS, until `end`."""
+
+    async def run() -> None:
+        hub = Hub(NodePrivate.from_entropy(os.urandom(32)), lambda key: True)
+        routes = Routes(serve.answers(), serve.takers(hub, system_entropy))
+        lobby = Lobby()
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: Door(routes, lobby), sock=listener)
+        ready.set()
+        await asyncio.to_thread(end.wait)
+        server.close()
+        hub.stop(0, 0)
+        await asyncio.sleep(0.05)
+
+    asyncio.run(run())
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +221,34 @@ def userspace(world: World) -> Iterator[tuple[End, End]]:
     finally:
         a.engine.close()
         b.engine.close()
+
+
+@pytest.fixture
+def relayed(world: World) -> Iterator[tuple[End, End]]:
+    """Two engines whose home is a relay, without leases."""
+    ready, over = threading.Event(), threading.Event()
+    with world["relay"].socket(socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((str(world["relay"].address), 80))
+        thread = threading.Thread(target=run_relay, args=(listener, ready, over))
+        thread.start()
+        assert ready.wait(5)
+        a, b = start(world["a"], 1), start(world["b"], 2)
+        try:
+            node = RelayNode(
+                addrs=[f"{world['relay'].address}:80"], server_name="relay.test", plain=True
+            )
+            for one, other in ((a, b), (b, a)):
+                introduce(one, other, REGION)
+                one.apply(SetRegion(region=REGION, nodes=[node]), SetHome(region=REGION))
+            for end in (a, b):
+                end.wait(lambda e: isinstance(e, RegionState) and e.connected)
+            yield a, b
+        finally:
+            a.engine.close()
+            b.engine.close()
+            over.set()
+            thread.join(5)
 
 
 def transfer(
@@ -355,6 +420,33 @@ def test_datagrams_and_probes_of_python(joined: tuple[End, End]) -> None:
     reply = a.wait(lambda e: isinstance(e, ProbeReply))
     assert isinstance(reply, ProbeReply)
     assert reply.packet[20:29] == b"o8 bytes!"
+
+
+def test_the_relay_carries_until_a_path_is_leased_and_after(relayed: tuple[End, End]) -> None:
+    a, b = relayed
+    assert "3 received" in a.ping(b.v4)
+    a.wait(lambda e: e == Active(peer=b.key, direct=False))
+    went, came = transfer(a, b, b.v4, 8 << 20)
+    assert went == came
+    assert a.engine.snapshot().regions == {REGION: True}
+    disco = b"TS\xf0\x9f\x92\xac" + bytes(60)
+    a.apply(SendRelayed(region=REGION, peer=b.key, data=disco))
+    b.wait(lambda e: e == Relayed(region=REGION, peer=a.key, data=disco))
+    # Leases that come and lapse in the middle of a transfer: not a byte is lost.
+    done: list[tuple[str, str]] = []
+    running = threading.Thread(target=lambda: done.append(transfer(a, b, b.v4, 96 << 20)))
+    running.start()
+    leases = 0
+    while running.is_alive() and leases < 50:
+        a.lease(b, 50)
+        b.lease(a, 50)
+        leases += 1
+        running.join(0.1)
+    running.join(40)
+    assert leases > 1
+    assert done
+    assert done[0][0] == done[0][1]
+    assert not {"no-path", "wireguard-forged", "wireguard-replayed"} & a.drops().keys()
 
 
 def test_userspace_takes_connections_in(userspace: tuple[End, End]) -> None:
