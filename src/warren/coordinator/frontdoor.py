@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import weakref
 from collections.abc import Mapping
 from typing import cast
 from urllib.parse import parse_qs, urlsplit
@@ -33,6 +34,8 @@ from warren.netmap.register import ServerKeys
 _log = structlog.get_logger("door")
 
 _JSON = "application/json"
+# Control connections at once; a machine needs one, and an idle one is closed soon.
+MAX_CONNECTIONS = 30_000
 # A dead machine's connection is found out within this time, while data waits to be sent.
 _USER_TIMEOUT_MS = 60_000
 
@@ -40,7 +43,11 @@ _USER_TIMEOUT_MS = 60_000
 def ts2021_taker(noise: MachinePrivate, handler: Handler, entropy: Entropy) -> Mapping[str, Taker]:
     """Return what takes over control connections, by path."""
 
+    open_now: weakref.WeakSet[ControlConnection] = weakref.WeakSet()
+
     def take(arrival: Arrival) -> Answer | None:
+        if len(open_now) >= MAX_CONNECTIONS:
+            return Answer(503, b"too many machines are connected\n")
         websocket = is_websocket(arrival.head)
         try:
             if websocket:
@@ -58,6 +65,7 @@ def ts2021_taker(noise: MachinePrivate, handler: Handler, entropy: Entropy) -> M
         challenge = ChallengePrivate.from_entropy(entropy(32)).public()
         early = None if websocket else encode_early(challenge)
         connection = ControlConnection(accepted, early, handler)
+        open_now.add(connection)
         if websocket:
             opener = _Opener(accepted.response, connection)
             return accept_websocket(arrival, WEBSOCKET_SUBPROTOCOL, opener)

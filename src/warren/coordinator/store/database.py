@@ -46,6 +46,8 @@ class Store:
         """
         try:
             parsed = make_url(url)
+            if parsed.drivername in ("postgres", "postgresql"):
+                parsed = parsed.set(drivername="postgresql+psycopg")
             shown = (
                 parsed.database or url
                 if parsed.get_backend_name() == "sqlite"
@@ -54,7 +56,7 @@ class Store:
         except ArgumentError as error:
             raise StoreProblem("the database URL is not one that SQLAlchemy can read") from error
         try:
-            engine = create_engine(parsed, pool_size=1, max_overflow=0)
+            engine = create_engine(parsed, pool_size=1, max_overflow=0, pool_pre_ping=True)
         except ImportError as error:
             raise StoreProblem(f"the driver for {shown} is not installed: {error}") from error
         except (ArgumentError, TypeError) as error:
