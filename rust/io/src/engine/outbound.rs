@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use warren_core::clock::Now;
 use warren_core::offload::{Split, VNET_LEN, VnetHeader};
@@ -21,6 +22,10 @@ use crate::udp::{MAX_DATAGRAM, SendQueue};
 const FLUSH_BYTES: usize = 60_000;
 /// Super-packets read in a row before the clock and the tables are looked at again.
 const READS: usize = 32;
+/// How long a full relay queue holds up the packets behind it ...
+const RELAY_PATIENCE: Duration = Duration::from_millis(50);
+/// ... and for how long it does not after that was in vain.
+const RELAY_STALL_MS: u64 = 250;
 
 /// What one thread needs to send packets.
 pub(crate) struct Outbound {
@@ -28,14 +33,29 @@ pub(crate) struct Outbound {
     queued: usize,
     /// One datagram for the relay, or one packet that waits for a session.
     single: Box<[u8]>,
+    /// A relay region that did not take packets in time, and until when it is not waited for.
+    stalled: (u16, u64),
+    /// Whether this thread may be held up by a full relay queue.
+    patient: bool,
 }
 
 impl Outbound {
+    /// For a thread that produces data: a full relay queue may hold it up.
+    pub(crate) fn patient() -> Self {
+        Self {
+            patient: true,
+            ..Self::new()
+        }
+    }
+
+    /// For a thread that must not wait.
     pub(crate) fn new() -> Self {
         Self {
+            patient: false,
             queue: SendQueue::new(),
             queued: 0,
             single: vec![0; MAX_DATAGRAM].into_boxed_slice(),
+            stalled: (0, 0),
         }
     }
 
@@ -80,7 +100,7 @@ impl Outbound {
         let count = split.count();
         let (packets, bytes) = match direct {
             Some(to) => self.seal_direct(shared, &session, &mut split, to),
-            None => self.seal_relayed(shared, &session, &mut split, peer),
+            None => self.seal_relayed(shared, &session, &mut split, peer, now),
         };
         shared.drops.add(
             Drop::Exhausted,
@@ -137,21 +157,42 @@ impl Outbound {
         session: &Session,
         split: &mut Split<'_>,
         peer: &Peer,
+        now: Now,
     ) -> (u32, u64) {
         let (mut packets, mut bytes) = (0, 0);
         while let Some(len) = split.write_next(&mut self.single[HEADER_BYTES..]) {
             let Some(sealed) = session.seal_in_place(&mut self.single, len) else {
                 break;
             };
-            shared.send_relay(
-                peer.path().home_region(),
-                peer.key(),
-                &self.single[..sealed],
-            );
+            self.push_relayed(shared, peer, sealed, now);
             packets += 1;
             bytes += sealed as u64;
         }
         (packets, bytes)
+    }
+
+    /// Queues the sealed datagram for the peer's relay. A full queue holds this thread up for a
+    /// moment, so that the senders behind it slow down before packets are lost; a relay that is
+    /// stuck does so only now and then, for other peers' packets wait behind.
+    fn push_relayed(&mut self, shared: &Shared, peer: &Peer, sealed: usize, now: Now) {
+        let datagram = &self.single[..sealed];
+        let region = u16::try_from(peer.path().home_region()).unwrap_or(0);
+        let (Some(relay), true) = (shared.relay(), region != 0) else {
+            return shared.drops.count(Drop::NoPath);
+        };
+        if relay.send(region, &peer.key().0, datagram) {
+            return;
+        }
+        let stalled = self.stalled.0 == region && now.mono_ms < self.stalled.1;
+        if self.patient && !stalled {
+            if relay.wait_room(region, RELAY_PATIENCE)
+                && relay.send(region, &peer.key().0, datagram)
+            {
+                return;
+            }
+            self.stalled = (region, now.mono_ms + RELAY_STALL_MS);
+        }
+        shared.drops.count(Drop::RelayQueue);
     }
 
     /// Sends what was sealed.
@@ -167,7 +208,7 @@ impl Outbound {
 /// The outbound thread: TUN to WireGuard to UDP or relay, until the engine stops.
 pub(crate) fn run(shared: &Arc<Shared>) {
     let Some(tun) = &shared.tun else { return };
-    let mut outbound = Outbound::new();
+    let mut outbound = Outbound::patient();
     let mut buffer = vec![0u8; READ_ROOM].into_boxed_slice();
     while !shared.stopping() {
         let now = shared.clock.now();

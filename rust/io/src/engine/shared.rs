@@ -87,7 +87,7 @@ impl Shared {
             stack: OnceLock::new(),
             active: Mutex::default(),
             relay_inbound: Mutex::new(Inbound::new(join_udp)),
-            stack_outbound: Mutex::new(Outbound::new()),
+            stack_outbound: Mutex::new(Outbound::patient()),
             stop: AtomicBool::new(false),
         });
         shared.event(bound);
