@@ -108,7 +108,7 @@ def views(draw: st.DrawFn) -> View:
     )
 
 
-@settings(max_examples=300)
+@settings(max_examples=80)
 @given(st.lists(views(), min_size=1, max_size=4))
 def test_fold_of_diff_is_the_view(sequence: list[View]) -> None:
     known = EMPTY
