@@ -112,7 +112,7 @@ class _Opener(asyncio.Protocol):
 
 def _turn_away(arrival: Arrival, websocket: bool, reason: str) -> Answer | None:
     """Tell an old client why, in the handshake's own error frame: those it shows to people."""
-    _log.info("a client is too old", reason=reason)
+    _log.debug("a client is too old", reason=reason)
     if websocket:
         return Answer(400, reason.encode() + b"\n")
     arrival.transport.write(switching_response() + encode_error(reason))

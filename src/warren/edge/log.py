@@ -37,3 +37,17 @@ def configure_logging(level: str, form: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+    logging.basicConfig(handlers=[_FromLibraries()], level=logging.WARNING, force=True)
+
+
+class _FromLibraries(logging.Handler):
+    """Brings what libraries log into the same form."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand one record on, unless it only tells that strangers send garbage."""
+        message = record.getMessage()
+        if message.startswith("Invalid HTTP request"):
+            return
+        structlog.get_logger(record.name).log(
+            record.levelno, message, exc_info=record.exc_info or None
+        )

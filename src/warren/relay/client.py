@@ -42,6 +42,7 @@ from warren.edge.entropy import Entropy
 from warren.keys import NodePublic
 from warren.relay.hub import Hub
 
+# What strangers can cause is counted, and logged only for who looks closely.
 _log = structlog.get_logger("relay")
 
 HANDSHAKE_S = 10.0
@@ -121,7 +122,7 @@ class RelayClient(asyncio.Protocol):
             self._take_frames()
         except MalformedDerp as error:
             self._hub.counters.malformed_clients += 1
-            _log.info("a client broke the protocol", client=self._shown(), error=str(error))
+            _log.debug("a client broke the protocol", client=self._shown(), error=str(error))
             self.close()
         self._hub.flush()
 
@@ -282,7 +283,7 @@ class RelayClient(asyncio.Protocol):
         assert login.client is not None and login.client_info is not None
         self._drop_timer("handshake")
         if not self._hub.join(self, login.client):
-            _log.info("a client is not known here", client=str(login.client))
+            _log.debug("a client is not known here", client=str(login.client))
             self.close()
             return
         self.raw_key = login.client.raw
@@ -341,7 +342,7 @@ class RelayClient(asyncio.Protocol):
             self._watch_stall()  # slow, but it reads
             return
         self._hub.counters.stalled_clients += 1
-        _log.info("a client reads nothing and was dropped", client=self._shown())
+        _log.debug("a client reads nothing and was dropped", client=self._shown())
         self.abort()
 
     # Time.
