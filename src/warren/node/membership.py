@@ -100,6 +100,7 @@ class Membership:
         self._server_keys: dict[str, MachinePublic] = {}
         self._news = asyncio.Event()
         self._failures = 0
+        self._auth_key: str | None = None
         self._seen_pings: dict[str, None] = {}
         self.phase: BackendState = "stopped"
         self.auth_url = ""
@@ -119,15 +120,14 @@ class Membership:
 
     async def run(self, auth_key: str | None = None, force_login: bool = False) -> None:
         """Be a member until cancelled or refused; the outcome is in `phase` and `error`."""
+        self._auth_key = auth_key
         if force_login and self._profile().logged_in:
             self._state.renew_node_key()
         try:
             while True:
                 try:
-                    await self._session(auth_key)
-                    auth_key = None
+                    await self._session()
                 except SessionExpired:
-                    auth_key = None
                     continue
                 except RateLimited as error:
                     self._publish(error=str(error), connected=False)
@@ -191,9 +191,11 @@ class Membership:
                 # The coordinator may have been set up anew, with another key.
                 del self._server_keys[url]
 
-    async def _session(self, auth_key: str | None) -> None:
+    async def _session(self) -> None:
         async with self._link(self._profile().server_url) as link:
-            response = await self._log_in(link, auth_key)
+            response = await self._log_in(link, self._auth_key)
+            # It has served its purpose; a later session proves itself by the node key.
+            self._auth_key = None
             self._state.accepted()
             phase: BackendState = "starting" if response.machine_authorized else "needs-approval"
             self._publish(phase, error="", auth_url="", connected=True)
