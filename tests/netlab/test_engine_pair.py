@@ -45,6 +45,7 @@ from warren.engine.events import (
     Bound,
     Datagram,
     Dialed,
+    Fault,
     Handshake,
     ProbeReply,
     RegionState,
@@ -447,6 +448,31 @@ def test_the_relay_carries_until_a_path_is_leased_and_after(relayed: tuple[End, 
     assert done
     assert done[0][0] == done[0][1]
     assert not {"no-path", "wireguard-forged", "wireguard-replayed"} & a.drops().keys()
+
+
+def test_a_path_narrower_than_the_tunnel_carries_all_the_same(joined: tuple[End, End]) -> None:
+    a, b = joined
+    a.part.run(["ip", "link", "set", "wan", "mtu", "1280"])
+    try:
+        went, came = transfer(a, b, b.v4, 8 << 20)
+        assert went == came
+        assert "udp-gso" in a.engine.snapshot().offloads, "other paths keep their segmentation"
+    finally:
+        a.part.run(["ip", "link", "set", "wan", "mtu", "1500"])
+
+
+def test_a_device_that_goes_away_is_told(joined: tuple[End, End]) -> None:
+    a, b = joined
+    a.part.run(["ip", "link", "set", "wt0", "down"])
+    b.part.run(["sh", "-c", f"ping -n -c 1 -W 1 {a.v4} || true"])
+    a.part.run(["ip", "link", "set", "wt0", "up"])
+    a.part.run(["ip", "route", "add", "100.64.0.0/10", "dev", "wt0"])
+    assert "3 received" in a.ping(b.v4)
+    a.part.run(["ip", "link", "del", "wt0"])
+    fault = a.wait(lambda e: isinstance(e, Fault))
+    assert isinstance(fault, Fault)
+    assert fault.fatal
+    assert "TUN device" in fault.message
 
 
 def test_userspace_takes_connections_in(userspace: tuple[End, End]) -> None:

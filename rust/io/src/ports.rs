@@ -86,6 +86,11 @@ pub trait UserStack: Send + Sync {
     /// Drops a dialed connection that was not spliced.
     fn hangup(&self, id: u64);
 
+    /// Injected packets that were dropped because the stack could not keep up.
+    fn dropped(&self) -> u64 {
+        0
+    }
+
     /// Ends the threads. Idempotent.
     fn close(&self);
 }

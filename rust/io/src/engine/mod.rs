@@ -228,6 +228,11 @@ fn snapshot(shared: &Shared) -> Snapshot {
         ("udp-gso", sockets.gso()),
         ("udp-gro", sockets.gro()),
     ];
+    let mut drops = shared.drops.named();
+    let unstacked = shared.stack().map_or(0, |stack| stack.dropped());
+    if unstacked > 0 {
+        drops.insert("userspace-stack".to_owned(), unstacked);
+    }
     let regions = shared
         .relay()
         .map(|relay| relay.regions())
@@ -242,7 +247,7 @@ fn snapshot(shared: &Shared) -> Snapshot {
             .map(|(name, _)| (*name).into())
             .collect(),
         peers: peers.collect(),
-        drops: shared.drops.named(),
+        drops,
         regions: regions
             .into_iter()
             .map(|(region, up)| (region.into(), up))

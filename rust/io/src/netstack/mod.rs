@@ -122,14 +122,13 @@ impl Netstack {
             thread: Mutex::new(Some(thread)),
         })
     }
-
-    /// Inbound packets that were dropped because the stack could not keep up.
-    pub fn dropped(&self) -> u64 {
-        self.shared.inbound.dropped()
-    }
 }
 
 impl UserStack for Netstack {
+    fn dropped(&self) -> u64 {
+        self.shared.inbound.dropped()
+    }
+
     fn inject(&self, ip_packet: &[u8]) {
         if self.shared.inbound.push(ip_packet) {
             self.shared.wake();

@@ -17,6 +17,10 @@ const MAX_RUN: usize = 65_000;
 const BATCH: usize = 32;
 /// How long a full socket buffer holds the sender up before packets are dropped.
 const PATIENCE_MS: libc::c_int = 10;
+/// Destinations whose path does not take segmentation (its MTU is smaller than our datagrams) ...
+const MAX_NARROW: usize = 64;
+/// ... and after how many flushes they are tried again.
+const NARROW_FLUSHES: u32 = 100_000;
 
 /// What became of a flush.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,6 +49,8 @@ pub struct SendQueue {
     arena: Box<[u8]>,
     used: usize,
     runs: Vec<Run>,
+    narrow: Vec<SocketAddr>,
+    flushes: u32,
 }
 
 impl Default for SendQueue {
@@ -61,6 +67,8 @@ impl SendQueue {
             arena: vec![0; ARENA].into_boxed_slice(),
             used: 0,
             runs: Vec::with_capacity(64),
+            narrow: Vec::new(),
+            flushes: 0,
         }
     }
 
@@ -104,7 +112,12 @@ impl SendQueue {
     /// Sends everything and empties the queue.
     pub fn flush(&mut self, sockets: &UdpSockets) -> SendReport {
         let mut report = SendReport::default();
-        let mut runs: &[Run] = &self.runs;
+        self.flushes = self.flushes.wrapping_add(1);
+        if self.flushes.is_multiple_of(NARROW_FLUSHES) {
+            self.narrow.clear();
+        }
+        let queued = std::mem::take(&mut self.runs);
+        let mut runs: &[Run] = &queued;
         while let Some(first) = runs.first() {
             let same = runs
                 .iter()
@@ -114,23 +127,24 @@ impl SendQueue {
             self.send_runs(sockets, batch, &mut report);
             runs = rest;
         }
+        self.runs = queued;
         self.runs.clear();
         self.used = 0;
         report
     }
 
     /// Sends runs of one family.
-    fn send_runs(&self, sockets: &UdpSockets, mut runs: &[Run], report: &mut SendReport) {
+    fn send_runs(&mut self, sockets: &UdpSockets, mut runs: &[Run], report: &mut SendReport) {
         while let Some(run) = runs.first() {
-            if run.count > 1 && !sockets.gso() {
+            let ready = runs
+                .iter()
+                .take_while(|run| self.may_go_whole(sockets, run))
+                .count();
+            if ready == 0 {
                 self.send_singly(sockets, run, report);
                 runs = &runs[1..];
                 continue;
             }
-            let ready = runs
-                .iter()
-                .take_while(|run| run.count == 1 || sockets.gso())
-                .count();
             match self.send_many(sockets, &runs[..ready]) {
                 Ok(taken) => {
                     report.sent += runs[..taken]
@@ -147,18 +161,36 @@ impl SendQueue {
         }
     }
 
+    fn may_go_whole(&self, sockets: &UdpSockets, run: &Run) -> bool {
+        run.count == 1 || (sockets.gso() && !self.narrow.contains(&run.to))
+    }
+
     /// The kernel refused `run`: tries it without segmentation if that may be why.
-    fn refused(&self, sockets: &UdpSockets, run: &Run, error: &io::Error, report: &mut SendReport) {
-        let segmentation = matches!(
-            error.raw_os_error(),
-            Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP)
-        );
-        if run.count > 1 && segmentation {
-            sockets.refuse_gso();
-            self.send_singly(sockets, run, report);
-        } else {
-            report.dropped += run.count as u64;
+    ///
+    /// EIO: a device on the way out cannot do it, so it is not tried again on these sockets.
+    /// EINVAL, EMSGSIZE: the segments are larger than this path's MTU; one by one the kernel cuts
+    /// them into fragments.
+    fn refused(
+        &mut self,
+        sockets: &UdpSockets,
+        run: &Run,
+        error: &io::Error,
+        report: &mut SendReport,
+    ) {
+        match error.raw_os_error() {
+            Some(libc::EIO | libc::EOPNOTSUPP) if run.count > 1 => sockets.refuse_gso(),
+            Some(libc::EINVAL | libc::EMSGSIZE) if run.count > 1 => {
+                if self.narrow.len() >= MAX_NARROW {
+                    self.narrow.clear();
+                }
+                self.narrow.push(run.to);
+            }
+            _ => {
+                report.dropped += run.count as u64;
+                return;
+            }
         }
+        self.send_singly(sockets, run, report);
     }
 
     fn send_singly(&self, sockets: &UdpSockets, run: &Run, report: &mut SendReport) {
