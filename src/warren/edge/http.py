@@ -261,9 +261,21 @@ def refuse(transport: asyncio.Transport, answer: Answer) -> None:
 def _head(request: h11.Request) -> Head:
     return Head(
         request.method.decode("latin-1"),
-        request.target.decode("latin-1"),
+        _origin_form(request.target.decode("latin-1")),
         tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers),
     )
+
+
+def _origin_form(target: str) -> str:
+    """The target without scheme and host: servers accept both forms (RFC 9112 §3.2.2)."""
+    scheme, separator, rest = target.partition("://")
+    if not separator or scheme.lower() not in ("http", "https"):
+        return target
+    authority_end = min((at for at in (rest.find("/"), rest.find("?")) if at >= 0), default=-1)
+    if authority_end < 0:
+        return "/"
+    rest = rest[authority_end:]
+    return rest if rest.startswith("/") else f"/{rest}"
 
 
 def _encode(http: h11.Connection, answer: Answer) -> bytes:
