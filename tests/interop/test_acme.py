@@ -90,7 +90,7 @@ async def acme(tmp_path: Path) -> AsyncIterator[tuple[Config, int]]:
     resolver = await asyncio.start_server(serve_dns, "127.0.0.1", dns)
     process = await asyncio.create_subprocess_exec(
         program, "-config", str(tmp_path / "pebble.json"), "-dnsserver", f"127.0.0.1:{dns}",
-        env={**os.environ, "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "20"},
+        env={**os.environ, "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"},
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     async with asyncio.timeout(10):

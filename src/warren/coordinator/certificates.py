@@ -11,6 +11,7 @@ import structlog
 
 from warren.coordinator.config import Config
 from warren.derp.metacert import build_meta_certificate, certificate_pin
+from warren.edge.aside import run_aside
 from warren.edge.clock import Clock
 from warren.edge.entropy import Entropy
 from warren.edge.files import FileProblem, private_directory, read_private, write_private
@@ -78,7 +79,7 @@ class Certificates:
             wait_s = _LOOK_S
             try:
                 if self._config.tls == "acme" and self._due():
-                    await asyncio.to_thread(self._obtain)
+                    await run_aside(self._obtain)
                 self.load()
                 retry_s = _FIRST_RETRY_S
             except (CertificateProblem, FileProblem) as problem:

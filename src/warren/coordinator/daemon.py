@@ -42,6 +42,7 @@ from warren.coordinator.settings import Settings
 from warren.coordinator.snapshot import Snapshot
 from warren.coordinator.store import Store, StoreProblem
 from warren.coordinator.web import http_protocol, site
+from warren.edge.aside import run_aside
 from warren.edge.clock import Clock, SystemClock
 from warren.edge.entropy import Entropy, system_entropy
 from warren.edge.files import FileLock, owner_only_from_now_on, private_directory
@@ -148,6 +149,8 @@ class Server:
         self._hub = Hub(self._identity.relay, self._admits)
         self._lobby = Lobby()
         self._stopping = asyncio.Event()
+        # Our own name's, once they are known.
+        self._addresses: dict[str, list[str]] = {}
         self._servers: list[asyncio.Server] = []
         self._datagrams: list[asyncio.DatagramTransport] = []
         self._kick_due: asyncio.TimerHandle | None = None
@@ -163,7 +166,10 @@ class Server:
             join = await self._first_user()
             ready(Ready(self._settings.url, self._ports(), join, self._warnings()))
             async with asyncio.TaskGroup() as tasks:
-                running = [tasks.create_task(self._presence.run())]
+                running = [
+                    tasks.create_task(self._presence.run()),
+                    tasks.create_task(self._learn_addresses()),
+                ]
                 if self._config.tls != "off":
                     running.append(tasks.create_task(self._certificates.keep()))
                 await self._stopping.wait()
@@ -216,7 +222,7 @@ class Server:
     def _routes(self) -> Routes:
         noise, entropy = self._identity.noise, self._entropy
         takers = dict(ts2021_taker(noise, self._machine_api.handle, entropy))
-        small = dict(answers(noise, _own_addresses(self._settings.url)))
+        small = dict(answers(noise, self._addresses))
         if self._config.relay:
             takers.update(relay.takers(self._hub, entropy))
             small.update(relay.answers())
@@ -243,6 +249,11 @@ class Server:
 
         key = await self._registry.commit(decide)
         return None if key is None else f"warren up --server {self._settings.url} --auth-key {key}"
+
+    async def _learn_addresses(self) -> None:
+        """Look our own name up: a resolver that does not answer holds nothing up."""
+        url = self._settings.url
+        self._addresses.update(await run_aside(lambda: _own_addresses(url)))
 
     async def _stop(self) -> None:
         for server in self._servers:
