@@ -53,6 +53,7 @@ BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 30.0
 UPDATE_PAUSE_S = 0.1
 """Changes that come together are reported together."""
+UPDATE_RETRY_S = 5.0
 CLOCK_TOLERANCE = timedelta(hours=12)
 
 log = structlog.get_logger(__name__)
@@ -223,15 +224,16 @@ class Membership:
 
     async def _follow(self, link: ControlLink) -> None:
         """Hold the long poll and send lite updates beside it, until either breaks."""
-        failure: BaseException | None = None
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._send_updates(link), name="control-updates")
+        failure: Exception | None = None
+        async with asyncio.TaskGroup() as tasks:
+            updates = tasks.create_task(self._send_updates(link), name="control-updates")
+            try:
                 await self._hold_map(link, tasks)
-        except* (LinkLost, SessionExpired) as group:
-            failure = group
-            while isinstance(failure, BaseExceptionGroup):
-                failure = failure.exceptions[0]
+            except (LinkLost, SessionExpired) as error:
+                # Carried around the group: one that fails swallows a cancellation (3.11, 3.12).
+                failure = error
+            finally:
+                updates.cancel()
         if failure is not None:
             raise failure
 
@@ -292,8 +294,14 @@ class Membership:
             self._news.clear()
             facts = self._facts()
             if facts != told:
-                await update(link, self._map_request(stream=False, facts=facts))
-                told = facts
+                try:
+                    await update(link, self._map_request(stream=False, facts=facts))
+                    told = facts
+                except LinkLost as error:
+                    # A link that is really lost ends the long poll too.
+                    log.info("an update was not taken", reason=str(error))
+                    await asyncio.sleep(UPDATE_RETRY_S)
+                    continue
             await self._news.wait()
             await asyncio.sleep(UPDATE_PAUSE_S)
 
