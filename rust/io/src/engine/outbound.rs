@@ -73,6 +73,18 @@ impl Outbound {
         shared.drain_tunnel(now);
     }
 
+    /// Seals one plain packet; it waits for [`Self::flush`].
+    pub(crate) fn queue_one(&mut self, shared: &Shared, packet: &[u8]) {
+        let now = shared.clock.now();
+        self.packet(
+            shared,
+            &shared.tunnel.tables(),
+            VnetHeader::default(),
+            packet,
+            now,
+        );
+    }
+
     /// Routes, splits and seals one packet or super-packet; it may wait for [`Self::flush`].
     pub(crate) fn packet(
         &mut self,

@@ -240,10 +240,16 @@ impl EventSink for Door {
 
 impl PacketSink for Door {
     fn outbound(&self, ip_packet: &[u8]) {
-        let Some(shared) = self.0.upgrade() else {
-            return;
-        };
-        shared.stack_outbound.lock().one(&shared, ip_packet);
+        if let Some(shared) = self.0.upgrade() {
+            shared.stack_outbound.lock().queue_one(&shared, ip_packet);
+        }
+    }
+
+    fn flush(&self) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.stack_outbound.lock().flush(&shared);
+            shared.drain_tunnel(shared.clock.now());
+        }
     }
 }
 

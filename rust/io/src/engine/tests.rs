@@ -161,7 +161,9 @@ impl End {
     }
 
     fn send(&self, packet: &[u8]) {
-        Door(Arc::downgrade(&self.engine.shared)).outbound(packet);
+        let door = Door(Arc::downgrade(&self.engine.shared));
+        door.outbound(packet);
+        door.flush();
     }
 
     fn told(&self, wanted: impl Fn(&Event) -> bool) -> bool {
