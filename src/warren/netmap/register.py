@@ -29,14 +29,17 @@ class Auth(WireStruct, frozen=True, kw_only=True):
 
 
 class RegisterRequest(WireStruct, frozen=True, kw_only=True):
-    """A node asks to join, to prolong, to leave (`expiry` in the past) or to wait."""
+    """A node asks to join, to prolong, to leave (`expiry` in the past) or to wait.
+
+    Go clients always send the zero values of keys and times; the Rust client leaves them out.
+    """
 
     version: int
     node_key: NodePublic
-    old_node_key: NodePublic
-    nl_key: LockPublic
+    old_node_key: NodePublic = NodePublic.zero()
+    nl_key: LockPublic = LockPublic.zero()
     auth: Auth | None = None
-    expiry: datetime
+    expiry: datetime = ZERO_TIME
     followup: str = ""
     hostinfo: Hostinfo = Hostinfo()
     ephemeral: bool = False
