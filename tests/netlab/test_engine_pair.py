@@ -54,6 +54,7 @@ from warren.engine.events import (
 from warren.engine.native import NativeEngine
 from warren.engine.protocol import EngineConfig
 from warren.keys import NodePrivate
+from warren.lab import sandbox
 from warren.lab.plan import Host, Plan
 from warren.lab.program import wait_until
 from warren.lab.world import Part, World
@@ -184,6 +185,8 @@ def run_relay(listener: socket.socket, ready: threading.Event, end: threading.Ev
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
+    if not sandbox.tun_available():
+        pytest.skip("/dev/net/tun cannot be opened by this user")
     with World(PLAN) as world:
         yield world
 
