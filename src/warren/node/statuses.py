@@ -81,6 +81,8 @@ def plain_addresses(node: Node) -> list[str]:
 def find_machine(view: View, text: str) -> Node | None:
     """Return the machine with this address, first name or full name; also this node itself."""
     wanted = text.strip().lower().rstrip(".")
+    if not wanted:
+        return None
     machines = [*view.peers.values(), *([view.node] if view.node else [])]
     for exact in (True, False):
         for node in machines:
