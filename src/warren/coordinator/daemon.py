@@ -266,6 +266,7 @@ class Server:
         with suppress(TimeoutError, StoreProblem):
             async with asyncio.timeout(_STOP_S):
                 await self._registry.commit(self._remember_seen)
+                await self._registry.settle()
                 await asyncio.sleep(0.1)  # farewells leave
         (self._state / SOCKET_NAME).unlink(missing_ok=True)
 

@@ -27,6 +27,9 @@ from warren.netmap.register import RegisterRequest
 
 _log = structlog.get_logger("machine")
 
+# Long polls of node keys that nobody here has: anyone can open one, so they are few.
+MAX_STRANGERS = 500
+
 # Asked by stock clients, not served yet; they tolerate 501 (PROTOCOL §2.7).
 _NOT_SERVED = frozenset(
     {
@@ -75,6 +78,7 @@ class MachineApi:
         self._presence = presence
         self._settings = settings
         self._clock = clock
+        self._strangers = 0
         self._routes: dict[
             tuple[str, str], Callable[[MachinePublic, bytes, Reply], Awaitable[None]]
         ] = {
@@ -132,13 +136,17 @@ class MachineApi:
         reply.finish(frame(session))
 
     async def _map_of_stranger(self, request: MapRequest, reply: Reply) -> None:
-        if not request.stream:
+        if not request.stream or self._strangers >= MAX_STRANGERS:
             _refuse(reply, 404, "this node is not known here; log in again")
             return
         reply.start(200)
         response = ghost_of(request.node_key, self._settings.domain, self._clock.wall())
-        await reply.send(frame(response))
-        await self._maps.keep_alive(reply)
+        self._strangers += 1
+        try:
+            await reply.send(frame(response))
+            await self._maps.keep_alive(reply)
+        finally:
+            self._strangers -= 1
 
     async def _long_poll(self, node: NodeRecord, reply: Reply) -> None:
         session = self._maps.open(node.id)

@@ -8,8 +8,8 @@ a crash could undo.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 import structlog
 
@@ -33,6 +33,7 @@ class Registry:
         self._store = store
         self._snapshot = snapshot
         self._turn = asyncio.Lock()
+        self._running: set[asyncio.Task[Any]] = set()
         self._listeners: list[Listener] = []
 
     @property
@@ -50,12 +51,15 @@ class Registry:
         Raises what `decide` raises, and StoreProblem where the database refuses; then nothing
         has changed.
         """
-        async with self._turn:
+
+        async def work() -> _T:
             delta, result = decide(self._snapshot)
             if delta is not None:
                 await self._store.write(delta)
                 self._show(delta)
             return result
+
+        return await self._in_turn(work)
 
     async def observe(self, decide: Callable[[Snapshot], Delta | None]) -> None:
         """Put in force what nodes report (endpoints, presence, …).
@@ -63,7 +67,8 @@ class Registry:
         Unlike `commit` it goes on where the database refuses: with a full disk the network
         must still find its paths, and a node reports again after a restart.
         """
-        async with self._turn:
+
+        async def work() -> None:
             delta = decide(self._snapshot)
             if delta is None:
                 return
@@ -72,6 +77,33 @@ class Registry:
             except StoreProblem as problem:
                 _log.warning("a report was not stored", problem=str(problem))
             self._show(delta)
+
+        await self._in_turn(work)
+
+    async def settle(self) -> None:
+        """Wait until every change that was begun is in force."""
+        while self._running:
+            await asyncio.wait(self._running)
+
+    async def _in_turn(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        """Run one change to its end, even if whoever asked for it goes away meanwhile.
+
+        Stopped between the database and the snapshot, the two would differ.
+        """
+
+        async def turn() -> _T:
+            async with self._turn:
+                return await work()
+
+        task = asyncio.get_running_loop().create_task(turn())
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waits for it gets it; if nobody does, it is no news
 
     def _show(self, delta: Delta) -> None:
         before, self._snapshot = self._snapshot, self._snapshot.after(delta)

@@ -13,7 +13,7 @@ from typing import Protocol
 import structlog
 from msgspec import structs
 
-from warren.control.mapstream import KEEP_ALIVE, encode_map_frame
+from warren.control.mapstream import KEEP_ALIVE, PLAIN_KEEP_ALIVE, encode_map_frame
 from warren.coordinator.change import NO_CHANGE, Change
 from warren.coordinator.default_policy import CompiledPolicy
 from warren.coordinator.mapper import Mapper
@@ -48,10 +48,11 @@ class Sink(Protocol):
 
 
 class Session:
-    """One long poll of one node."""
+    """One long poll of one node. compressed: whether it asked for zstd."""
 
-    def __init__(self, node_id: int, maps: Maps) -> None:
+    def __init__(self, node_id: int, maps: Maps, compressed: bool = True) -> None:
         self._node_id = node_id
+        self._compressed = compressed
         self._maps = maps
         self._pending = NO_CHANGE
         self._wake = asyncio.Event()
@@ -74,7 +75,7 @@ class Session:
         while not self._over:
             change = await self._next_change()
             if change is None:
-                await sink.send(KEEP_ALIVE)
+                await sink.send(KEEP_ALIVE if self._compressed else PLAIN_KEEP_ALIVE)
                 continue
             if self._over:
                 return
@@ -96,13 +97,13 @@ class Session:
 
     async def _tell(self, sink: Sink, view: View | None) -> None:
         if view is None:
-            await sink.send(frame(self._maps.farewell(self._view)))
+            await sink.send(frame(self._maps.farewell(self._view), self._compressed))
             self._over = True
             return
         response = diff(self._view, view)
         if response is not None:
             self._view = view
-            await sink.send(frame(self._maps.completed(response)))
+            await sink.send(frame(self._maps.completed(response), self._compressed))
 
 
 class Maps:
@@ -124,12 +125,12 @@ class Maps:
         self._sessions: dict[int, Session] = {}
         registry.listen(self._changed)
 
-    def open(self, node_id: int) -> Session:
+    def open(self, node_id: int, compressed: bool = True) -> Session:
         """Begin a node's long poll; an older one of the same node ends."""
         older = self._sessions.get(node_id)
         if older is not None:
             older.end()
-        session = Session(node_id, self)
+        session = Session(node_id, self, compressed)
         self._sessions[node_id] = session
         return session
 
@@ -218,6 +219,6 @@ def ghost_of(key: NodePublic, domain: str, wall: datetime) -> MapResponse:
     return ghost(Node(id=1, stable_id="gone", name=f"gone.{domain}.", key=key), wall)
 
 
-def frame(response: MapResponse) -> bytes:
+def frame(response: MapResponse, compressed: bool = True) -> bytes:
     """Return a response as a frame of the map stream."""
-    return encode_map_frame(encode_json(response))
+    return encode_map_frame(encode_json(response), compressed=compressed)

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from coordinator_world import START, CountedEntropy, World
+
+from warren.coordinator import members
+from warren.coordinator.change import Change
+from warren.coordinator.default_policy import AllowAll
+from warren.coordinator.delta import Delta
+from warren.coordinator.mapper import Mapper
+from warren.coordinator.presence import Presence
+from warren.coordinator.refusal import Conflict
+from warren.coordinator.registry import Registry
+from warren.coordinator.session import Maps
+from warren.coordinator.settings import Settings
+from warren.coordinator.snapshot import Snapshot
+from warren.coordinator.store import Store, StoreProblem
+from warren.netmap.derpmap import DERPMap
+
+
+class SlowStore:
+    """A store whose writes wait until they are let go."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.written: list[Delta] = []
+        self.fails = False
+
+    async def write(self, delta: Delta) -> None:
+        await self.gate.wait()
+        if self.fails:
+            raise StoreProblem("the disk is full")
+        self.written.append(delta)
+
+
+def add_user(name: str):  # type: ignore[no-untyped-def]
+    def decide(snapshot: Snapshot) -> tuple[Delta, str]:
+        return members.create_user(snapshot, name, "", START), name
+
+    return decide
+
+
+@pytest.fixture
+def slow() -> SlowStore:
+    return SlowStore()
+
+
+@pytest.fixture
+def registry(slow: SlowStore) -> Registry:
+    return Registry(slow, Snapshot())  # type: ignore[arg-type]
+
+
+async def test_nothing_is_shown_before_it_is_stored(registry: Registry, slow: SlowStore) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(registry.commit(add_user("a")))
+        await asyncio.sleep(0.01)
+        assert not registry.snapshot.users
+        slow.gate.set()
+    assert [user.name for user in registry.snapshot.users.values()] == ["a"]
+
+
+async def test_who_asked_may_go_away(registry: Registry, slow: SlowStore) -> None:
+    asked = asyncio.get_running_loop().create_task(registry.commit(add_user("a")))
+    await asyncio.sleep(0.01)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    slow.gate.set()
+    await registry.settle()
+    assert len(slow.written) == len(registry.snapshot.users) == 1
+
+
+async def test_decisions_see_each_other(registry: Registry, slow: SlowStore) -> None:
+    slow.gate.set()
+    results = await asyncio.gather(
+        *(registry.commit(add_user("a")) for _ in range(5)), return_exceptions=True
+    )
+    assert sum(isinstance(result, Conflict) for result in results) == 4
+
+
+async def test_refused_by_the_store(registry: Registry, slow: SlowStore) -> None:
+    slow.fails = True
+    slow.gate.set()
+    heard: list[Change] = []
+    registry.listen(heard.append)
+    with pytest.raises(StoreProblem):
+        await registry.commit(add_user("a"))
+    assert not registry.snapshot.users and not heard
+    await registry.observe(lambda snapshot: add_user("b")(snapshot)[0])
+    assert registry.snapshot.users, "what is reported counts all the same"
+
+
+class Watch:
+    """A presence with a fake clock, run one look at a time."""
+
+    def __init__(self, world: World, store: Store) -> None:
+        self.clock = world.clock
+        self.registry = Registry(store, world.snapshot)
+        settings = Settings(url="http://x")
+        mapper = Mapper(settings, DERPMap(regions={}))
+        maps = Maps(self.registry, mapper, AllowAll(), self.clock, CountedEntropy())
+        self.presence = Presence(self.registry, maps, settings, self.clock)
+
+    async def look(self) -> None:
+        await self.presence._tell_absent()
+        await self.presence._expire()
+        await self.presence._remove_ephemeral()
+
+
+@pytest.fixture
+def watch(world: World, tmp_path: Path) -> Watch:
+    user = world.user("alice")
+    text, _ = world.auth_key(user, ephemeral=True)
+    world.register("m", "n", auth_key=text, hostname="brief")
+    text, _ = world.auth_key(user)
+    world.register("m2", "n2", auth_key=text, hostname="lasting")
+    store = Store.open(f"sqlite:///{tmp_path / 'warren.db'}")
+    return Watch(world, store)
+
+
+def names(watch: Watch) -> list[str]:
+    return sorted(node.name for node in watch.registry.snapshot.nodes.values())
+
+
+async def test_ephemeral_nodes_have_time_to_come_back_after_a_start(watch: Watch) -> None:
+    watch.clock.advance(59)
+    await watch.look()
+    assert names(watch) == ["brief", "lasting"]
+    watch.clock.advance(2)
+    await watch.look()
+    assert names(watch) == ["lasting"]
+
+
+async def test_online_keeps_an_ephemeral_node(watch: Watch) -> None:
+    brief = members.find_node(watch.registry.snapshot, "brief")
+    await watch.presence.arrived(brief.id)
+    watch.clock.advance(3600)
+    await watch.look()
+    assert members.find_node(watch.registry.snapshot, "brief").online
+    watch.presence.left(brief.id)
+    watch.clock.advance(5)
+    await watch.look()
+    assert members.find_node(watch.registry.snapshot, "brief").online, "the grace"
+    watch.clock.advance(4)
+    await watch.look()
+    gone = members.find_node(watch.registry.snapshot, "brief")
+    assert not gone.online and gone.last_seen == watch.clock.wall()
+    watch.clock.advance(61)
+    await watch.look()
+    assert names(watch) == ["lasting"]
+
+
+async def test_expiry_is_told_once(watch: Watch) -> None:
+    heard: list[Change] = []
+    watch.registry.listen(heard.append)
+    lasting = members.find_node(watch.registry.snapshot, "lasting")
+    watch.clock.advance(180 * 86400 - 1)
+    await watch.look()
+    assert not any(lasting.id in change.nodes for change in heard)
+    watch.clock.advance(2)
+    await watch.look()
+    await watch.look()
+    assert sum(lasting.id in change.nodes for change in heard) == 1
+    assert lasting.expired(watch.clock.wall())
