@@ -24,14 +24,20 @@ class MalformedMapFrame(MalformedControl):
     """A frame of the map stream is oversized, cut, or not one zstd frame."""
 
 
-def encode_map_frame(response_json: bytes) -> bytes:
-    """Return the frame that carries one MapResponse, given as JSON."""
-    compressed = zstandard.ZstdCompressor(level=_LEVEL).compress(response_json)
-    return len(compressed).to_bytes(LENGTH_BYTES, "little") + compressed
+def encode_map_frame(response_json: bytes, *, compressed: bool = True) -> bytes:
+    """Return the frame that carries one MapResponse, given as JSON.
+
+    compressed: as stock clients ask for with Compress "zstd"; the Rust client asks for nothing.
+    """
+    payload = response_json
+    if compressed:
+        payload = zstandard.ZstdCompressor(level=_LEVEL).compress(response_json)
+    return len(payload).to_bytes(LENGTH_BYTES, "little") + payload
 
 
 # Clients recognise a repeated keep-alive by comparing its bytes, so they never change.
 KEEP_ALIVE = encode_map_frame(b'{"KeepAlive":true}')
+PLAIN_KEEP_ALIVE = encode_map_frame(b'{"KeepAlive":true}', compressed=False)
 
 
 class MapFrames:
