@@ -97,7 +97,9 @@ def up(
     ] = None,
     timeout: Annotated[float | None, typer.Option(help="Give up after this many seconds.")] = None,
     qr: Annotated[bool, typer.Option(help="Show the log-in URL as a QR code too.")] = True,
-    json: Json = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print lines of JSON: a log-in URL, then the status.")
+    ] = False,
     socket: Socket = None,
     state: State = None,
     tun: Tun = None,
@@ -123,7 +125,7 @@ def up(
     )
     final = _await_up(client, client.up(request), timeout, qr=qr, json=json)
     if json:
-        show.json(final)
+        show.json_line(final)
     else:
         show.joined(final)
 

@@ -228,18 +228,15 @@ async def _peek(client: socket.socket) -> bytes:
 
 async def _read_head(client: socket.socket) -> bytes:
     """Read a request head up to its blank line, and not a byte more."""
-    seen = 0
-    while True:
+    head = b""
+    while len(head) < _HEAD_MAX_BYTES:
         data = await _peek(client)
-        end = data.find(b"\r\n\r\n")
+        end = (head + data).find(b"\r\n\r\n")
         if end >= 0:
-            return await _read(client, end + 4)
-        if len(data) >= _HEAD_MAX_BYTES:
-            raise _Broken
-        # A level-triggered wait would spin on the same bytes; give the rest time to come.
-        if len(data) == seen:
-            await asyncio.sleep(0.02)
-        seen = len(data)
+            return head + await _read(client, end + 4 - len(head))
+        # Without the blank line everything so far is head, so it may be taken.
+        head += await _read(client, len(data))
+    raise _Broken
 
 
 def _http_reply(status: str, text: str) -> bytes:

@@ -461,12 +461,15 @@ class NodeService:
                     await asyncio.sleep(NETWORK_SETTLES_S)
                     changed.clear()
                     after = await self._outer_addresses()
-                    if after != before:
-                        before = after
-                        log.info("network changed", addresses=sorted(after))
+                    if after == before:
+                        continue
+                    log.info("network changed", addresses=sorted(after))
+                    if before - after:
+                        # Paths from an address that is gone are dead; a new one harms none.
                         self._engine.apply([Rebind(port=self._mode.port)])
                         self._dataplane.network_changed()
-                        self._measuring.want(full=True)
+                    self._measuring.want(full=True)
+                    before = after
         except OSError as error:
             log.warning("network changes cannot be watched", reason=str(error))
 
