@@ -126,14 +126,14 @@ class MachineApi:
 
     async def _map_of(self, node: NodeRecord, request: MapRequest, reply: Reply) -> None:
         if request.stream:
-            await self._long_poll(node, reply)
+            await self._long_poll(node, reply, compressed=request.compress == "zstd")
             return
         reply.start(200)
         if request.omit_peers:
             reply.finish()
             return
         session = self._maps.one_shot(node.id)
-        reply.finish(frame(session))
+        reply.finish(frame(session, request.compress == "zstd"))
 
     async def _map_of_stranger(self, request: MapRequest, reply: Reply) -> None:
         if not request.stream or self._strangers >= MAX_STRANGERS:
@@ -148,8 +148,8 @@ class MachineApi:
         finally:
             self._strangers -= 1
 
-    async def _long_poll(self, node: NodeRecord, reply: Reply) -> None:
-        session = self._maps.open(node.id)
+    async def _long_poll(self, node: NodeRecord, reply: Reply, *, compressed: bool) -> None:
+        session = self._maps.open(node.id, compressed)
         reply.start(200)
         try:
             await self._presence.arrived(node.id)

@@ -128,7 +128,8 @@ class Presence:
         longest = wall + timedelta(seconds=_LONGEST_SLEEP_S)
         times = [longest]
         for node in self._registry.snapshot.nodes.values():
-            if node.key_expiry is not None and wall < node.key_expiry < longest:
+            # Seen from the last look, not from now: a time that came just after it counts.
+            if node.key_expiry is not None and self._checked < node.key_expiry < longest:
                 times.append(node.key_expiry)
             goes = self._goes_at(node)
             if goes is not None:

@@ -82,14 +82,16 @@ class ControlConnection(asyncio.Protocol):
         """The socket takes no more: neither read requests nor make answers."""
         self._writable = False
         if self._transport is not None:
-            self._transport.pause_reading()
+            with suppress(RuntimeError):  # it is closing
+                self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """Go on."""
         self._writable = True
         self._drained.set()
         if self._transport is not None:
-            self._transport.resume_reading()
+            with suppress(RuntimeError):
+                self._transport.resume_reading()
 
     def flush(self) -> None:
         """Write what the channel has to say."""

@@ -315,7 +315,8 @@ class RelayClient(asyncio.Protocol):
         self._holding.add(sender)
         sender._held_by += 1
         if sender._held_by == 1 and sender._transport is not None:
-            sender._transport.pause_reading()
+            with suppress(RuntimeError):  # it is closing
+                sender._transport.pause_reading()
 
     def _give_up_holding(self) -> None:
         self._held_enough = True

@@ -165,3 +165,13 @@ async def test_expiry_is_told_once(watch: Watch) -> None:
     await watch.look()
     assert sum(lasting.id in change.nodes for change in heard) == 1
     assert lasting.expired(watch.clock.wall())
+
+
+async def test_a_key_that_ends_just_after_a_look_is_not_forgotten(watch: Watch) -> None:
+    lasting = members.find_node(watch.registry.snapshot, "lasting")
+    watch.clock.advance(180 * 86400 - 0.00001)
+    await watch.look()
+    watch.clock.advance(0.00002)
+    assert watch.presence._sleep_s() < 1
+    await watch.look()
+    assert lasting.expired(watch.clock.wall())
