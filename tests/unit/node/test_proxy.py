@@ -141,7 +141,7 @@ async def test_garbage_ends_quietly(proxy: tuple[Tunnel, ProxyServer], garbage: 
     tunnel, server = proxy
     await say(server, garbage)
     assert tunnel.dialed == []
-    assert (await say(server, b"CONNECT box:22 HTTP/1.1\r\n\r\n", b"x")).endswith(b"<x>")
+    assert (await say(server, b"CONNECT box:22 HTTP/1.1\r\n\r\nx")).endswith(b"<x>")
 
 
 async def test_a_client_that_goes_away_hangs_up(proxy: tuple[Tunnel, ProxyServer]) -> None:
