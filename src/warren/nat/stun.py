@@ -1,4 +1,4 @@
-"""STUN Binding, both ends (RFC 8489; PROTOCOL §5.9).
+"""STUN: the framing of every message, and Binding, both ends (RFC 8489; PROTOCOL §5.9).
 
     type u16 | length u16 | cookie 0x2112A442 | transaction id (12) | attributes
     attribute: type u16 | length u16 | value, padded to 4 bytes
@@ -24,21 +24,21 @@ HEADER_BYTES = 20
 SOFTWARE = b"tailnode"
 
 _COOKIE = bytes.fromhex("2112a442")
-_BINDING_REQUEST = 0x0001
+BINDING_REQUEST = 0x0001
 _BINDING_SUCCESS = 0x0101
 
 _MAPPED_ADDRESS = 0x0001
-_XOR_MAPPED_ADDRESS = 0x0020
+XOR_MAPPED_ADDRESS = 0x0020
 _SOFTWARE = 0x8022
-_FINGERPRINT = 0x8028
+FINGERPRINT = 0x8028
 # A draft's number for XOR-MAPPED-ADDRESS, which old servers still use.
 _XOR_MAPPED_ADDRESS_DRAFT = 0x8020
 
 _FINGERPRINT_XOR = 0x5354554E
-_FINGERPRINT_BYTES = 8
+FINGERPRINT_BYTES = 8
 _FAMILY_V4, _FAMILY_V6 = 0x01, 0x02
 # Attributes below this number must be understood for a request to be answered (RFC 8489 §14).
-_FIRST_OPTIONAL = 0x8000
+FIRST_OPTIONAL = 0x8000
 
 
 class MalformedStun(ValueError):
@@ -57,8 +57,8 @@ def looks_like_stun(data: bytes) -> bool:
 
 def binding_request(tx_id: TxId) -> bytes:
     """Return a request of 40 bytes, as the stock client sends it."""
-    software = _attribute(_SOFTWARE, SOFTWARE)
-    return _with_fingerprint(_BINDING_REQUEST, tx_id, software)
+    software = encode_attribute(_SOFTWARE, SOFTWARE)
+    return with_fingerprint(BINDING_REQUEST, tx_id, software)
 
 
 def parse_binding_request_untrusted(data: bytes, plain: bool = True) -> TxId:
@@ -68,13 +68,13 @@ def parse_binding_request_untrusted(data: bytes, plain: bool = True) -> TxId:
     with SOFTWARE and FINGERPRINT. A FINGERPRINT that is there must be right. Raises MalformedStun,
     also for a request with an attribute that must be understood (such as CHANGE-REQUEST) and isn't.
     """
-    tx_id = _check_header(data, _BINDING_REQUEST)
+    tx_id = _check_type(data, BINDING_REQUEST)
     software = False
-    for kind, value, _ in _attributes(data):
+    for kind, value, _ in attributes_untrusted(data):
         software = software or (kind == _SOFTWARE and value == SOFTWARE)
-        if kind < _FIRST_OPTIONAL:
+        if kind < FIRST_OPTIONAL:
             raise MalformedStun(f"the request needs attribute {kind:#06x}, which is not served")
-    fingerprint = _check_fingerprint(data)
+    fingerprint = check_fingerprint_untrusted(data)
     if not plain and not (software and fingerprint):
         raise MalformedStun("the request is not from a client of our kind")
     return tx_id
@@ -82,40 +82,43 @@ def parse_binding_request_untrusted(data: bytes, plain: bool = True) -> TxId:
 
 def binding_response(tx_id: TxId, endpoint: Endpoint) -> bytes:
     """Return the answer to a request that came from `endpoint`."""
-    port = endpoint.port ^ int.from_bytes(_COOKIE[:2], "big")
-    family = _FAMILY_V4 if endpoint.is_v4 else _FAMILY_V6
-    value = bytes([0, family]) + port.to_bytes(2, "big") + _xor(endpoint.ip.packed, tx_id)
-    body = _attribute(_XOR_MAPPED_ADDRESS, value)
-    return _header(_BINDING_SUCCESS, len(body), tx_id) + body
+    body = encode_attribute(XOR_MAPPED_ADDRESS, encode_xor_address(endpoint, tx_id))
+    return encode_header(_BINDING_SUCCESS, len(body), tx_id) + body
 
 
 def parse_binding_response_untrusted(data: bytes) -> tuple[TxId, Endpoint]:
     """Return transaction id and our own address as the server saw it. Raises MalformedStun."""
-    tx_id = _check_header(data, _BINDING_SUCCESS)
-    _check_fingerprint(data)
+    tx_id = _check_type(data, _BINDING_SUCCESS)
+    check_fingerprint_untrusted(data)
     fallback: Endpoint | None = None
-    for kind, value, _ in _attributes(data):
-        if kind in (_XOR_MAPPED_ADDRESS, _XOR_MAPPED_ADDRESS_DRAFT):
-            return tx_id, _parse_address(value, tx_id)
+    for kind, value, _ in attributes_untrusted(data):
+        if kind in (XOR_MAPPED_ADDRESS, _XOR_MAPPED_ADDRESS_DRAFT):
+            return tx_id, parse_address_untrusted(value, tx_id)
         if kind == _MAPPED_ADDRESS and fallback is None:
-            fallback = _parse_address(value, None)
+            fallback = parse_address_untrusted(value, None)
     if fallback is None:
         raise MalformedStun("the response holds no address")
     return tx_id, fallback
 
 
-def _check_header(data: bytes, kind: int) -> TxId:
-    if len(data) < HEADER_BYTES or data[4:8] != _COOKIE:
+def parse_header_untrusted(data: bytes) -> tuple[int, TxId]:
+    """Return type and transaction id of a whole message of any method. Raises MalformedStun."""
+    if len(data) < HEADER_BYTES or data[0] & 0xC0 or data[4:8] != _COOKIE:
         raise MalformedStun("not a STUN message")
-    if int.from_bytes(data[:2], "big") != kind:
-        raise MalformedStun(f"not a STUN message of type {kind:#06x}")
     length = int.from_bytes(data[2:4], "big")
     if length % 4 or HEADER_BYTES + length != len(data):
         raise MalformedStun("the STUN message is not as long as it says")
-    return TxId(data[8:HEADER_BYTES])
+    return int.from_bytes(data[:2], "big"), TxId(data[8:HEADER_BYTES])
 
 
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes, int]]:
+def _check_type(data: bytes, kind: int) -> TxId:
+    found, tx_id = parse_header_untrusted(data)
+    if found != kind:
+        raise MalformedStun(f"not a STUN message of type {kind:#06x}")
+    return tx_id
+
+
+def attributes_untrusted(data: bytes) -> Iterator[tuple[int, bytes, int]]:
     """Yield type, value and offset of each attribute. Raises MalformedStun."""
     at = HEADER_BYTES
     while at < len(data):
@@ -128,18 +131,29 @@ def _attributes(data: bytes) -> Iterator[tuple[int, bytes, int]]:
         at = end + -end % 4
 
 
-def _check_fingerprint(data: bytes) -> bool:
+def check_fingerprint_untrusted(data: bytes) -> bool:
     """Whether a FINGERPRINT is there. Raises MalformedStun if it is wrong or not the last."""
-    for kind, value, at in _attributes(data):
-        if kind != _FINGERPRINT:
+    for kind, value, at in attributes_untrusted(data):
+        if kind != FINGERPRINT:
             continue
-        if at + _FINGERPRINT_BYTES != len(data) or value != _fingerprint(data[:at]):
+        if at + FINGERPRINT_BYTES != len(data) or value != _fingerprint(data[:at]):
             raise MalformedStun("the STUN fingerprint is wrong")
         return True
     return False
 
 
-def _parse_address(value: bytes, xor_tx_id: TxId | None) -> Endpoint:
+def encode_xor_address(endpoint: Endpoint, tx_id: TxId) -> bytes:
+    """Return the value of an XOR-…-ADDRESS attribute (RFC 8489 §14.2)."""
+    port = endpoint.port ^ int.from_bytes(_COOKIE[:2], "big")
+    family = _FAMILY_V4 if endpoint.is_v4 else _FAMILY_V6
+    return bytes([0, family]) + port.to_bytes(2, "big") + _xor(endpoint.ip.packed, tx_id)
+
+
+def parse_address_untrusted(value: bytes, xor_tx_id: TxId | None) -> Endpoint:
+    """Read the value of an address attribute; with a transaction id, of the XOR kind.
+
+    Raises MalformedStun.
+    """
     if len(value) < 4:
         raise MalformedStun("a STUN address is cut")
     family, port, address = value[1], int.from_bytes(value[2:4], "big"), value[4:]
@@ -157,19 +171,22 @@ def _xor(address: bytes, tx_id: TxId) -> bytes:
     return bytes(a ^ b for a, b in zip(address, _COOKIE + tx_id, strict=False))
 
 
-def _header(kind: int, length: int, tx_id: TxId) -> bytes:
+def encode_header(kind: int, length: int, tx_id: TxId) -> bytes:
+    """Return the 20 bytes before the attributes; `length` counts these in bytes."""
     return kind.to_bytes(2, "big") + length.to_bytes(2, "big") + _COOKIE + tx_id
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
+def encode_attribute(kind: int, value: bytes) -> bytes:
+    """Return an attribute with its padding; `value` has at most 65,535 bytes."""
     padding = bytes(-len(value) % 4)
     return kind.to_bytes(2, "big") + len(value).to_bytes(2, "big") + value + padding
 
 
-def _with_fingerprint(kind: int, tx_id: TxId, attributes: bytes) -> bytes:
+def with_fingerprint(kind: int, tx_id: TxId, attributes: bytes) -> bytes:
+    """Return a message that ends with its FINGERPRINT."""
     # The length already counts the FINGERPRINT when the checksum is taken (RFC 8489 §14.7).
-    head = _header(kind, len(attributes) + _FINGERPRINT_BYTES, tx_id) + attributes
-    return head + _attribute(_FINGERPRINT, _fingerprint(head))
+    head = encode_header(kind, len(attributes) + FINGERPRINT_BYTES, tx_id) + attributes
+    return head + encode_attribute(FINGERPRINT, _fingerprint(head))
 
 
 def _fingerprint(head: bytes) -> bytes:

@@ -1,0 +1,548 @@
+"""A TURN client: one allocation at one server over one flow (RFC 8656 §6 to §12).
+
+A flow is a UDP socket towards the server, or a TCP or TLS stream to it (`reliable`). The owner
+hands in what comes (`receive`), sends what `poll_transmit` gives, and calls `handle_timeout` at
+`next_timeout`. Allocation, permissions and channels are renewed before they end.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from warren.nat.stun import (
+    TX_ID_BYTES,
+    MalformedStun,
+    TxId,
+    parse_address_untrusted,
+)
+from warren.nat.turn.challenge import Session
+from warren.nat.turn.credentials import Credentials, MalformedCredential
+from warren.nat.turn.events import (
+    Allocated,
+    Cause,
+    ChannelOpen,
+    ClientCounters,
+    Event,
+    Failed,
+    IPAddress,
+    Lost,
+    Permitted,
+    Received,
+    Refused,
+    Released,
+)
+from warren.nat.turn.framing import (
+    TurnStream,
+    encode_channel_data,
+    is_channel_data,
+    parse_channel_data_untrusted,
+)
+from warren.nat.turn.message import Message, encode_message, parse_message_untrusted, peer_value
+from warren.nat.turn.numbers import (
+    DEFAULT_LIFETIME_S,
+    FAMILY_V6,
+    FIRST_CHANNEL,
+    LAST_CHANNEL,
+    MAX_LIFETIME_S,
+    UDP,
+    Attribute,
+    Class,
+    Code,
+    Method,
+)
+from warren.nat.turn.transactions import MAX_CHALLENGES, Build, Request, Requests
+from warren.netmap.endpoint import Endpoint
+
+MAX_PEERS = 512
+MAX_DATA_BYTES = 65_000
+MAX_EVENTS = 4096
+RENEW_PEER_S = 240.0
+"""Permissions last 300 s and can't be asked for longer."""
+BUSY_RETRY_S = 60.0
+"""After 486 and 508 (RFC 8656 §7.4)."""
+
+# Errors that a server can't sign: it does not know our key yet, or could not read the request.
+_UNSIGNED = frozenset({Code.BAD_REQUEST, Code.UNAUTHENTICATED, Code.STALE_NONCE})
+_KNOWN_IN_DATA = frozenset({Attribute.XOR_PEER_ADDRESS, Attribute.DATA})
+
+
+class _Allocate(NamedTuple):
+    pass
+
+
+class _Refresh(NamedTuple):
+    pass
+
+
+class _Free(NamedTuple):
+    again: bool
+    """Whether an allocation is to follow: the port has an old one (437)."""
+
+
+class _Permit(NamedTuple):
+    ip: IPAddress
+
+
+class _Bind(NamedTuple):
+    peer: Endpoint
+
+
+@dataclass
+class _Peer:
+    """A permission or a channel: whether the server has granted it, and when to renew it."""
+
+    granted: bool = False
+    renew_at: float | None = None
+
+
+class TurnClient:
+    """Verbs: receive, handle_timeout, poll_transmit, poll_event, next_timeout.
+
+    It begins with its construction, and ends with a `Failed` or `Released`. `family`: 4 or 6, of
+    the relayed address.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        entropy: Callable[[int], bytes],
+        now: float,
+        *,
+        reliable: bool = False,
+        family: int = 4,
+        lifetime_s: int = DEFAULT_LIFETIME_S,
+    ) -> None:
+        self.counters = ClientCounters()
+        self._credentials = credentials
+        self._entropy = entropy
+        self._stream = TurnStream() if reliable else None
+        self._family = family
+        self._lifetime_s = lifetime_s
+        self._out: deque[bytes] = deque()
+        self._events: deque[Event] = deque()
+        self._requests = Requests(entropy, reliable, self._out.append)
+        self._session: Session | None = None
+        self._allocated: Allocated | None = None
+        self._ended = False
+        self._freed_once = False
+        self._refresh_at: float | None = None
+        self._permissions: dict[IPAddress, _Peer] = {}
+        self._channels: dict[Endpoint, _Peer] = {}
+        self._numbers: dict[Endpoint, int] = {}
+        self._peers: dict[int, Endpoint] = {}
+        self._ask(Method.ALLOCATE, self._allocate_attributes, _Allocate(), now)
+
+    # What the owner asks for.
+
+    @property
+    def relayed(self) -> Endpoint | None:
+        """Where peers reach us; None while there is no allocation."""
+        return None if self._allocated is None else self._allocated.relayed
+
+    @property
+    def ended(self) -> bool:
+        """Whether this client is of no more use."""
+        return self._ended
+
+    def permit(self, ip: IPAddress, now: float) -> bool:
+        """Let peers at an address send to us, until `forget`. False: it can't be asked for."""
+        if self._allocated is None or (self._full() and ip not in self._permissions):
+            return False
+        if ip not in self._permissions:
+            self._permissions[ip] = _Peer()
+            self._ask_permission(ip, now)
+        return True
+
+    def open_channel(self, peer: Endpoint, now: float) -> bool:
+        """Ask for a channel, which is a permission too, until `forget`; as `permit`."""
+        if self._allocated is None or (self._full() and peer not in self._channels):
+            return False
+        if peer not in self._channels:
+            # A number is not used for another peer while the allocation lives (RFC 8656 §12).
+            number = self._numbers.get(peer, FIRST_CHANNEL + len(self._numbers))
+            if number > LAST_CHANNEL:
+                return self.permit(peer.ip, now)
+            self._numbers[peer] = number
+            self._channels[peer] = _Peer()
+            self._ask_channel(peer, now)
+        return True
+
+    def forget(self, peer: Endpoint | IPAddress) -> None:
+        """Let a permission or a channel run out."""
+        if isinstance(peer, Endpoint):
+            self._channels.pop(peer, None)
+        else:
+            self._permissions.pop(peer, None)
+
+    def send(self, peer: Endpoint, data: bytes) -> bool:
+        """Send a datagram to a peer; False where there is no permission (yet), or it is too long.
+
+        A datagram is never kept for later: what is inside is sent again by its own protocol.
+        """
+        channel = self._channels.get(peer)
+        if len(data) > MAX_DATA_BYTES or self._ended:
+            self.counters.unsent += 1
+            return False
+        if channel is not None and channel.granted:
+            padded = self._stream is not None
+            self._out.append(encode_channel_data(self._numbers[peer], data, padded))
+            return True
+        permission = self._permissions.get(peer.ip)
+        if permission is None or not permission.granted:
+            self.counters.unsent += 1
+            return False
+        tx_id = TxId(self._entropy(TX_ID_BYTES))
+        attributes = [peer_value(peer, tx_id), (int(Attribute.DATA), data)]
+        self._out.append(encode_message(Method.SEND, Class.INDICATION, tx_id, attributes))
+        return True
+
+    def renew(self, credentials: Credentials, now: float) -> None:
+        """Go on with new credentials of the same user.
+
+        Servers that want a new allocation for a new name (441) end this client with CREDENTIALS.
+        """
+        self._credentials = credentials
+        self._session = None
+        if self._allocated is not None:
+            self._ask_refresh(now)
+
+    def close(self, now: float) -> None:
+        """Free the allocation; `Released` follows."""
+        if self._ended:
+            return
+        self._requests.open.clear()
+        if self._allocated is None:
+            self._end(Released())
+            return
+        self._drop_allocation()
+        self._ask(Method.REFRESH, _lifetime(0), _Free(again=False), now)
+
+    # The verbs.
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Take a datagram from the server, or bytes of its stream. Never raises."""
+        if self._ended:
+            return
+        if self._stream is None:
+            self._receive_one(data, now)
+            return
+        try:
+            found = self._stream.receive(data)
+        except MalformedStun as error:
+            self.counters.malformed += 1
+            self._fail(Cause.PROTOCOL, reason=str(error))
+            return
+        for one in found:
+            if not self._ended:
+                self._receive_one(one, now)
+
+    def handle_timeout(self, now: float) -> None:
+        """Send again, give up, renew."""
+        if self._ended:
+            return
+        for request in self._requests.handle_timeout(now):
+            if isinstance(request.purpose, _Free) and not request.purpose.again:
+                self._end(Released())
+            else:
+                self._fail(Cause.NO_ANSWER)
+            return
+        if self._refresh_at is not None and self._refresh_at <= now:
+            self._ask_refresh(now)
+        for ip, peer in self._permissions.items():
+            if peer.renew_at is not None and peer.renew_at <= now:
+                self._ask_permission(ip, now)
+        for endpoint, peer in self._channels.items():
+            if peer.renew_at is not None and peer.renew_at <= now:
+                self._ask_channel(endpoint, now)
+
+    def poll_transmit(self) -> bytes | None:
+        """Return the next bytes for the server."""
+        return self._out.popleft() if self._out else None
+
+    def poll_event(self) -> Event | None:
+        """Return what happened next."""
+        return self._events.popleft() if self._events else None
+
+    def next_timeout(self) -> float | None:
+        """Return when `handle_timeout` is to be called; None: not until something comes."""
+        if self._ended:
+            return None
+        times = [self._requests.next_timeout(), self._refresh_at]
+        times += [peer.renew_at for peer in self._permissions.values()]
+        times += [peer.renew_at for peer in self._channels.values()]
+        return min((time for time in times if time is not None), default=None)
+
+    # What comes.
+
+    def _receive_one(self, data: bytes, now: float) -> None:
+        try:
+            if is_channel_data(data):
+                self._take_channel_data(data)
+                return
+            message = parse_message_untrusted(data)
+            if message.kind is Class.INDICATION:
+                self._take_indication(message)
+            elif message.kind is not Class.REQUEST:
+                self._take_response(message, now)
+            else:
+                self.counters.unexpected += 1
+        except MalformedStun:
+            self.counters.malformed += 1
+
+    def _take_channel_data(self, data: bytes) -> None:
+        channel, payload = parse_channel_data_untrusted(data)
+        peer = self._peers.get(channel)
+        if peer is None:
+            self.counters.unexpected += 1
+            return
+        self._tell(Received(peer, payload))
+
+    def _take_indication(self, message: Message) -> None:
+        peer, data = message.endpoint(Attribute.XOR_PEER_ADDRESS), message.get(Attribute.DATA)
+        if message.method != Method.DATA or peer is None or data is None:
+            self.counters.unexpected += 1  # ICMP that the server reports, among others
+            return
+        if message.unknown(_KNOWN_IN_DATA):
+            self.counters.unexpected += 1
+            return
+        permitted = peer.ip in self._permissions or any(p.ip == peer.ip for p in self._channels)
+        if not permitted:
+            self.counters.unexpected += 1
+            return
+        self._tell(Received(peer, data))
+
+    def _take_response(self, message: Message, now: float) -> None:
+        request = self._requests.open.get(message.tx_id)
+        if request is None or request.method != message.method:
+            self.counters.unexpected += 1
+            return
+        if message.kind is Class.SUCCESS:
+            if not self._is_signed(message, request):
+                self.counters.forged += 1
+                return
+            self._take_success(message, request, now)
+            self._requests.open.pop(message.tx_id, None)
+            return
+        code, reason = message.error()
+        signed = message.sha1_at is not None or message.sha256_at is not None
+        must_sign = request.session is not None and (signed or code not in _UNSIGNED)
+        if must_sign and not self._is_signed(message, request):
+            self.counters.forged += 1
+            return
+        del self._requests.open[message.tx_id]
+        self._take_error(message, request, code, reason, now)
+
+    def _is_signed(self, message: Message, request: Request) -> bool:
+        session = request.session
+        return session is None or message.verifies(session.key, session.integrity)
+
+    def _take_success(self, message: Message, request: Request, now: float) -> None:
+        match request.purpose:
+            case _Allocate():
+                self._take_allocation(message, now)
+            case _Refresh():
+                self._refresh_later(_granted_s(message), now)
+            case _Free(again=again):
+                self._freed(again, now)
+            case _Permit(ip=ip):
+                self._grant(self._permissions.get(ip), Permitted(ip), now)
+            case _Bind(peer=peer):
+                if peer in self._channels:
+                    self._peers[self._numbers[peer]] = peer
+                    opened = ChannelOpen(peer, self._numbers[peer])
+                    self._grant(self._channels[peer], opened, now)
+
+    def _take_allocation(self, message: Message, now: float) -> None:
+        relayed = message.endpoint(Attribute.XOR_RELAYED_ADDRESS)
+        mapped = message.endpoint(Attribute.XOR_MAPPED_ADDRESS)
+        if relayed is None or mapped is None:
+            raise MalformedStun("an allocation without its addresses")
+        if relayed.ip.is_unspecified or relayed.ip.is_multicast or relayed.port == 0:
+            raise MalformedStun("nobody can send to the relayed address")
+        lifetime_s = _granted_s(message)
+        self._freed_once = False
+        self._allocated = Allocated(relayed, mapped, lifetime_s)
+        self._refresh_later(lifetime_s, now)
+        self._tell(self._allocated)
+
+    def _grant(self, peer: _Peer | None, event: Event, now: float) -> None:
+        if peer is None:
+            return  # forgotten meanwhile
+        peer.renew_at = now + RENEW_PEER_S
+        if not peer.granted:
+            peer.granted = True
+            self._tell(event)
+
+    # What goes wrong.
+
+    def _take_error(
+        self, message: Message, request: Request, code: int, reason: str, now: float
+    ) -> None:
+        if code == Code.STALE_NONCE or (
+            code == Code.UNAUTHENTICATED and self._may_sign(request, message)
+        ):
+            self._take_challenge(message, request, now)
+            return
+        match request.purpose:
+            case _Free(again=again):
+                self._freed(again, now)  # 437: there was nothing to free
+            case _Allocate():
+                self._allocate_failed(message, code, reason, now)
+            case _ if code == Code.ALLOCATION_MISMATCH:
+                self._lose(now)
+            case _ if code in (Code.UNAUTHENTICATED, Code.WRONG_CREDENTIALS):
+                self._fail(Cause.CREDENTIALS, code, reason)
+            case _Refresh():
+                self._fail(Cause.PROTOCOL, code, reason, retry_after_s=BUSY_RETRY_S)
+            case _Permit(ip=ip):
+                self._permissions.pop(ip, None)
+                self._tell(Refused(ip, code, reason))
+            case _Bind(peer=peer):
+                self._channels.pop(peer, None)
+                self._peers.pop(self._numbers[peer], None)
+                self._tell(Refused(peer, code, reason))
+
+    def _may_sign(self, request: Request, message: Message) -> bool:
+        """Whether a 401 asks for our first signature, and not says that ours is wrong."""
+        if request.session is None:
+            return True
+        # The credentials were renewed, or the realm is another, while the request was under way.
+        realm = message.get(Attribute.REALM)
+        return self._session is not request.session and realm is not None
+
+    def _take_challenge(self, message: Message, request: Request, now: float) -> None:
+        request.challenges += 1
+        if request.challenges > MAX_CHALLENGES:
+            self._fail(Cause.PROTOCOL, reason="one challenge after the other")
+            return
+        try:
+            self._session = Session.answer_untrusted(message, self._credentials)
+        except MalformedCredential as error:
+            self._fail(Cause.CREDENTIALS, reason=str(error))
+            return
+        except MalformedStun as error:
+            self.counters.malformed += 1
+            self._fail(Cause.PROTOCOL, reason=str(error))
+            return
+        self._requests.start(request, self._session, now)
+
+    def _allocate_failed(self, message: Message, code: int, reason: str, now: float) -> None:
+        match code:
+            case Code.ALLOCATION_MISMATCH if not self._freed_once:
+                self._freed_once = True
+                self._ask(Method.REFRESH, _lifetime(0), _Free(again=True), now)
+            case Code.ALLOCATION_MISMATCH:
+                self._fail(Cause.PORT_IN_USE, code, reason)
+            case Code.UNAUTHENTICATED | Code.WRONG_CREDENTIALS | Code.FORBIDDEN:
+                self._fail(Cause.CREDENTIALS, code, reason)
+            case Code.QUOTA_REACHED:
+                self._fail(Cause.QUOTA, code, reason, retry_after_s=BUSY_RETRY_S)
+            case Code.INSUFFICIENT_CAPACITY:
+                self._fail(Cause.CAPACITY, code, reason, retry_after_s=BUSY_RETRY_S)
+            case Code.TRY_ALTERNATE:
+                value = message.get(Attribute.ALTERNATE_SERVER)
+                alternate = None if value is None else parse_address_untrusted(value, None)
+                self._fail(Cause.ALTERNATE, code, reason, alternate)
+            case (
+                Code.UNKNOWN_ATTRIBUTE
+                | Code.FAMILY_NOT_SUPPORTED
+                | Code.TRANSPORT_NOT_SUPPORTED
+                | Code.PEER_FAMILY_MISMATCH
+            ):
+                self._fail(Cause.NOT_OFFERED, code, reason)
+            case _:
+                self._fail(Cause.PROTOCOL, code, reason, retry_after_s=BUSY_RETRY_S)
+
+    def _freed(self, again: bool, now: float) -> None:
+        if again:
+            self._ask(Method.ALLOCATE, self._allocate_attributes, _Allocate(), now)
+        else:
+            self._end(Released())
+
+    def _lose(self, now: float) -> None:
+        """The server knows nothing of us any more: begin again on the same flow."""
+        self._requests.open.clear()
+        self._drop_allocation()
+        self._tell(Lost())
+        self._ask(Method.ALLOCATE, self._allocate_attributes, _Allocate(), now)
+
+    def _fail(
+        self,
+        cause: Cause,
+        code: int = 0,
+        reason: str = "",
+        alternate: Endpoint | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        self._end(Failed(cause, code, reason, alternate, retry_after_s))
+
+    def _end(self, event: Failed | Released) -> None:
+        self._ended = True
+        self._requests.open.clear()
+        self._drop_allocation()
+        self._tell(event)
+
+    def _drop_allocation(self) -> None:
+        self._allocated = None
+        self._refresh_at = None
+        for state in (self._permissions, self._channels, self._numbers, self._peers):
+            state.clear()
+
+    # What is asked for.
+
+    def _ask(self, method: Method, build: Build, purpose: object, now: float) -> None:
+        self._requests.start(Request(method, build, purpose, None), self._session, now)
+
+    def _ask_refresh(self, now: float) -> None:
+        self._refresh_at = None
+        self._ask(Method.REFRESH, _lifetime(self._lifetime_s), _Refresh(), now)
+
+    def _ask_permission(self, ip: IPAddress, now: float) -> None:
+        self._permissions[ip].renew_at = None
+        any_port = Endpoint(ip, 0)
+        self._ask(Method.CREATE_PERMISSION, lambda tx: [peer_value(any_port, tx)], _Permit(ip), now)
+
+    def _ask_channel(self, peer: Endpoint, now: float) -> None:
+        self._channels[peer].renew_at = None
+        number = self._numbers[peer].to_bytes(2, "big") + bytes(2)
+
+        def build(tx_id: TxId) -> list[tuple[int, bytes]]:
+            return [(Attribute.CHANNEL_NUMBER, number), peer_value(peer, tx_id)]
+
+        self._ask(Method.CHANNEL_BIND, build, _Bind(peer), now)
+
+    def _allocate_attributes(self, tx_id: TxId) -> list[tuple[int, bytes]]:
+        found = [
+            (int(Attribute.REQUESTED_TRANSPORT), bytes([UDP, 0, 0, 0])),
+            *_lifetime(self._lifetime_s)(tx_id),
+        ]
+        if self._family == 6:
+            found.append((Attribute.REQUESTED_ADDRESS_FAMILY, bytes([FAMILY_V6, 0, 0, 0])))
+        return found
+
+    def _refresh_later(self, lifetime_s: int, now: float) -> None:
+        # A minute before the end, so that every try of a datagram fits in.
+        self._refresh_at = now + max(lifetime_s - 60, lifetime_s / 2)
+
+    def _full(self) -> bool:
+        return len(self._permissions) + len(self._channels) >= MAX_PEERS
+
+    def _tell(self, event: Event) -> None:
+        if isinstance(event, Received) and len(self._events) >= MAX_EVENTS:
+            return  # the owner does not read; datagrams may be lost, the rest may not
+        self._events.append(event)
+
+
+def _lifetime(lifetime_s: int) -> Build:
+    return lambda tx_id: [(Attribute.LIFETIME, lifetime_s.to_bytes(4, "big"))]
+
+
+def _granted_s(message: Message) -> int:
+    """Return the lifetime that the server granted, in seconds. Raises MalformedStun."""
+    granted = message.number(Attribute.LIFETIME, 4)
+    if not granted:
+        raise MalformedStun("the server grants no time")
+    return min(granted, MAX_LIFETIME_S)

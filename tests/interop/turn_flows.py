@@ -1,0 +1,175 @@
+"""Our TURN client over real sockets, and coturn beside it, both on loopback."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from warren.nat.turn.client import TurnClient
+from warren.nat.turn.credentials import Credentials
+from warren.nat.turn.events import Event
+from warren.netmap.endpoint import Endpoint
+
+USER = Credentials("alice", "wonderland")
+REALM = "example.org"
+WAIT_S = 10.0
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a port that is free for UDP and TCP."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with (
+        socket.socket(family, socket.SOCK_STREAM) as tcp,
+        socket.socket(family, socket.SOCK_DGRAM) as udp,
+    ):
+        tcp.bind((host, 0))
+        udp.bind((host, tcp.getsockname()[1]))
+        return int(tcp.getsockname()[1])
+
+
+class Flow:
+    """One client and its socket to the server."""
+
+    def __init__(
+        self,
+        transport: str,
+        host: str,
+        port: int,
+        credentials: Credentials = USER,
+        family: int = 4,
+        socket_: socket.socket | None = None,
+    ) -> None:
+        self.socket = socket_ or connect(transport, host, port)
+        self.reliable = transport != "udp"
+        self.events: list[Event] = []
+        self.skew_s = 0.0
+        """How far the client's clock is ahead: renewals come without waiting for them."""
+        self.client = TurnClient(
+            credentials, os.urandom, self.now(), reliable=self.reliable, family=family
+        )
+        self.flush()
+
+    def now(self) -> float:
+        """Return the client's time."""
+        return time.monotonic() + self.skew_s
+
+    def flush(self) -> None:
+        """Send what the client wants sent; collect what it tells."""
+        while (data := self.client.poll_transmit()) is not None:
+            self.socket.sendall(data)
+        while (event := self.client.poll_event()) is not None:
+            self.events.append(event)
+
+    def run_until(self, done: Callable[[], object], wait_s: float = WAIT_S) -> None:
+        """Serve the client until something holds."""
+        end = self.now() + wait_s
+        self.flush()
+        while not done():
+            now = self.now()
+            assert now < end, f"{self.events} {self.client.counters}"
+            due = self.client.next_timeout()
+            until = min(end, due if due is not None else end)
+            pending = isinstance(self.socket, ssl.SSLSocket) and self.socket.pending()
+            if pending or select.select([self.socket], [], [], max(0, min(0.1, until - now)))[0]:
+                with suppress(ssl.SSLWantReadError, BlockingIOError, ConnectionRefusedError):
+                    data = self.socket.recv(1 << 16)
+                    self.client.receive(data, self.now())
+            self.client.handle_timeout(self.now())
+            self.flush()
+
+    def wait(self, kind: type[Event], wait_s: float = WAIT_S) -> Event:
+        """Serve the client until it tells an event of a kind; return and forget that one."""
+        self.run_until(lambda: any(isinstance(event, kind) for event in self.events), wait_s)
+        found = next(event for event in self.events if isinstance(event, kind))
+        self.events.remove(found)
+        return found
+
+    def do(self, action: Callable[[TurnClient, float], object]) -> object:
+        """Have the client do something."""
+        result = action(self.client, self.now())
+        self.flush()
+        return result
+
+    def close(self) -> None:
+        """Leave without a word."""
+        self.socket.close()
+
+
+def connect(transport: str, host: str, port: int) -> socket.socket:
+    """Return a socket that speaks to the server."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    kind = socket.SOCK_DGRAM if transport == "udp" else socket.SOCK_STREAM
+    sock = socket.socket(family, kind)
+    sock.settimeout(WAIT_S)
+    sock.connect((host, port))
+    if transport == "tls":
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        sock = context.wrap_socket(sock)
+    return sock
+
+
+class Peer:
+    """Somebody with a UDP socket, who knows nothing of TURN."""
+
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.socket = socket.socket(family, socket.SOCK_DGRAM)
+        self.socket.bind((host, 0))
+        self.socket.settimeout(WAIT_S)
+        self.endpoint = Endpoint.parse(
+            f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        )
+
+    @property
+    def port(self) -> int:
+        """The port."""
+        return int(self.socket.getsockname()[1])
+
+    def receive(self) -> tuple[bytes, Endpoint]:
+        """Return the next datagram and whence it came."""
+        data, (host, port, *_) = self.socket.recvfrom(1 << 16)
+        return data, Endpoint.parse(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+
+    def send(self, data: bytes, to: Endpoint) -> None:
+        """Send a datagram."""
+        self.socket.sendto(data, (str(to.ip), to.port))
+
+
+@contextmanager
+def coturn(
+    scratch: Path, arguments: Sequence[str] = (), host: str = "127.0.0.1"
+) -> Iterator[tuple[int, Path]]:
+    """Run coturn; give its port (for UDP, TCP and TLS alike) and its log."""
+    program = shutil.which("turnserver")
+    assert program is not None
+    port, log = free_port(host), scratch / "turnserver.log"
+    command = [
+        *(program, "-n", "-v", "--no-cli", "-L", host, "-E", host, "-p", str(port)),
+        *("--allow-loopback-peers", "--realm", REALM, "--log-file", "stdout"),
+        *("--pidfile", str(scratch / "turnserver.pid"), "-m", "1", "--no-dtls"),
+        *("--db", str(scratch / "turn.sqlite"), *arguments),
+    ]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=scratch)
+    try:
+        end = time.monotonic() + WAIT_S
+        while True:
+            with suppress(OSError):
+                socket.create_connection((host, port), 1).close()
+                break
+            assert process.poll() is None and time.monotonic() < end, log.read_text()
+            time.sleep(0.05)
+        yield port, log
+    finally:
+        process.terminate()
+        process.wait(WAIT_S)
