@@ -212,10 +212,11 @@ def nodes_approve(
 def nodes_reject(
     node: Annotated[str, typer.Argument(help="Id, URL or host name of a waiting machine.")],
     state: State = "",
+    json: Json = False,
 ) -> None:
     """Turn a waiting machine away."""
-    _client(state).reject(node)
-    print("It was turned away.")
+    answer = _client(state).reject(node)
+    _done(answer, json, "It was turned away.")
 
 
 @nodes.command("rename")

@@ -75,9 +75,9 @@ class AdminClient:
         approval = shapes.Approval(user=user, tags=tags)
         return self._call("POST", self._of(node, "approve"), shapes.Node, approval)
 
-    def reject(self, node: str) -> None:
-        """Turn a waiting machine away."""
-        self._call("POST", self._of(node, "reject"), shapes.Problem)
+    def reject(self, node: str) -> shapes.Problem:
+        """Turn a waiting machine away; return what was said of it."""
+        return self._call("POST", self._of(node, "reject"), shapes.Problem)
 
     def rename(self, node: str, name: str) -> shapes.Node:
         """Give a machine another name; empty: its own again."""
@@ -92,6 +92,7 @@ class AdminClient:
         return self._call("POST", self._of(node, "expire"), shapes.Node)
 
     def _of(self, node: str, verb: str) -> str:
+        # A waiting machine shows its id at the end of a URL.
         return f"/v1/nodes/{_part(node.rstrip('/').rpartition('/')[2])}/{verb}"
 
     def _call(self, method: str, path: str, kind: type[_T], body: object = None) -> _T:
@@ -139,4 +140,6 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def _part(text: str) -> str:
-    return quote(text, safe="") or "-"
+    if "/" in text or not text:
+        raise AdminError(f"nothing is called {text!r}")
+    return quote(text, safe="")

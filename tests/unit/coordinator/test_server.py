@@ -555,3 +555,33 @@ async def test_bad_websocket_handshakes(running: Running, target: str) -> None:
     websocket = WSConnection(ConnectionType.CLIENT)
     request = Request(host="x", target=target, subprotocols=[WEBSOCKET_SUBPROTOCOL])
     assert (await raw(running.http, websocket.send(request))).startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (secrets.token_bytes(100) + b"\r\n\r\n", b"400"),
+        (b"GET /v1/nothing HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
+        (b"POST /v1/users HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n{", b"400"),
+        (
+            b"POST /v1/users HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n"
+            b'{"name":"a","what":1}',
+            b"400",
+        ),
+        (
+            b"POST /v1/keys HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n"
+            + b" " * 2_000_000,
+            b"400",
+        ),
+        (b"DELETE /v1/users/%00%ff HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
+    ],
+)
+async def test_bad_input_at_the_admin_socket(running: Running, data: bytes, status: bytes) -> None:
+    reader, writer = await asyncio.open_unix_connection(str(running.state / "admin.sock"))
+    writer.write(data)
+    answer = await asyncio.wait_for(reader.read(100), 5)
+    assert answer.startswith(b"HTTP/1.1 " + status), answer
+    writer.close()
+    assert (await running.admin(lambda client: client.status())).users == 1
+    with pytest.raises(AdminError, match="nothing is called"):
+        await running.admin(lambda client: client.node("a/b"))
