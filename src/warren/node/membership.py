@@ -24,7 +24,6 @@ from warren.netmap.wire import (
     Auth,
     Hostinfo,
     MapRequest,
-    MapResponse,
     PingRequest,
     RegisterRequest,
     RegisterResponse,
@@ -46,6 +45,7 @@ from warren.node.control_link import (
     fetch_server_key,
     open_link,
 )
+from warren.node.reconcile import is_expired
 from warren.node.schema import BackendState
 from warren.node.state import NodeState, Profile, StateProblem
 
@@ -107,8 +107,16 @@ class Membership:
         self.auth_url = ""
         self.error = ""
         self.clock_warning = ""
+        self._clock_offset = timedelta()
         self.connected = False
         self.view: View = EMPTY
+
+    def wall(self) -> datetime:
+        """Return the time of day by the coordinator's clock, as far as it told it.
+
+        Expiry is decided by it, so that a machine whose clock is years off keeps working.
+        """
+        return self._clock.wall() + self._clock_offset
 
     def report(self) -> None:
         """Say that the facts changed; the coordinator hears of it soon."""
@@ -251,24 +259,19 @@ class Membership:
                     continue
                 if response.debug is not None and response.debug.sleep_seconds > 0:
                     await asyncio.sleep(min(response.debug.sleep_seconds, 300.0))
-                view = fold(view, response, self._clock.wall())
+                view = fold(view, response, self.wall())
                 if view.node is None:
                     raise LinkLost("The coordinator's first map lacks this node.")
-                self._receive_view(view, response)
+                self._receive_view(view)
         raise LinkLost("The coordinator ended the map.")
 
-    def _receive_view(self, view: View, response: MapResponse) -> None:
+    def _receive_view(self, view: View) -> None:
         assert view.node is not None
         self.view = view
-        expired = view.node.expired or (
-            view.node.key_expiry is not None
-            and view.node.key_expiry.year > 1970
-            and view.node.key_expiry <= (response.control_time or self._clock.wall())
-        )
         phase: BackendState = "running" if view.node.machine_authorized else "needs-approval"
         self._publish(phase, error="", auth_url="", connected=True)
         self._on_view(view)
-        if expired:
+        if is_expired(view.node, self.wall()):
             self._publish("expired")
             raise SessionExpired
 
@@ -342,6 +345,7 @@ class Membership:
 
     def _compare_clocks(self, control_time: datetime) -> None:
         off = self._clock.wall() - control_time
+        self._clock_offset = -off
         warning = ""
         if abs(off) > CLOCK_TOLERANCE:
             warning = (

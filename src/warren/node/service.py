@@ -409,7 +409,7 @@ class NodeService:
             shields_up=profile.prefs.shields_up,
             resolved=self._measuring.resolved,
         )
-        self._become(desire(view, settings, self._clock.wall()))
+        self._become(desire(view, settings, self._membership.wall()))
         self._dataplane.set_view(view, key.public())
         routes = [p for peer in self._desired.peers.values() for p in peer.allowed_ips]
         self._want_routes(own_addresses(view.node), routes)

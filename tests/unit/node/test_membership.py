@@ -352,6 +352,19 @@ async def test_clocks_are_compared(server: FakeCoordinator, member: Member) -> N
     async with running(member):
         await member.until(lambda: member.views)
         assert "800.0 days" in member.membership.clock_warning
+        assert abs(member.membership.wall() - wrong) < timedelta(minutes=1)
+
+
+async def test_a_clock_that_is_years_ahead_expires_nothing(
+    server: FakeCoordinator, member: Member
+) -> None:
+    then = datetime.now(UTC) - timedelta(days=2000)
+    me = Node(id=1, name="me.", machine_authorized=True, key_expiry=then + timedelta(days=180))
+    server.replies = [ACCEPTED]
+    server.maps = [frame(MapResponse(node=me, control_time=then))]
+    async with running(member):
+        await member.until(lambda: member.views)
+        assert member.membership.phase == "running"
 
 
 async def test_a_coordinators_pings_are_answered_inside_noise(
