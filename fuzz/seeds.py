@@ -146,6 +146,50 @@ def stun() -> list[bytes]:
     return [item.data for item in stun_datagrams()]
 
 
+def router_datagrams() -> list[bytes]:
+    """NAT-PMP and PCP responses, an answer to a search for UPnP routers."""
+    ports = bytes.fromhex("a2a9a2a9")
+    outside = bytes.fromhex("cb00710a")
+    pcp_map = bytes(12) + b"\x11\0\0\0" + ports + bytes(10) + b"\xff\xff" + outside
+    return [
+        bytes.fromhex("0080000000000e10") + outside,
+        bytes.fromhex("0081000000000e10") + ports + bytes.fromhex("00001c20"),
+        bytes.fromhex("028000000000000000000e10") + bytes(12),
+        bytes.fromhex("0281000000001c2000000e10") + bytes(12) + pcp_map + b"\x80\0\0\4abcd",
+        b"HTTP/1.1 200 OK\r\nST: upnp:rootdevice\r\nSERVER: x\r\n"
+        b"LOCATION: http://192.168.1.1:5000/rootDesc.xml\r\n\r\n",
+    ]
+
+
+def router_pages() -> list[bytes]:
+    """A router's description, and SOAP answers."""
+    kind = "urn:schemas-upnp-org:service:WANIPConnection:"
+    services = "".join(
+        f"<service><serviceType>{kind}{version}</serviceType><controlURL>/c</controlURL></service>"
+        for version in (1, 2)
+    )
+    bodies = (
+        "<u:GetExternalIPAddressResponse><NewExternalIPAddress>203.0.113.10"
+        "</NewExternalIPAddress></u:GetExternalIPAddressResponse>",
+        "<u:AddAnyPortMappingResponse><NewReservedPort>41641</NewReservedPort>"
+        "</u:AddAnyPortMappingResponse>",
+        "<s:Fault><detail><UPnPError><errorCode>718</errorCode><errorDescription>x"
+        "</errorDescription></UPnPError></detail></s:Fault>",
+    )
+    pages = [
+        "<?xml version='1.0'?><root xmlns='urn:schemas-upnp-org:device-1-0'><device><modelName>x"
+        f"</modelName><serviceList>{services}</serviceList></device></root>",
+        *(f"<s:Envelope xmlns:s='s' xmlns:u='u'><s:Body>{b}</s:Body></s:Envelope>" for b in bodies),
+        "<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>",
+    ]
+    return [page.encode() for page in pages]
+
+
+def router_answers() -> list[bytes]:
+    """Everything that a router may say."""
+    return router_datagrams() + router_pages()
+
+
 def texts() -> list[bytes]:
     """Keys and endpoints."""
     key = str(NodePrivate.from_entropy(bytes(32)).public()).encode()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 
 import nacl.bindings
 
@@ -40,12 +41,22 @@ from warren.keys import (
     NodePrivate,
     NodePublic,
 )
+from warren.nat.mapping import Call, Reply
+from warren.nat.natpmp import MalformedNatPmp, parse_natpmp_response_untrusted
+from warren.nat.pcp import MalformedPcp, parse_pcp_response_untrusted
+from warren.nat.portmap import Portmapper
+from warren.nat.ssdp import MalformedSsdp, parse_location_untrusted, parse_ssdp_answer_untrusted
 from warren.nat.stun import (
     MalformedStun,
     binding_response,
     looks_like_stun,
     parse_binding_request_untrusted,
     parse_binding_response_untrusted,
+)
+from warren.nat.upnp import (
+    MalformedUpnp,
+    parse_description_untrusted,
+    parse_soap_reply_untrusted,
 )
 from warren.netmap.codec import MalformedMessage, decode_json_untrusted, encode_json
 from warren.netmap.endpoint import Endpoint, MalformedEndpoint
@@ -60,6 +71,8 @@ _MACHINE, _SERVER = MachinePrivate.from_entropy(_ONE), MachinePrivate.from_entro
 _NODE, _RELAY = NodePrivate.from_entropy(_ONE), NodePrivate.from_entropy(_TWO)
 _DISCO, _PEER = DiscoPrivate.from_entropy(_ONE), DiscoPrivate.from_entropy(_TWO)
 _MAX_BYTES = 1 << 20
+_ROUTER, _LOCAL = IPv4Address("192.168.1.1"), IPv4Address("192.168.1.2")
+_ROUTER_PAGE = parse_location_untrusted("http://192.168.1.1:5000/d.xml")
 
 
 @dataclass(frozen=True)
@@ -194,6 +207,44 @@ def _stun(data: bytes) -> None:
         )
 
 
+def _portmap_wire(data: bytes) -> None:
+    with suppress(MalformedNatPmp):
+        parse_natpmp_response_untrusted(data)
+    with suppress(MalformedPcp):
+        parse_pcp_response_untrusted(data)
+    with suppress(MalformedSsdp):
+        found = parse_ssdp_answer_untrusted(data)
+        assert parse_location_untrusted(str(found.location)) == found.location
+
+
+def _portmap_xml(data: bytes) -> None:
+    with suppress(MalformedUpnp):
+        parse_description_untrusted(data, _ROUTER_PAGE)
+    for status in (200, 500):
+        with suppress(MalformedUpnp):
+            parse_soap_reply_untrusted(status, data)
+
+
+def _portmapper(data: bytes) -> None:
+    """A router that answers everything with `data`, for some hours."""
+    now = 0.0
+    mapper = Portmapper(_ROUTER, _LOCAL, 41641, lambda size: bytes(size), now)
+    page = b"HTTP/1.1 200 OK\r\nLOCATION: http://192.168.1.1:1/\r\n\r\n"
+    mapper.receive(page, Endpoint(_ROUTER, 1900), now)
+    for step in range(60):
+        while (transmit := mapper.poll_transmit(now)) is not None:
+            if isinstance(transmit, Call):
+                mapper.receive_reply(transmit.number, Reply(200, data), now)
+            else:
+                mapper.receive(data, transmit.to, now, announced=step % 2 == 1)
+        mapper.poll_event()
+        due = mapper.next_timeout()
+        now = max(now, due[0]) if due else now + 1
+        if step == 50:
+            mapper.stop(now)
+        mapper.handle_timeout(now)
+
+
 def _text(data: bytes) -> None:
     text = data.decode("utf-8", "surrogateescape")
     with suppress(MalformedEndpoint):
@@ -224,6 +275,9 @@ TARGETS = [
     Target("derp_upgrade", _derp_upgrade, seeds.derp_heads),
     Target("meta_certificate", _meta_certificate, seeds.certificates),
     Target("stun", _stun, seeds.stun),
+    Target("portmap_wire", _portmap_wire, seeds.router_datagrams),
+    Target("portmap_xml", _portmap_xml, seeds.router_pages),
+    Target("portmapper", _portmapper, seeds.router_answers),
     Target("text", _text, seeds.texts),
     Target("front_door", door.entry, door.conversations),
 ]
