@@ -9,10 +9,10 @@ use rustls::pki_types::ServerName;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use warren_core::derp::frames::{FrameReader, MAX_CLIENT_FRAME};
 use warren_core::derp::login::{ClientLogin, ServerInfo, Step};
-use warren_core::derp::{RawKey, upgrade};
+use warren_core::derp::{MalformedDerp, RawKey, upgrade};
 use warren_core::seam::RelayNode;
 
-use super::stream::Stream;
+use super::stream::{Stream, words};
 use super::tls::Judge;
 use super::wake::{Wake, wait, wait_any_writable};
 
@@ -44,8 +44,14 @@ pub(super) enum Failure {
     Failed(String),
 }
 
-impl<E: std::error::Error> From<E> for Failure {
-    fn from(error: E) -> Self {
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(words(&error))
+    }
+}
+
+impl From<MalformedDerp> for Failure {
+    fn from(error: MalformedDerp) -> Self {
         Self::Failed(error.to_string())
     }
 }
@@ -136,7 +142,7 @@ impl Dialer<'_> {
                 let (socket, addr) = under_way.swap_remove(index);
                 match socket.take_error()? {
                     None => return Ok((tuned(socket)?, addr)),
-                    Some(error) => last = format!("cannot connect to {addr}: {error}"),
+                    Some(error) => last = format!("cannot connect to {addr}: {}", words(&error)),
                 }
             } else if Instant::now() >= deadline {
                 return Err(Failure::Failed("it does not answer".to_owned()));
@@ -262,7 +268,7 @@ impl Dialer<'_> {
                     io::ErrorKind::UnexpectedEof => {
                         Failure::Failed("it closed the connection during the login".to_owned())
                     }
-                    _ => Failure::Failed(error.to_string()),
+                    _ => Failure::Failed(words(&error)),
                 };
                 let mut take = |bytes: &[u8]| got.extend_from_slice(bytes);
                 if stream.receive(&mut take).map_err(ended)? > 0 {
@@ -301,7 +307,7 @@ fn start_connect(text: &str) -> Result<(Socket, SocketAddr), String> {
     };
     start()
         .map(|socket| (socket, addr))
-        .map_err(|error| format!("cannot connect to {addr}: {error}"))
+        .map_err(|error| format!("cannot connect to {addr}: {}", words(&error)))
 }
 
 /// Set what makes a dead relay noticed and a slow one felt.

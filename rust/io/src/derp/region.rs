@@ -1,6 +1,5 @@
 //! One relay region and the thread that serves it while it is needed.
 
-use std::io::ErrorKind;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -15,6 +14,7 @@ use super::backoff::Backoff;
 use super::dial::{Dialer, Failure, Session};
 use super::pace::Pace;
 use super::queue::{Offer, Queue};
+use super::stream::words;
 use super::tls::Judge;
 use super::wake::{Wake, wait};
 use crate::ports::RelaySink;
@@ -503,12 +503,8 @@ impl<'a> Serving<'a> {
 
 fn broken(error: impl Into<Box<dyn std::error::Error>>) -> End {
     let error = error.into();
-    let ended = error
-        .downcast_ref::<std::io::Error>()
-        .is_some_and(|error| error.kind() == ErrorKind::UnexpectedEof);
-    End::Broken(if ended {
-        "the relay closed the connection".to_owned()
-    } else {
-        error.to_string()
+    End::Broken(match error.downcast_ref::<std::io::Error>() {
+        Some(error) => words(error),
+        None => error.to_string(),
     })
 }

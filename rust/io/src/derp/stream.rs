@@ -8,12 +8,12 @@ use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use rustls::ClientConfig;
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
 };
+use rustls::{CertificateError, ClientConfig};
 
 /// Room for what comes in; a TLS record has at most 16.3 KiB.
 const INCOMING_BYTES: usize = 128 << 10;
@@ -64,6 +64,19 @@ impl Outgoing {
 
 fn broken(error: impl std::fmt::Display) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, error.to_string())
+}
+
+/// What is wrong with the server's certificate, in words; other errors of TLS as they are.
+fn distrusted(error: rustls::Error) -> io::Error {
+    match error {
+        rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure) => {
+            broken("its certificate is not the pinned one")
+        }
+        rustls::Error::InvalidCertificate(why) => {
+            broken(format!("its certificate is not to be trusted: {why}"))
+        }
+        other => broken(other),
+    }
 }
 
 impl Stream {
@@ -208,7 +221,7 @@ impl Stream {
                 mut discard, state, ..
             } = tls.process_tls_records(&mut self.incoming[self.in_start..self.in_end]);
             let mut more = true;
-            match state.map_err(broken)? {
+            match state.map_err(distrusted)? {
                 ConnectionState::ReadTraffic(mut traffic) => {
                     while let Some(record) = traffic.next_record() {
                         let record = record.map_err(broken)?;
@@ -242,6 +255,23 @@ impl Stream {
             self.in_start += discard;
             if !more {
                 return Ok(());
+            }
+        }
+    }
+}
+
+/// A socket's error in words for a person, without the system's number.
+pub(super) fn words(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
+            "the relay closed the connection".to_owned()
+        }
+        ErrorKind::TimedOut => "the relay does not answer any more".to_owned(),
+        _ => {
+            let text = error.to_string();
+            match text.split_once(" (os error") {
+                Some((text, _)) => text.to_lowercase(),
+                None => text,
             }
         }
     }

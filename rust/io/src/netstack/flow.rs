@@ -47,6 +47,8 @@ pub(super) struct Flow {
     pub(super) host_readable: bool,
     pub(super) host_writable: bool,
     host_ended: bool,
+    /// smoltcp was told that the host has ended.
+    closed: bool,
     tunnel_ended: bool,
     established: bool,
     used: Instant,
@@ -73,6 +75,7 @@ impl Flow {
             host_readable: false,
             host_writable: false,
             host_ended: false,
+            closed: false,
             tunnel_ended: false,
             established: false,
             used: now,
@@ -113,7 +116,6 @@ impl Flow {
             match from_host(socket, host) {
                 Ok(0) => {
                     self.host_ended = true;
-                    socket.close();
                     moved = true;
                 }
                 Ok(_) => moved = true,
@@ -134,6 +136,11 @@ impl Flow {
             let _ = rustix::net::shutdown(host, Shutdown::Write);
             moved = true;
         }
+        if self.host_ended && !self.closed && may_close(socket) {
+            self.closed = true;
+            socket.close();
+            moved = true;
+        }
         if moved {
             self.used = now;
         }
@@ -141,7 +148,7 @@ impl Flow {
     }
 
     fn verdict(&self, socket: &mut Socket<'_>, moved: bool, now: Instant) -> Pumped {
-        let ended = self.host_ended && self.tunnel_ended;
+        let ended = self.closed && self.tunnel_ended;
         if ended || socket.state() == State::Closed {
             return Pumped::HostDone;
         }
@@ -189,6 +196,12 @@ pub(super) fn buffer_bytes(live: usize) -> usize {
 pub(super) fn keep_alive(socket: &mut Socket<'_>) {
     socket.set_timeout(Some(UNACKNOWLEDGED.into()));
     socket.set_keep_alive(Some(PROBE_EVERY.into()));
+}
+
+/// Whether the FIN may go now. After the peer's own FIN it waits until all data is acknowledged:
+/// smoltcp 0.14 takes no window updates in LAST-ACK, and what is still queued would be stuck.
+fn may_close(socket: &Socket<'_>) -> bool {
+    socket.state() != State::CloseWait || socket.send_queue() == 0
 }
 
 fn to_host(socket: &mut Socket<'_>, host: &OwnedFd) -> io::Result<usize> {
