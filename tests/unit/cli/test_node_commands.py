@@ -16,6 +16,7 @@ import pytest
 
 from warren.cli import main
 from warren.cli.groups import GROUPS
+from warren.cli.quick import quick_status
 from warren.edge.linux.local_socket import listen_local
 from warren.node.localapi import LocalApi, RequestFailed
 from warren.node.schema import (
@@ -398,14 +399,34 @@ def test_a_reader_that_leaves_is_no_error(daemon: Daemon) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("args", [[], ["--json"], ["--no-peers"], ["--json", "--no-peers"]])
+def test_the_quick_way_says_the_same(daemon: Daemon, run: Run, args: list[str]) -> None:
+    assert quick_status(args) is not None
+    # `--peers` is the default, and not one of the words of the quick way.
+    slow = [*args] if "--no-peers" in args else [*args, "--peers"]
+    slow += ["--socket=" + os.environ["WARREN_SOCKET"]]
+    assert quick_status(slow) is None
+    assert run("status", *args) == run("status", *slow)
+    assert quick_status(["--socket", "/x"]) is not None
+
+
 def test_status_imports_no_more_than_it_needs() -> None:
     code = (
-        "import sys, warren.cli, warren.cli.app; warren.cli.app.build();"
-        "print(*(m for m in sys.modules))"
+        "import sys; sys.argv = ['warren', 'status', '--socket', '/nonexistent/s'];"
+        "import warren.cli; warren.cli.main(); print(*sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
     )
     loaded = set(done.stdout.split())
-    for heavy in ("rich", "asyncio", "structlog", "cryptography", "h2", "sqlalchemy", "pyroute2"):
+    for heavy in (
+        "rich",
+        "asyncio",
+        "structlog",
+        "cryptography",
+        "h2",
+        "sqlalchemy",
+        "pyroute2",
+        "pydantic",
+    ):
         assert heavy not in loaded, f"{heavy} would slow every command down"
