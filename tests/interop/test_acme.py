@@ -1,7 +1,6 @@
 """`warren server --tls acme` against Pebble, an ACME server that we did not write.
 
-Where it is: `go install github.com/letsencrypt/pebble/v2/cmd/pebble@latest`, then on PATH or in
-`~/go/bin`, or named by WARREN_TEST_PEBBLE.
+`make test` builds it into `.build/bin`; otherwise it is taken from PATH.
 """
 
 from __future__ import annotations
@@ -33,9 +32,8 @@ HOST = "vpn.warren.test"
 
 
 def pebble() -> str | None:
-    known = os.environ.get("WARREN_TEST_PEBBLE") or shutil.which("pebble")
-    own = Path.home() / "go/bin/pebble"
-    return known or (str(own) if own.exists() else None)
+    built = Path(__file__).parents[2] / ".build/bin/pebble"
+    return str(built) if built.exists() else shutil.which("pebble")
 
 
 def resolve(query: bytes) -> bytes:
@@ -69,9 +67,7 @@ async def acme(tmp_path: Path) -> AsyncIterator[tuple[Config, int]]:
     """A Pebble that validates on a port of ours; yields settings, and that port."""
     program = pebble()
     if program is None:
-        pytest.skip(
-            "pebble is not here: go install github.com/letsencrypt/pebble/v2/cmd/pebble@latest"
-        )
+        pytest.skip("pebble is not here; `make pebble` builds it")
     tls_port, api, manage, dns = (free_port() for _ in range(4))
     chain, key = make_self_signed("127.0.0.1", SystemClock().wall())
     (tmp_path / "ca.pem").write_bytes(chain)
