@@ -129,6 +129,8 @@ class Dataplane:
         now = self._clock.now()
         if own_key != self._own_key:
             self._own_key = own_key
+            for key in self._links:
+                self._pending.append(SetPath(peer=key.raw, addr=None, lease_ms=0))
             self._links.clear()
         self._inside = _inside_addresses(view)
         nodes = {node.key: node for node in view.peers.values()}

@@ -12,6 +12,7 @@ from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
+import msgspec
 import structlog
 
 from warren.edge.clock import Clock
@@ -87,6 +88,7 @@ class Measuring:
         self._finished: asyncio.Event = asyncio.Event()
         self._full_at: float | None = None
         self._names_at: float | None = None
+        self._told: NetInfo | None = None
         self.report: Report | None = None
         self.home_region = 0
         self.endpoints: tuple[OwnEndpoint, ...] = ()
@@ -146,10 +148,16 @@ class Measuring:
             self._on_result()
 
     def net_info(self) -> NetInfo | None:
-        """Return what the coordinator is told; None before anything is known."""
+        """Return what the coordinator is told; None before anything is known.
+
+        Latencies differ with every measuring: they alone are no reason to tell it again.
+        """
         if self.report is None:
             return NetInfo(preferred_derp=self.home_region) if self.home_region else None
-        return net_info(self.report, self.home_region, _os_has_ipv6())
+        info = net_info(self.report, self.home_region, _os_has_ipv6())
+        if self._told is None or _without_latency(self._told) != _without_latency(info):
+            self._told = info
+        return self._told
 
     async def _await_turn(self) -> None:
         while not self._wanted.is_set():
@@ -273,3 +281,7 @@ def _os_has_ipv6() -> bool:
     except OSError:
         return False
     return True
+
+
+def _without_latency(info: NetInfo) -> NetInfo:
+    return msgspec.structs.replace(info, derp_latency={})

@@ -392,16 +392,18 @@ class NodeService:
     def _refresh(self) -> None:
         """Make engine, machines, measuring and device follow the present map and settings."""
         view = self._membership.view
-        if view.node is None:
-            return
         profile = self._state.profile
-        assert profile is not None
+        if view.node is None or profile is None:
+            return
+        key = self._state.node_key()
+        if view.node.key != key.public():
+            # A new key waits to be accepted; the map is still the old one's.
+            return
         inside = [ip_address(a) for a in statuses.plain_addresses(view.node)]
         inside += [
             ip_address(a) for peer in view.peers.values() for a in statuses.plain_addresses(peer)
         ]
         self._measuring.set_map(view.derp_map, inside)
-        key = self._state.node_key()
         settings = Settings(
             private_key=key.reveal(),
             home_region=self._measuring.home_region,
@@ -417,6 +419,8 @@ class NodeService:
 
     def _become(self, desired: Desired) -> None:
         commands = reconcile(self._desired, desired)
+        for region in self._desired.regions.keys() - desired.regions.keys():
+            self._faults.pop(f"region-{region}", None)
         self._desired = desired
         if commands:
             self._generation += 1

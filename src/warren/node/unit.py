@@ -13,6 +13,8 @@ def unit_text(state: Path | None, socket: Path | None, tun: str | None, port: in
     for flag, value in (("--state", state), ("--socket", socket), ("--tun", tun), ("--port", port)):
         if value is not None:
             command += [flag, str(value)]
+    chosen = [state, socket.parent if socket else None]
+    writable = "".join(f"ReadWritePaths=-{path}\n" for path in chosen if path is not None)
     return f"""\
 [Unit]
 Description=Warren node
@@ -33,8 +35,7 @@ CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW CAP_NET_BIND_SERVICE CAP_DAC_OVE
 DeviceAllow=/dev/net/tun rw
 ProtectSystem=strict
 ProtectHome=read-only
-ReadWritePaths=/run/warren
-PrivateTmp=yes
+{writable}PrivateTmp=yes
 NoNewPrivileges=yes
 
 [Install]
