@@ -13,6 +13,9 @@ use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer, State};
 const UNACKNOWLEDGED: Duration = Duration::from_secs(15 * 60);
 /// A silent connection is probed at this interval.
 const PROBE_EVERY: Duration = Duration::from_secs(10 * 60);
+/// ... and at this one while data waits for acknowledgement and no timer of smoltcp runs: after a
+/// zero window it forgets to retransmit what was in flight, and three probes' answers remind it.
+const REMIND_EVERY: Duration = Duration::from_secs(2);
 /// A handshake may take so long.
 pub(super) const HANDSHAKE: Duration = Duration::from_secs(30);
 /// A connection that one side has closed and nobody uses is given up after so long.
@@ -49,6 +52,8 @@ pub(super) struct Flow {
     host_ended: bool,
     /// smoltcp was told that the host has ended.
     closed: bool,
+    /// Data waits for acknowledgement.
+    waiting: bool,
     tunnel_ended: bool,
     established: bool,
     used: Instant,
@@ -76,6 +81,7 @@ impl Flow {
             host_writable: false,
             host_ended: false,
             closed: false,
+            waiting: false,
             tunnel_ended: false,
             established: false,
             used: now,
@@ -140,6 +146,11 @@ impl Flow {
             self.closed = true;
             socket.close();
             moved = true;
+        }
+        let waiting = socket.send_queue() > 0;
+        if waiting != std::mem::replace(&mut self.waiting, waiting) {
+            let every = if waiting { REMIND_EVERY } else { PROBE_EVERY };
+            socket.set_keep_alive(Some(every.into()));
         }
         if moved {
             self.used = now;
