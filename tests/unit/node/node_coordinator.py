@@ -41,6 +41,7 @@ class FakeCoordinator:
         self.refuse_with: str | None = None
         self.key_reply: tuple[int, bytes] | None = None
         self.registered: list[RegisterRequest] = []
+        self.raw_registrations: list[bytes] = []
         self.map_requests: list[MapRequest] = []
         self.other: list[tuple[str, str, bytes]] = []
         self.connections = 0
@@ -128,6 +129,7 @@ class FakeCoordinator:
         if request.path == "/machine/register":
             asked = decode_json_untrusted(body, RegisterRequest)
             self.registered.append(asked)
+            self.raw_registrations.append(body)
             answer = self.replies.pop(0) if self.replies else (500, b"no reply is planned", ())
             if callable(answer):
                 answer = answer(asked)

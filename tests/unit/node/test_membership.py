@@ -108,6 +108,18 @@ async def running(member: Member, **arguments: Any) -> AsyncIterator[asyncio.Tas
             task.cancel()
 
 
+async def test_what_go_always_sends_is_sent(server: FakeCoordinator, member: Member) -> None:
+    server.replies, server.maps = [ACCEPTED], [FIRST]
+    async with running(member):
+        await member.until(lambda: member.views)
+    for name in (
+        b'"Expiry":"0001-01-01T00:00:00Z"',
+        b'"OldNodeKey":"nodekey:0',
+        b'"NLKey":"nlpub:',
+    ):
+        assert name in server.raw_registrations[0]
+
+
 async def test_an_auth_key_joins(server: FakeCoordinator, member: Member) -> None:
     server.replies, server.maps = [ACCEPTED], [FIRST]
     async with running(member, auth_key="k"):

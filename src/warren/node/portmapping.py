@@ -1,0 +1,348 @@
+"""Asking the routers of this machine's networks for a port (PROTOCOL §5.10).
+
+The conversation with one router is `warren.nat.portmap`; here are its sockets and timers, and
+what the rest of the node wants of it: endpoints, NetInfo, and what to tell a person.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from ipaddress import IPv4Address, ip_address
+from typing import Any, NamedTuple, cast
+
+import msgspec
+import structlog
+
+from warren.edge.clock import Clock
+from warren.edge.entropy import Entropy
+from warren.edge.fetch import FetchFailed, fetch
+from warren.edge.linux.gateways import Gateway, announcement_socket, router_socket
+from warren.nat import natpmp
+from warren.nat.mapping import Call, CallFailed, MapProtocol, Mapping, Outcome, Reply
+from warren.nat.portmap import Portmapper
+from warren.netmap.endpoint import Endpoint
+from warren.netmap.node import NetInfo
+
+ROUTERS_MAX = 3
+"""More default routes than this are not asked."""
+CALL_LIMIT_S = 4.0
+RELEASE_LIMIT_S = 1.0
+"""How long giving a mapping back may hold up a stop."""
+LOOK_AGAIN_S = 60.0
+
+log = structlog.get_logger(__name__)
+
+
+class RouterFacts(NamedTuple):
+    """What is known of one router, for those who explain it (`warren.nat.mapping.sentence`).
+
+    model: what it calls itself, may be empty. since: monotonic, when it was first asked.
+    """
+
+    gateway: Gateway
+    model: str
+    mapping: Mapping | None
+    outcomes: tuple[Outcome, ...]
+    drops: dict[str, int]
+
+
+class PortMapping:
+    """Keeps one mapping at each of this machine's routers, as far as they give one.
+
+    gateways: the routers now; called in a thread. on_change: called when `endpoints` or what is
+    known of a router changed.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        entropy: Entropy,
+        *,
+        gateways: Callable[[], list[Gateway]],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._clock = clock
+        self._entropy = entropy
+        self._gateways = gateways
+        self._on_change = on_change
+        self._port = 0
+        self._disabled: frozenset[MapProtocol] = frozenset()
+        self._talks: dict[Gateway, _Talk] = {}
+        self._news = asyncio.Event()
+
+    def set_port(self, port: int) -> None:
+        """Take the engine's IPv4 UDP port; 0: it has none, so nothing is mapped."""
+        if port != self._port:
+            self._port = port
+            self._news.set()
+
+    def set_disabled(self, protocols: Collection[MapProtocol]) -> None:
+        """Take the protocols that are not to be used."""
+        if frozenset(protocols) != self._disabled:
+            self._disabled = frozenset(protocols)
+            self._news.set()
+
+    def network_changed(self) -> None:
+        """Look at the routes anew."""
+        self._news.set()
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Where routers lead to us, that of the preferred route first."""
+        mappings = (talk.mapper.mapping for talk in self._talks.values())
+        return tuple(dict.fromkeys(m.external for m in mappings if m is not None))
+
+    @property
+    def routers(self) -> tuple[RouterFacts, ...]:
+        """What is known of each router, that of the preferred route first."""
+        return tuple(
+            RouterFacts(
+                gateway,
+                talk.mapper.model,
+                talk.mapper.mapping,
+                talk.mapper.outcomes,
+                dict(talk.mapper.drops),
+            )
+            for gateway, talk in self._talks.items()
+        )
+
+    @property
+    def drops(self) -> Counter[str]:
+        """Datagrams that were not for us, by reason."""
+        total: Counter[str] = Counter()
+        for talk in self._talks.values():
+            for reason, count in talk.mapper.drops.items():
+                total[f"port mapping: {reason}"] += count
+        return total
+
+    def add_to(self, info: NetInfo) -> NetInfo:
+        """Tell the coordinator what routers speak, and whether there is a mapping."""
+        spoken: dict[MapProtocol, bool | None] = {}
+        for talk in self._talks.values():
+            for outcome in talk.mapper.outcomes:
+                known = spoken.get(outcome.protocol)
+                spoken[outcome.protocol] = outcome.spoken if not known else known
+        return msgspec.structs.replace(
+            info,
+            have_port_map=bool(self.endpoints),
+            upnp=spoken.get(MapProtocol.UPNP),
+            pmp=spoken.get(MapProtocol.NATPMP),
+            pcp=spoken.get(MapProtocol.PCP),
+        )
+
+    async def run(self) -> None:
+        """Talk to the routers until cancelled; then give back what they gave."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                # A route may come or go without a word, as when nobody may listen to the kernel.
+                timer = loop.call_later(LOOK_AGAIN_S, self._news.set)
+                await self._news.wait()
+                timer.cancel()
+                self._news.clear()
+                await self._follow(tasks)
+
+    async def _follow(self, tasks: asyncio.TaskGroup) -> None:
+        """Talk to exactly the routers that there are now."""
+        try:
+            found = await asyncio.to_thread(self._gateways)
+        except OSError as error:
+            log.warning("routes cannot be read", reason=str(error))
+            return
+        wanted = [gateway for gateway in found if not gateway.local_ip.is_loopback]
+        wanted = wanted[:ROUTERS_MAX] if self._port else []
+        settings = (self._port, self._disabled)
+        before = self._talks
+        kept: dict[Gateway, _Talk] = {}
+        for gateway in wanted:
+            talk = before.get(gateway)
+            if talk is not None and talk.settings == settings and talk.running:
+                kept[gateway] = talk
+        for gateway, talk in before.items():
+            if gateway not in kept:
+                await talk.stop()
+        for gateway in wanted:
+            if gateway not in kept:
+                mapper = Portmapper(
+                    gateway.ip,
+                    gateway.local_ip,
+                    self._port,
+                    self._entropy,
+                    self._clock.now(),
+                    self._disabled,
+                )
+                talk = _Talk(mapper, self._clock, settings, self._on_change)
+                try:
+                    talk.start(tasks)
+                except OSError as error:
+                    log.warning("router", address=str(gateway.ip), reason=str(error))
+                    continue
+                kept[gateway] = talk
+        self._talks = {gateway: kept[gateway] for gateway in wanted if gateway in kept}
+        if self._talks.keys() != before.keys() or any(
+            self._talks[gateway] is not before[gateway] for gateway in self._talks
+        ):
+            self._on_change()
+
+
+class _Talk(asyncio.DatagramProtocol):
+    """The sockets and the timer of one Portmapper."""
+
+    def __init__(
+        self,
+        mapper: Portmapper,
+        clock: Clock,
+        settings: tuple[int, frozenset[MapProtocol]],
+        on_change: Callable[[], None],
+    ) -> None:
+        self.mapper = mapper
+        self.settings = settings
+        self._clock = clock
+        self._on_change = on_change
+        self._woken = asyncio.Event()
+        self._transport: asyncio.DatagramTransport | None = None
+        self._announcements: asyncio.DatagramTransport | None = None
+        self._calls: list[Call] = []
+        self._call: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._sockets: list[Any] = []
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._task is not None and not self._task.done()
+
+    def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Open the socket and begin. Raises OSError."""
+        self._sockets.append(router_socket(self.mapper.local_ip))
+        with suppress(OSError):
+            # Without it a router's restart is seen ten minutes later at worst.
+            self._sockets.append(announcement_socket(natpmp.ANNOUNCE_PORT, self.mapper.local_ip))
+        self._task = tasks.create_task(self._run(), name=f"router {self.mapper.router}")
+
+    async def stop(self) -> None:
+        """Give back what is mapped, and end."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    # asyncio.DatagramProtocol
+
+    def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
+        """Take what came to our own socket."""
+        self._take(data, addr, announced=False)
+
+    def error_received(self, exc: Exception) -> None:
+        """A router that refuses with ICMP is as silent as one that says nothing."""
+
+    def _take(self, data: bytes, addr: tuple[Any, ...], *, announced: bool) -> None:
+        src = Endpoint(cast(IPv4Address, ip_address(addr[0])), addr[1])
+        if self.mapper.receive(data, src, self._clock.now(), announced):
+            self._woken.set()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            own, *listening = self._sockets
+            self._transport, _ = await loop.create_datagram_endpoint(lambda: self, sock=own)
+            for each in listening:
+                self._announcements, _ = await loop.create_datagram_endpoint(
+                    lambda: _Announcements(self), sock=each
+                )
+            async with asyncio.TaskGroup() as calls:
+                while True:
+                    self._pump()
+                    if self._calls:
+                        calls.create_task(self._make(self._calls.pop(), CALL_LIMIT_S))
+                        continue
+                    await self._wait(self._due())
+                    self.mapper.handle_timeout(self._clock.now())
+        finally:
+            await self._release()
+            for transport in (self._transport, self._announcements):
+                if transport is not None:
+                    transport.close()
+            for each in self._sockets:
+                each.close()
+
+    async def _release(self) -> None:
+        """Give back what is mapped. Runs while the task is being cancelled."""
+        end = self._clock.now() + RELEASE_LIMIT_S
+        self._calls.clear()
+        self.mapper.stop(self._clock.now())
+        while self._transport is not None and self._clock.now() < end:
+            self._pump()
+            if self._calls:
+                await self._make(self._calls.pop(), max(0.05, end - self._clock.now()))
+                continue
+            if self.mapper.settled:
+                return
+            await self._wait(min(self._due(), end))
+            self.mapper.handle_timeout(self._clock.now())
+
+    def _due(self) -> float:
+        due = self.mapper.next_timeout()
+        return due[0] if due else self._clock.now() + LOOK_AGAIN_S
+
+    async def _wait(self, until: float) -> None:
+        """Sleep until then, or until something came."""
+        delay_s = max(0.0, until - self._clock.now())
+        timer = asyncio.get_running_loop().call_later(delay_s, self._woken.set)
+        try:
+            await self._woken.wait()
+        finally:
+            timer.cancel()
+            self._woken.clear()
+
+    def _pump(self) -> None:
+        """Send what is to be sent, and tell what is new."""
+        assert self._transport is not None
+        while (transmit := self.mapper.poll_transmit(self._clock.now())) is not None:
+            if isinstance(transmit, Call):
+                self._calls.append(transmit)
+                break
+            self._transport.sendto(transmit.data, (str(transmit.to.ip), transmit.to.port))
+        if self.mapper.poll_event() is not None:
+            log.info(
+                "router",
+                address=str(self.mapper.router),
+                mapping=str(self.mapper.mapping.external) if self.mapper.mapping else "",
+                **{
+                    outcome.protocol.name.lower(): outcome.finding.value
+                    for outcome in self.mapper.outcomes
+                },
+            )
+            self._on_change()
+
+    async def _make(self, call: Call, limit_s: float) -> None:
+        """Make an HTTP request of the router, and hand in what came of it."""
+        reply: Reply | CallFailed
+        try:
+            fetched = await fetch(
+                call.to.server,
+                call.method,
+                call.to.path,
+                call.headers,
+                call.body,
+                limit_s=limit_s,
+                local_ip=str(self.mapper.local_ip),
+            )
+            reply = Reply(fetched.status, fetched.body)
+        except FetchFailed as error:
+            reply = CallFailed(str(error))
+        self.mapper.receive_reply(call.number, reply, self._clock.now())
+        self._woken.set()
+
+
+class _Announcements(asyncio.DatagramProtocol):
+    """What routers multicast when they have started."""
+
+    def __init__(self, talk: _Talk) -> None:
+        self._talk = talk
+
+    def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
+        """Hand it to the conversation."""
+        self._talk._take(data, addr, announced=True)
