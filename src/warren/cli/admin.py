@@ -108,7 +108,9 @@ def users_delete(
 
 @keys.command("create")
 def keys_create(
-    user: Annotated[str, typer.Option(help="Who will own the machines.")],
+    user: Annotated[
+        str, typer.Option(help="Who will own the machines; needed with several users.")
+    ] = "",
     reusable: Annotated[bool, typer.Option("--reusable", help="For many machines.")] = False,
     ephemeral: Annotated[
         bool, typer.Option("--ephemeral", help="Machines go when they are gone.")

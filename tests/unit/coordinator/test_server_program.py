@@ -106,6 +106,8 @@ def test_first_start_and_graceful_stop(server: Program, state: Path) -> None:
 
 def test_administration(server: Program, state: Path) -> None:
     assert admin(state, "users", "create", "alice").stdout == "User alice is there.\n"
+    unsaid = admin(state, "keys", "create")
+    assert unsaid.returncode == 1 and "--user NAME" in unsaid.stderr
     made = admin(state, "keys", "create", "--user", "alice", "--tag", "tag:a", "--json")
     key = json.loads(made.stdout)
     assert key["key"].startswith("warren-auth-") and key["tags"] == ["tag:a"]
@@ -121,6 +123,7 @@ def test_administration(server: Program, state: Path) -> None:
     assert refused.stderr == "warren: there is a user 'alice' already\n"
     assert "2" in admin(state, "status").stdout
     assert admin(state, "users", "delete", "alice").returncode == 0
+    assert "warren-auth-" in admin(state, "keys", "create").stdout  # of the only user
     assert admin(state, "keys", "create", "--user", "alice").returncode == 1
     assert (
         "length of time"

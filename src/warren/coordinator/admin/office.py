@@ -88,7 +88,7 @@ class Office:
 
         def decide(snapshot: Snapshot) -> tuple[Delta, tuple[str, AuthKeyRecord]]:
             text, record = authkeys.mint(
-                user_id=members.find_user(snapshot, new.user).id,
+                user_id=_owner(snapshot, new.user).id,
                 wall=wall,
                 entropy=self._entropy,
                 life=life,
@@ -155,7 +155,7 @@ class Office:
         pending_id = self._pending_id(snapshot, wanted)
         if pending_id is None:
             return await self._change(wanted, lambda _, node: _authorize(node))
-        user = self._approving_user(snapshot, approval.user)
+        user = _owner(snapshot, approval.user)
         tags = None if approval.tags is None else tuple(sorted(set(approval.tags)))
         node_id = await self._registration.approve(pending_id, user.id, tags)
         return self.node(str(node_id))
@@ -206,13 +206,6 @@ class Office:
         if len(called) > 1:
             raise Refused(f"several machines called {name!r} wait; name one by its id")
         return called[0] if called else None
-
-    def _approving_user(self, snapshot: Snapshot, name: str) -> UserRecord:
-        if name:
-            return members.find_user(snapshot, name)
-        if len(snapshot.users) == 1:
-            return next(iter(snapshot.users.values()))
-        raise Refused("say for which user: --user NAME")
 
     def _show_key(self, snapshot: Snapshot, key: AuthKeyRecord) -> shapes.AuthKey:
         state = "usable" if key.usable(self._clock.wall()) else "used"
@@ -278,3 +271,12 @@ def _show_user(snapshot: Snapshot, user: UserRecord) -> shapes.User:
         created=user.created,
         nodes=owned,
     )
+
+
+def _owner(snapshot: Snapshot, name: str) -> UserRecord:
+    """Return who is meant: the user of that name, or the only one where none is said."""
+    if name:
+        return members.find_user(snapshot, name)
+    if len(snapshot.users) == 1:
+        return next(iter(snapshot.users.values()))
+    raise Refused("say for which user: --user NAME")

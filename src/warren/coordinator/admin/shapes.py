@@ -43,9 +43,12 @@ class AuthKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NewAuthKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What makes an auth key. `expires` is a length of time such as `24h` or `never`."""
+    """What makes an auth key. `expires` is a length of time such as `24h` or `never`.
 
-    user: str
+    user: who will own the machines; empty: the only user.
+    """
+
+    user: str = ""
     reusable: bool = False
     ephemeral: bool = False
     pre_approved: bool = False
