@@ -1,22 +1,34 @@
-"""Our TURN client over real sockets, and coturn beside it, both on loopback."""
+"""Our TURN client, our TURN server and coturn over real sockets, all on loopback."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import shutil
 import socket
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
+import uvloop
+
+from warren.edge.listen import listen_udp
+from warren.edge.tls import load_certificate, make_self_signed, server_context
+from warren.nat.turn.allocation import Transport, TurnCounters, TurnSettings
 from warren.nat.turn.client import TurnClient
-from warren.nat.turn.credentials import Credentials
+from warren.nat.turn.credentials import Accounts, Credentials
 from warren.nat.turn.events import Event
+from warren.nat.turn.reach import Reach
+from warren.nat.turn.server import TurnServer
 from warren.netmap.endpoint import Endpoint
+from warren.relay.turn_server import RelayAddress, TurnService
 
 USER = Credentials("alice", "wonderland")
 REALM = "example.org"
@@ -173,3 +185,71 @@ def coturn(
     finally:
         process.terminate()
         process.wait(WAIT_S)
+
+
+class OurServer:
+    """Our TURN server on loopback, with its own event loop in a thread."""
+
+    def __init__(
+        self,
+        scratch: Path,
+        accounts: Accounts,
+        host: str = "127.0.0.1",
+        reach: Reach | None = None,
+        **settings: object,
+    ) -> None:
+        self.host = host
+        self._accounts = accounts
+        self._reach = reach or Reach(allow=[ip_network("127.0.0.0/8"), ip_network("::1")])
+        ip = ip_address(host)
+        self._settings = TurnSettings(realm=REALM, relay_ips=frozenset({ip}), **settings)  # type: ignore[arg-type]
+        self._relays = {ip.version: RelayAddress(ip, ip)}
+        self._context = server_context()
+        load_certificate(self._context, *make_self_signed(host, datetime.now(UTC)), scratch)
+        self.port, self.tls_port = free_port(host), 0
+        self.service: TurnService | None = None
+        self._ready = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> OurServer:
+        self._thread.start()
+        assert self._ready.wait(WAIT_S)
+        return self
+
+    def __exit__(self, *rest: object) -> None:
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(WAIT_S)
+
+    @property
+    def counters(self) -> TurnCounters:
+        """What it did."""
+        assert self.service is not None
+        return self.service.machine.counters
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop = loop = asyncio.get_running_loop()
+        machine = TurnServer(self._settings, self._accounts, self._reach, os.urandom, loop.time())
+        self.service = service = TurnService(machine, self._relays, os.urandom)
+        for sock in listen_udp(self.host, self.port, "--turn"):
+            service.serve_datagrams(sock)
+        servers = [
+            await loop.create_server(
+                lambda: service.stream(Transport.TCP), self.host, self.port, reuse_address=True
+            ),
+            await loop.create_server(
+                lambda: service.stream(Transport.TLS), self.host, 0, ssl=self._context
+            ),
+        ]
+        self.tls_port = servers[1].sockets[0].getsockname()[1]
+        self._ready.set()
+        await self._stop.wait()
+        for server in servers:
+            server.close()
+        service.close()

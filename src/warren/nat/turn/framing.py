@@ -6,7 +6,7 @@ ChannelData: channel u16 | length u16 | data; over a stream padded to 4 bytes
 from __future__ import annotations
 
 from warren.nat.stun import HEADER_BYTES, MalformedStun
-from warren.nat.turn.numbers import FIRST_CHANNEL, LAST_CHANNEL
+from warren.nat.turn.numbers import FIRST_CHANNEL, LAST_OLD_CHANNEL
 
 CHANNEL_HEADER_BYTES = 4
 MAX_STREAM_MESSAGE_BYTES = HEADER_BYTES + 0xFFFF
@@ -15,7 +15,7 @@ MAX_STREAM_MESSAGE_BYTES = HEADER_BYTES + 0xFFFF
 
 def is_channel_data(data: bytes) -> bool:
     """Whether the first byte says ChannelData: the ranges of the kinds do not touch."""
-    return bool(data) and FIRST_CHANNEL >> 8 <= data[0] <= LAST_CHANNEL >> 8
+    return bool(data) and FIRST_CHANNEL >> 8 <= data[0] <= LAST_OLD_CHANNEL >> 8
 
 
 def encode_channel_data(channel: int, data: bytes, padded: bool) -> bytes:
@@ -64,6 +64,6 @@ class TurnStream:
             if length % 4:
                 raise MalformedStun("the length of a STUN message is no multiple of 4")
             return HEADER_BYTES + length
-        if FIRST_CHANNEL >> 8 <= first <= LAST_CHANNEL >> 8:
+        if FIRST_CHANNEL >> 8 <= first <= LAST_OLD_CHANNEL >> 8:
             return CHANNEL_HEADER_BYTES + length + -length % 4
         raise MalformedStun("neither STUN nor ChannelData")

@@ -85,6 +85,8 @@ class Algorithm(IntEnum):
 UDP = 17
 FAMILY_V4, FAMILY_V6 = 1, 2
 FIRST_CHANNEL, LAST_CHANNEL = 0x4000, 0x4FFF
+LAST_OLD_CHANNEL = 0x7FFE
+"""Clients of before RFC 8656 choose numbers up to this one; coturn's tools do."""
 PERMISSION_S = 300.0
 CHANNEL_S = 600.0
 DEFAULT_LIFETIME_S = 600
