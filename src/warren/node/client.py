@@ -103,7 +103,12 @@ class NodeClient:
             ) from error
         except TimeoutError as error:
             raise NodeError(f"The daemon on {self._path} did not answer in time.") from error
-        except (OSError, h11.RemoteProtocolError) as error:
+        except h11.RemoteProtocolError as error:
+            raise NodeError(
+                f"What listens on {self._path} gave no whole answer; is it a warren daemon, "
+                "and did it stop just now?"
+            ) from error
+        except OSError as error:
             raise NodeError(f"The daemon on {self._path} cannot be asked: {error}.") from error
         finally:
             connection.close()

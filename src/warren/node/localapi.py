@@ -120,6 +120,10 @@ class LocalApi:
             await self._converse(reader, writer, may_write)
         except (OSError, TimeoutError, h11.RemoteProtocolError):
             pass
+        except asyncio.CancelledError:
+            # Only the end of the daemon cancels this task; asyncio's stream server would show
+            # the cancellation as an error.
+            pass
         finally:
             self._open -= 1
             writer.transport.abort()

@@ -57,6 +57,7 @@ from warren.paths.machine import Relay
 
 HOUSEKEEPING_S = 60.0
 NETWORK_SETTLES_S = 0.3
+LOG_OUT_TIMEOUT_S = 30.0
 PING_TIMEOUT_MAX_S = 60.0
 PING_SIZE_MAX_BYTES = 1000
 _NONCE_BYTES = 8
@@ -233,10 +234,10 @@ class NodeService:
     async def down(self) -> Status:
         """Leave the network alone until the next `up`; the log-in stays."""
         async with self._changing:
-            await self._stop_member()
             profile = self._state.profile
             if profile is not None:
                 self._save_prefs(msgspec.structs.replace(profile.prefs, want_running=False))
+            await self._stop_member()
             self._attempt += 1
             self._leave()
             return self.status(peers=False)
@@ -244,19 +245,21 @@ class NodeService:
     async def log_out(self) -> Status:
         """Expire this node's key at the coordinator, forget it, and stop."""
         async with self._changing:
-            if self._state.profile is None:
+            profile = self._state.profile
+            if profile is None:
                 raise RequestFailed(409, "This machine is not logged in anywhere.")
+            # Written first: where nothing can be written, the coordinator is not asked either.
+            before = profile.prefs
+            self._save_prefs(msgspec.structs.replace(before, want_running=False))
             await self._stop_member()
             try:
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(LOG_OUT_TIMEOUT_S):
                     await self._membership.log_out()
                 self._state.forget_login()
             except TimeoutError:
-                self._start_member(None, force_login=False)
-                raise RequestFailed(504, "The coordinator did not answer; try again.") from None
+                raise self._log_out_failed(before, "The coordinator did not answer.") from None
             except (LinkLost, Refused, NotACoordinator) as error:
-                self._start_member(None, force_login=False)
-                raise RequestFailed(502, f"{error} This machine stays logged in.") from error
+                raise self._log_out_failed(before, str(error)) from error
             except StateProblem as error:
                 raise RequestFailed(507, str(error)) from error
             self._attempt += 1
@@ -508,6 +511,14 @@ class NodeService:
             self._member.cancel()
             await asyncio.wait([self._member])
             self._member = None
+
+    def _log_out_failed(self, before: Prefs, reason: str) -> RequestFailed:
+        """Go on as before a log-out that did not happen."""
+        with suppress(StateProblem):
+            self._state.set_prefs(before)
+        if before.want_running:
+            self._start_member(None, force_login=False)
+        return RequestFailed(502, f"{reason} This machine stays logged in.")
 
     async def _select_server(self, url: str | None) -> None:
         profile = self._state.profile
