@@ -1,7 +1,8 @@
 """What stands inside a disco box: `type u8 | version u8 | body` (PROTOCOL §5.1).
 
 Trailing bytes are ignored, as every receiver must, so that messages can grow. Ids and nonces are
-given by the caller. The messages of the UDP relay are in `relaying`.
+given by the caller. The messages of the UDP relay are in `relaying`, those of birthday punching
+in `punching`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,13 @@ from __future__ import annotations
 from typing import NamedTuple, NewType
 
 from warren.disco.malformed import MalformedDisco, UnknownMessage
+from warren.disco.punching import (
+    PunchEnd,
+    PunchInvite,
+    PunchMessage,
+    encode_punch_body,
+    parse_punch_body,
+)
 from warren.disco.relaying import (
     AllocateUDPRelayEndpointRequest,
     AllocateUDPRelayEndpointResponse,
@@ -36,6 +44,8 @@ __all__ = [
     "Message",
     "Ping",
     "Pong",
+    "PunchEnd",
+    "PunchInvite",
     "TxId",
     "UDPRelayEndpoint",
     "UnknownMessage",
@@ -78,7 +88,7 @@ class CallMeMaybe(NamedTuple):
     endpoints: tuple[Endpoint, ...]
 
 
-Message = Ping | Pong | CallMeMaybe | RelayMessage
+Message = Ping | Pong | CallMeMaybe | RelayMessage | PunchMessage
 
 
 def encode_message(message: Message) -> bytes:
@@ -90,6 +100,8 @@ def encode_message(message: Message) -> bytes:
         kind, body = _PONG, message.tx_id + message.source.pack()
     elif isinstance(message, CallMeMaybe):
         kind, body = _CALL_ME_MAYBE, b"".join(item.pack() for item in message.endpoints)
+    elif isinstance(message, PunchInvite | PunchEnd):
+        kind, body = encode_punch_body(message)
     else:
         kind, body = encode_relay_body(message)
     return bytes([kind, VERSION]) + body
@@ -106,7 +118,7 @@ def parse_message_untrusted(data: bytes) -> Message:
         return _parse_pong(body)
     if kind == _CALL_ME_MAYBE:
         return _parse_call_me_maybe(version, body)
-    relayed = parse_relay_body(kind, body)
+    relayed = parse_relay_body(kind, body) or parse_punch_body(kind, body)
     if relayed is None:
         raise UnknownMessage(f"a disco message of type {kind} is not known")
     return relayed

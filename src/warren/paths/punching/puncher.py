@@ -1,0 +1,474 @@
+"""One peer's paths with punching added: the machine of ordinary paths, and attempts beside it.
+
+It has the verbs of `PeerPaths` and passes them on. When no path is trusted for a while, somebody
+wants one, and one side's ports vary, an attempt begins; after a failure the next waits minutes.
+A path through a kept socket is leased only while the ordinary machine has none.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from warren.disco.messages import (
+    CallMeMaybe,
+    Message,
+    Ping,
+    Pong,
+    PunchEnd,
+    PunchInvite,
+    TxId,
+)
+from warren.disco.punching import PunchReason
+from warren.keys import NodePublic
+from warren.nat.stun import TxId as StunTxId
+from warren.netmap.endpoint import Endpoint
+from warren.paths.candidates import Source
+from warren.paths.machine import PathEvent, PeerPaths, Relay, Transmit, Via
+from warren.paths.punching.attempt import Attempt, Outcome
+from warren.paths.punching.easy import EasySide
+from warren.paths.punching.hard import SOCKETS, HardSide
+from warren.paths.punching.kept import KeptPath
+from warren.paths.punching.ports import (
+    GuessPlan,
+    PortMemory,
+    Sample,
+    Span,
+    infer,
+    scan_plan_for,
+)
+from warren.paths.punching.roles import OwnSide, PeerSide, Role, choose, ports_shown, targets
+from warren.paths.punching.sockets import (
+    Aside,
+    AsideLease,
+    AsideTransmit,
+    CloseSockets,
+    KeepSocket,
+    OverRelay,
+    SocketCommand,
+)
+
+START_AFTER_S = 0.5
+"""An ordinary search has this long; most paths need two round trips."""
+SCAN_AFTER_S = 3.0
+WISH_S = 15.0
+"""A call from the peer says for this long that it wants a path."""
+BACKOFF_S, BACKOFF_MAX_S = 120.0, 1800.0
+NO_ROOM_S = 1.0
+SETTLE_S = 2.0
+"""After a success, a path that is lost at once is not punched anew before this."""
+ATTEMPTS_KEPT = 8
+
+AnyTransmit = Transmit | AsideTransmit | SocketCommand
+AnyPathEvent = PathEvent | AsideLease
+
+
+class PunchingPaths:
+    """The path machine of one peer. `own` is shared by all peers of the node."""
+
+    def __init__(self, own_key: NodePublic, own: OwnSide) -> None:
+        self.paths = PeerPaths(own_key, own.entropy)
+        self.attempts: deque[Attempt] = deque(maxlen=ATTEMPTS_KEPT)
+        """The last ones, oldest first, one of them perhaps under way."""
+        self.why = "nobody has asked for a path yet"
+        """Why no attempt is under way, in half a sentence."""
+        self.kept: KeptPath | None = None
+        self._own_key = own_key
+        self._own = own
+        self._peer = PeerSide()
+        self._peer_ports = PortMemory()
+        self._map_endpoints: tuple[Endpoint, ...] = ()
+        self._called_endpoints: tuple[Endpoint, ...] = ()
+        self._own_endpoints: tuple[Endpoint, ...] = ()
+        self._hard: HardSide | None = None
+        self._easy: EasySide | None = None
+        self._failures = 0
+        self._not_before = 0.0
+        self._wished_until = 0.0
+        self._without_since: float | None = None
+        self._leased_aside = False
+        self._out: deque[AnyTransmit] = deque()
+        self._events: deque[AnyPathEvent] = deque()
+        self._now = 0.0
+
+    # What is known of both sides.
+
+    def set_peer(
+        self, endpoints: Iterable[Endpoint], home_region: int, peer: PeerSide, now: float
+    ) -> None:
+        """Take what the map says of the peer."""
+        self._map_endpoints = tuple(endpoints)
+        self._peer = peer
+        self._note_peer_ports(self._map_endpoints, now)
+        self.paths.set_peer(self._map_endpoints, home_region, now)
+        self._turn(now)
+
+    def set_own_endpoints(self, endpoints: Iterable[Endpoint], now: float) -> None:
+        """Take own endpoints that were measured just now."""
+        self._own_endpoints = tuple(endpoints)
+        self._tell_own_endpoints(now)
+        self._turn(now)
+
+    def network_changed(self, now: float) -> None:
+        """This machine's addresses changed: every socket is worthless, and hope is new."""
+        self._stop_attempts(Outcome.STOPPED, now)
+        self._drop_kept()
+        self._failures, self._not_before = 0, 0.0
+        self._without_since = None
+        self.paths.network_changed(now)
+        self._turn(now)
+
+    # What happens.
+
+    def note_active(self, now: float) -> None:
+        """Traffic is being sent to the peer."""
+        self.paths.note_active(now)
+        if self.kept is not None:
+            self.kept.note_active(now)
+        self._turn(now)
+
+    def ping(self, now: float) -> list[TxId]:
+        """Ping for a person; see `PeerPaths.ping`."""
+        sent = self.paths.ping(now)
+        self._turn(now)
+        return sent
+
+    def receive(self, message: Message, via: Via | Aside, now: float) -> None:
+        """Take an opened disco message of this peer."""
+        self._now = now
+        if isinstance(via, Aside):
+            self._receive_aside(message, via, now)
+        elif isinstance(message, PunchInvite | PunchEnd):
+            if not isinstance(via, Relay):
+                self._drop("punching message not over a relay")
+            elif isinstance(message, PunchInvite):
+                self._receive_invite(message, now)
+            elif self._hard is not None:
+                self._hard.receive_end(message, now)
+        elif (
+            isinstance(message, Pong) and self._easy is not None and self._easy.owns(message.tx_id)
+        ):
+            if isinstance(via, Endpoint):
+                self._easy.receive(message, via, now)
+        else:
+            if isinstance(message, CallMeMaybe) and isinstance(via, Relay):
+                self._wished_until = now + WISH_S
+                self._called_endpoints = message.endpoints
+                self._note_peer_ports(message.endpoints, now)
+            self.paths.receive(message, via, now)
+        self._turn(now)
+
+    def receive_stun(self, tx_id: StunTxId, mapped: Endpoint, now: float) -> None:
+        """Take a STUN answer that came to a socket of a group of this peer."""
+        if self._hard is not None:
+            self._hard.receive_stun(tx_id, mapped, now)
+        self._turn(now)
+
+    def owns_group(self, group: int) -> bool:
+        """Whether a group of sockets is this peer's."""
+        return (self._hard is not None and self._hard.group == group) or (
+            self.kept is not None and self.kept.at.group == group
+        )
+
+    def handle_timeout(self, now: float) -> None:
+        """Do what is due."""
+        self.paths.handle_timeout(now)
+        for part in (self._hard, self._easy, self.kept):
+            if part is not None:
+                part.handle_timeout(now)
+        self._turn(now)
+
+    def poll_transmit(self) -> AnyTransmit | None:
+        """Return the next message to send or thing to do with sockets, in order."""
+        while True:
+            if self._out:
+                return self._out.popleft()
+            transmit = self.paths.poll_transmit()
+            if transmit is None or self._may_pass(transmit):
+                return transmit
+
+    def poll_event(self) -> AnyPathEvent | None:
+        """Return the next thing that the owner should do or know."""
+        event = self.paths.poll_event()
+        if event is not None:
+            return event
+        return self._events.popleft() if self._events else None
+
+    def next_timeout(self) -> tuple[float, str] | None:
+        """Tell when `handle_timeout` is due, and why; None: not before something comes in."""
+        parts = (self.paths, self._hard, self._easy, self.kept)
+        due = [d for part in parts if part is not None and (d := part.next_timeout()) is not None]
+        if self._without_since is not None and self._hard is None and self._easy is None:
+            begin = max(self._without_since + START_AFTER_S, self._not_before)
+            if begin > self._now:
+                due.append((begin, "punching may begin"))
+        return min(due) if due else None
+
+    # What others ask.
+
+    def is_active(self, now: float) -> bool:
+        """Whether something was sent to the peer of late."""
+        return self.paths.is_active(now)
+
+    def path(self, now: float) -> Endpoint | Aside | None:
+        """Return the direct path in use, or None while the relay is."""
+        best = self.paths.path(now)
+        if best is not None:
+            return best.endpoint
+        if self.kept is not None and self.kept.is_trusted(now):
+            return self.kept.at
+        return None
+
+    def relay_region(self) -> int:
+        """Return the region through which the peer is reached; 0 if none is known."""
+        return self.paths.relay_region()
+
+    # Attempts.
+
+    def _turn(self, now: float) -> None:
+        """Collect what the parts did, end what is over, begin what is due."""
+        self._now = now
+        self._settle_hard(now)
+        self._settle_easy(now)
+        self._settle_kept(now)
+        if self.path(now) is not None:
+            self._without_since = None
+            if self.paths.is_trusted(now):
+                self._stop_attempts(Outcome.SUPERSEDED, now)
+            return
+        if not (self.paths.is_active(now) or now < self._wished_until):
+            self._without_since = None
+            return
+        if self._without_since is None:
+            self._without_since = now
+        begin = max(self._without_since + START_AFTER_S, self._not_before)
+        if self._hard is None and self._easy is None and now >= begin:
+            self._begin(now)
+
+    def _begin(self, now: float) -> None:
+        allocation = ports_shown(self._peer_ports)
+        role, self.why = choose(self._own, self._peer, allocation)
+        if role is Role.OPEN:
+            self._begin_open(now)
+        elif role is Role.SCAN:
+            assert self._without_since is not None
+            address = self._peer_ports.address()
+            if now < self._without_since + SCAN_AFTER_S:
+                self._not_before = self._without_since + SCAN_AFTER_S
+            elif address is not None:
+                plan = scan_plan_for(allocation)
+                self._guess(
+                    EasySide(
+                        address=address,
+                        plan=plan,
+                        own_key=self._own_key,
+                        budget=self._own.probes,
+                        entropy=self._own.entropy,
+                        now=now,
+                        scan=True,
+                    ),
+                    now,
+                )
+        else:
+            # What is known may change with the next map or measuring; ask again at leisure.
+            self._not_before = now + NO_ROOM_S
+
+    def _begin_open(self, now: float) -> None:
+        known = targets((*self._called_endpoints, *self._map_endpoints))
+        if not known:
+            self.why = "the peer has no public IPv4 endpoint"
+            self._not_before = now + NO_ROOM_S
+            return
+        block = infer(self._own.memory.samples()).block
+        count = min(SOCKETS, max(16, block.size // 2)) if block else SOCKETS
+        group = self._own.sockets.open_group(count)
+        if not group:
+            self.why = "too many punching sockets are open for other peers"
+            self._not_before = now + NO_ROOM_S
+            return
+        self._drop_kept()
+        self._hard = HardSide(
+            group=group,
+            sockets=count,
+            target=known[self._failures % len(known)],
+            understands=self._peer.understands,
+            memory=self._own.memory,
+            stun_servers=self._own.stun_servers,
+            own_key=self._own_key,
+            budget=self._own.probes,
+            entropy=self._own.entropy,
+            now=now,
+        )
+        self.attempts.append(self._hard.attempt)
+        self.why = "an attempt is under way"
+        self._hard.handle_timeout(now)
+        self._settle_hard(now)
+
+    def _receive_invite(self, invite: PunchInvite, now: float) -> None:
+        if self._easy is not None and self._easy.number == invite.attempt:
+            return
+        reason = self._refusal(invite, now)
+        if reason:
+            self._say(PunchEnd(invite.attempt, reason))
+            return
+        spans = tuple(Span(first, last) for first, last in invite.spans)
+        plan = GuessPlan(invite.ports, spans, max(1, invite.sockets))
+        self._guess(
+            EasySide(
+                address=invite.address.ip,
+                plan=plan,
+                own_key=self._own_key,
+                budget=self._own.probes,
+                entropy=self._own.entropy,
+                now=now,
+                number=invite.attempt,
+            ),
+            now,
+        )
+
+    def _refusal(self, invite: PunchInvite, now: float) -> int:
+        own = self._own
+        if not own.enabled:
+            return PunchReason.SWITCHED_OFF
+        if not own.udp:
+            return PunchReason.NO_UDP
+        if own.hard:
+            return PunchReason.BOTH_HARD
+        # Nobody but the peer itself may be probed at a peer's word.
+        known = targets((*self._map_endpoints, *self._called_endpoints))
+        if invite.address.ip not in {endpoint.ip for endpoint in known}:
+            return PunchReason.ADDRESS_NOT_YOURS
+        if self._easy is not None or self._hard is not None or self.path(now) is not None:
+            return PunchReason.BUSY
+        return 0
+
+    def _guess(self, easy: EasySide, now: float) -> None:
+        self._easy = easy
+        self.attempts.append(easy.attempt)
+        self.why = "an attempt is under way"
+        easy.handle_timeout(now)
+        self._settle_easy(now)
+
+    def _settle_hard(self, now: float) -> None:
+        hard = self._hard
+        if hard is None:
+            return
+        while (item := hard.poll_transmit()) is not None:
+            if isinstance(item, OverRelay):
+                self._say(item.message)
+                continue
+            self._account(item)
+            self._out.append(item)
+        if hard.attempt.ended is None:
+            return
+        self._hard = None
+        if hard.punched is not None:
+            self.kept = KeptPath(hard.punched, self._own_key, self._own.entropy, now)
+            self._tell_own_endpoints(now)
+        self._ended(hard.attempt, now)
+
+    def _settle_easy(self, now: float) -> None:
+        easy = self._easy
+        if easy is None:
+            return
+        while (probe := easy.poll_transmit()) is not None:
+            self._out.append(Transmit(*probe))
+        if easy.attempt.ended is None:
+            return
+        self._easy = None
+        if easy.hit is not None:
+            # One more round trip makes it a path of the ordinary machine, which then keeps it.
+            self.paths.candidates.add(easy.hit.endpoint, Source.PONG, now)
+            self.paths.ping(now)
+        elif easy.number and easy.attempt.outcome is Outcome.EXHAUSTED:
+            self._say(PunchEnd(easy.number, PunchReason.EXHAUSTED))
+        self._ended(easy.attempt, now)
+
+    def _ended(self, attempt: Attempt, now: float) -> None:
+        self.why = attempt.sentence()
+        if attempt.succeeded:
+            self._failures, self._not_before = 0, now + SETTLE_S
+        elif attempt.outcome not in (Outcome.SUPERSEDED, Outcome.STOPPED):
+            self._failures += 1
+            pause_s = min(BACKOFF_S * 2 ** min(self._failures - 1, 8), BACKOFF_MAX_S)
+            self._not_before = now + pause_s
+
+    def _settle_kept(self, now: float) -> None:
+        kept = self.kept
+        if kept is None:
+            return
+        while (item := kept.poll_transmit()) is not None:
+            self._account(item)
+            self._out.append(item)
+        while (lease := kept.poll_event()) is not None:
+            # The ordinary machine's path comes first; its own leases say so.
+            if not self.paths.is_trusted(now) and (lease.lease_ms or self._leased_aside):
+                self._events.append(lease)
+                self._leased_aside = lease.lease_ms > 0
+        if self.paths.is_trusted(now):
+            self._leased_aside = False
+        if not kept.alive:
+            self.kept = None
+            self._tell_own_endpoints(now)
+
+    def _receive_aside(self, message: Message, via: Aside, now: float) -> None:
+        if self._hard is not None and self._hard.group == via.group:
+            self._hard.receive(message, via, now)
+        elif self.kept is not None and self.kept.at.group == via.group:
+            self.kept.receive(message, via, now)
+        else:
+            self._drop("message at a closed socket")
+
+    def _stop_attempts(self, outcome: Outcome, now: float) -> None:
+        if self._hard is not None:
+            self._hard.stop(outcome, now)
+            self._settle_hard(now)
+        if self._easy is not None:
+            self._easy.stop(outcome, now)
+            self._settle_easy(now)
+
+    def _drop_kept(self) -> None:
+        if self.kept is not None:
+            self.kept.close()
+            self._settle_kept(self._now)
+
+    def _tell_own_endpoints(self, now: float) -> None:
+        """A stock peer forgets an address that a later call leaves out: the punched one stays."""
+        own = self._own_endpoints
+        if self.kept is not None:
+            own = (self.kept.mapped, *own)
+        if own:
+            self.paths.set_own_endpoints(own, now)
+
+    def _may_pass(self, transmit: Transmit) -> bool:
+        """Whether what the ordinary machine wants to send fits beside an attempt."""
+        if isinstance(transmit.message, CallMeMaybe) and self._hard is not None:
+            return not self._hard.calls_itself
+        if (
+            isinstance(transmit.message, Ping)
+            and isinstance(transmit.to, Endpoint)
+            and self._easy is not None
+            and transmit.to.ip == self._easy.address
+        ):
+            return self._own.probes.take(transmit.to.ip, 1, self._now)
+        return True
+
+    def _account(self, item: AsideTransmit | SocketCommand) -> None:
+        if isinstance(item, KeepSocket):
+            self._own.sockets.keep_one(item.group)
+        elif isinstance(item, CloseSockets):
+            self._own.sockets.close(item.group)
+
+    def _say(self, message: Message) -> None:
+        region = self.paths.relay_region()
+        if region:
+            self._out.append(Transmit(Relay(region), message))
+
+    def _note_peer_ports(self, endpoints: Iterable[Endpoint], now: float) -> None:
+        known = {sample.mapped for sample in self._peer_ports.samples()}
+        for endpoint in targets(endpoints):
+            if endpoint not in known:
+                self._peer_ports.note(Sample(endpoint, endpoint, now))
+
+    def _drop(self, reason: str) -> None:
+        self.paths.dropped[reason] = self.paths.dropped.get(reason, 0) + 1

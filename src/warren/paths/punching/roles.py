@@ -1,0 +1,114 @@
+"""Who opens sockets and who guesses, from what both sides say of their NATs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from ipaddress import IPv4Network
+
+from warren.netmap.endpoint import Endpoint
+from warren.netmap.node import Hostinfo
+from warren.paths.punching.budget import ProbeBudget, SocketBudget
+from warren.paths.punching.ports import (
+    Allocation,
+    Pattern,
+    PortMemory,
+    infer,
+)
+
+ATTRIBUTE_OFF = "warren.dev/cap/disable-punching"
+"""The node attribute (in the own node's CapMap) that turns punching off."""
+MARK = "-warren"
+"""`Hostinfo.IPNVersion` of nodes that understand punching messages ends in this."""
+
+_INDOORS = tuple(
+    IPv4Network(text)
+    for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "127.0.0.0/8")
+)
+
+
+@dataclass
+class OwnSide:
+    """What a node knows of its own NAT, and what all its peers share. One for each node.
+
+    hard: whether ports vary by destination (RFC 4787: not endpoint-independent mapping); None
+    while nobody can say. `stun_servers` are asked from punching sockets.
+    """
+
+    entropy: Callable[[int], bytes]
+    hard: bool | None = None
+    udp: bool = True
+    enabled: bool = True
+    stun_servers: tuple[Endpoint, ...] = ()
+    memory: PortMemory = field(default_factory=PortMemory)
+    probes: ProbeBudget = field(default_factory=ProbeBudget)
+    sockets: SocketBudget = field(default_factory=SocketBudget)
+
+
+@dataclass(frozen=True)
+class PeerSide:
+    """What the map says of a peer. None: it does not say."""
+
+    understands: bool = False
+    hard: bool | None = None
+    udp: bool | None = None
+
+    @classmethod
+    def of(cls, hostinfo: Hostinfo) -> PeerSide:
+        """Read it from a peer's host information."""
+        info = hostinfo.net_info
+        return cls(
+            understands=hostinfo.ipn_version.endswith(MARK),
+            hard=info.mapping_varies_by_dest_ip if info else None,
+            udp=info.working_udp if info else None,
+        )
+
+
+class Role(Enum):
+    """What this side does."""
+
+    OPEN = "open sockets"
+    GUESS = "wait for an invitation, then guess"
+    SCAN = "scan the peer's ports"
+    NOTHING = "nothing"
+
+
+def choose(own: OwnSide, peer: PeerSide, ports: Allocation) -> tuple[Role, str]:
+    """Return the role and, in half a sentence, why. `ports` is what the peer's NAT showed."""
+    if not own.enabled:
+        return Role.NOTHING, "punching is switched off by a node attribute"
+    if not own.udp:
+        return Role.NOTHING, "UDP does not work here"
+    if peer.udp is False:
+        return Role.NOTHING, "UDP does not work at the peer"
+    if own.hard is None:
+        return Role.NOTHING, "it is not known yet how this node's NAT gives out ports"
+    scannable = ports.pattern in (Pattern.BLOCK, Pattern.SEQUENTIAL)
+    # A stock client whose NAT kept one port would have shown only that one.
+    peer_hard = peer.hard or (peer.hard is None and not peer.understands and scannable)
+    if own.hard:
+        if peer_hard:
+            return Role.NOTHING, "ports vary on both sides"
+        return Role.OPEN, "ports vary on this side only"
+    if peer.understands:
+        return Role.GUESS, "the peer begins, if its ports vary"
+    if peer_hard and ports.ports and ports.pattern is not Pattern.RANDOM:
+        return Role.SCAN, "the peer's ports vary, perhaps within a block"
+    if peer_hard:
+        return Role.NOTHING, "the peer is a stock client whose ports vary without a pattern"
+    return Role.NOTHING, "ports vary on neither side"
+
+
+def targets(endpoints: Iterable[Endpoint]) -> list[Endpoint]:
+    """Return the IPv4 endpoints that may be a NAT's outside, in the order given."""
+    return [
+        endpoint
+        for endpoint in dict.fromkeys(endpoints)
+        if endpoint.is_v4 and not any(endpoint.ip in network for network in _INDOORS)
+    ]
+
+
+def ports_shown(memory: PortMemory) -> Allocation:
+    """Return how a peer's NAT gives out ports, from those at which it was seen."""
+    return infer(memory.samples())
