@@ -199,7 +199,8 @@ class Door(asyncio.Protocol):
         rest = bytes(self._http.trailing_data[0])
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
         self._raw = bytearray(rest)
-        self._http.receive_data(rest)
+        if rest:  # to h11, no bytes mean that the other side has closed
+            self._http.receive_data(rest)
         self._set_deadline()
         return True
 

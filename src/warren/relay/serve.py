@@ -27,7 +27,8 @@ def takers(hub: Hub, entropy: Entropy) -> Mapping[str, Taker]:
         if is_websocket(arrival.head):
             return accept_websocket(arrival, WEBSOCKET_SUBPROTOCOL, RelayClient(hub, entropy))
         wish = parse_upgrade_untrusted(arrival.head.headers)
-        if wish is None or arrival.head.method != "GET":
+        # Go clients ask with GET, the Rust client with POST.
+        if wish is None or arrival.head.method not in ("GET", "POST"):
             return Answer(
                 426, b"this is a DERP relay; it needs an upgrade\n", headers=(("upgrade", "DERP"),)
             )
