@@ -23,6 +23,7 @@ from warren.engine.commands import (
     SetPeers,
     SetRegion,
 )
+from warren.keys import DiscoPublic
 from warren.netmap.node import Node
 from warren.netmap.view import View
 from warren.node.filtering import MalformedFilter, compile_filter
@@ -49,11 +50,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Desired(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole configuration of an engine. `filter_fault` says why a filter is void."""
+    """The whole configuration of an engine. `filter_fault` says why a filter is void.
+
+    discos: each peer's disco key, which is new whenever the peer's program has started anew.
+    """
 
     private_key: bytes = b""
     addresses: list[str] = []
     peers: dict[bytes, Peer] = {}
+    discos: dict[bytes, DiscoPublic] = {}
     rules: list[FilterRule] = []
     shields_up: bool = False
     regions: dict[int, list[RelayNode]] = {}
@@ -82,6 +87,7 @@ def desire(view: View, settings: Settings, wall: datetime) -> Desired:
         private_key=settings.private_key,
         addresses=own_addresses(view.node),
         peers={peer.key: peer for peer in peers if peer is not None},
+        discos={node.key.raw: node.disco_key for node in view.peers.values()},
         rules=rules,
         shields_up=settings.shields_up,
         regions=regions,
@@ -108,11 +114,24 @@ def reconcile(old: Desired, new: Desired) -> list[AnyCommand]:
     for region in old.regions:
         if region not in new.regions:
             commands.append(SetRegion(region=region, nodes=[]))
-    upsert = [peer for key, peer in new.peers.items() if old.peers.get(key) != peer]
+    restarted = [key for key in new.peers if key in old.peers and _has_restarted(key, old, new)]
+    if restarted:
+        # It has forgotten its sessions; ours with it would be talking to nobody for 15 s.
+        commands.append(SetPeers(upsert=[], remove=restarted))
+    upsert = [
+        peer for key, peer in new.peers.items() if key in restarted or old.peers.get(key) != peer
+    ]
     remove = [key for key in old.peers if key not in new.peers]
     if upsert or remove:
         commands.append(SetPeers(upsert=upsert, remove=remove))
     return commands
+
+
+def _has_restarted(key: bytes, old: Desired, new: Desired) -> bool:
+    before, after = old.discos.get(key), new.discos.get(key)
+    if before is None or after is None or before.is_zero or after.is_zero:
+        return False
+    return before != after
 
 
 def is_expired(node: Node, wall: datetime) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from ipaddress import ip_address
 
 from warren.engine.protocol import PeerStats, Snapshot
 from warren.keys import NodePublic
@@ -83,6 +85,8 @@ def find_machine(view: View, text: str) -> Node | None:
     wanted = text.strip().lower().rstrip(".")
     if not wanted:
         return None
+    with suppress(ValueError):
+        wanted = str(ip_address(wanted))
     machines = [*view.peers.values(), *([view.node] if view.node else [])]
     for exact in (True, False):
         for node in machines:

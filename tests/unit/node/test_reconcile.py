@@ -18,7 +18,7 @@ from warren.engine.commands import (
     SetRegion,
     Span,
 )
-from warren.keys import NodePrivate, NodePublic
+from warren.keys import DiscoPublic, NodePrivate, NodePublic
 from warren.netmap.derpmap import DERPMap, DERPNode, DERPRegion
 from warren.netmap.node import Node
 from warren.netmap.view import View
@@ -108,6 +108,18 @@ def test_a_new_key_of_a_peer_replaces_the_old() -> None:
     assert isinstance(command, SetPeers)
     assert command.remove == [key(2).raw]
     assert [peer.key for peer in command.upsert] == [key(9).raw]
+
+
+def test_a_peer_that_started_anew_loses_its_sessions() -> None:
+    old, new = (DiscoPublic(bytes([n]) * 32) for n in (1, 2))
+    before = desire(view(machine(2, disco_key=old)), SETTINGS, WALL)
+    after = desire(view(machine(2, disco_key=new)), SETTINGS, WALL)
+    first, second = reconcile(before, after)
+    assert first == SetPeers(upsert=[], remove=[key(2).raw])
+    assert isinstance(second, SetPeers)
+    assert [peer.key for peer in second.upsert] == [key(2).raw]
+    unknown = desire(view(machine(2)), SETTINGS, WALL)
+    assert reconcile(unknown, after) == [], "it only became known"
 
 
 def test_leaving_takes_everything_back_but_the_identity() -> None:

@@ -3,11 +3,13 @@
 Each peer gets a route of its own (/32, /128) in the main table instead of one for the whole of
 100.64.0.0/10: several nodes on one machine, of one network or of several, then only claim what
 they really reach, and a provider that uses 100.64.0.0/10 itself is not cut off. Where two nodes
-reach the same peer, both routes stand side by side by metric, and the first that came wins.
+reach the same peer, both routes stand side by side by metric, and the first that came wins; a
+rule `from OWN-ADDRESS` leads what answers from the other node's address to its own device.
 
 Importing pyroute2 takes a quarter of a second, so this file is imported off the event loop.
 
-Everything here disappears with the device, so a killed daemon leaves nothing behind.
+Addresses and routes disappear with the device. A killed daemon leaves its rules behind, which
+lead to empty tables; the next one takes them away.
 """
 
 from __future__ import annotations
@@ -25,6 +27,11 @@ from warren.edge.linux.device import RouteProblem
 ROUTE_PROTOCOL = 82
 """Marks routes as ours in `ip route` (the kernel leaves 5 to 255 to programs)."""
 _METRIC_FIRST = 1000
+_TABLE_MAIN = 254
+_TABLE_FIRST = 82_000
+"""A device's own routing table is this plus its index."""
+_RULE_PRIORITY = 5182
+_FAMILIES = (2, 10)
 
 
 class TunRoutes:
@@ -36,6 +43,7 @@ class TunRoutes:
         self._addresses: set[str] = set()
         self._routes: set[str] = set()
         self._index: int | None = None
+        self._rules: set[str] = set()
 
     def apply(self, addresses: Iterable[str], routes: Iterable[str]) -> None:
         """Give the device these addresses (`/32`, `/128`) and routes, and bring it up.
@@ -49,6 +57,7 @@ class TunRoutes:
                 index = self._find(kernel)
                 self._change_addresses(kernel, index, wanted_addresses, problems)
                 self._change_routes(kernel, index, wanted_routes, problems)
+                self._change_rules(kernel, index)
         except (NetlinkError, OSError) as error:
             problems.append(_text(error))
         if problems:
@@ -61,6 +70,8 @@ class TunRoutes:
                 index = self._find(kernel)
                 kernel.link("set", index=index, state="down")
                 kernel.flush_addr(index=index)
+                self._addresses.clear()
+                self._change_rules(kernel, index)
         except (NetlinkError, OSError) as error:
             raise RouteProblem(f"{self._device} cannot be cleared: {_text(error)}.") from error
         finally:
@@ -73,6 +84,7 @@ class TunRoutes:
             if not found:
                 raise OSError(errno.ENODEV, "no such device")
             self._index = int(found[0])
+            self._remove_stale_rules(kernel, self._index)
         return self._index
 
     def _change_addresses(
@@ -100,20 +112,48 @@ class TunRoutes:
         self, kernel: IPRoute, index: int, wanted: set[str], problems: list[str]
     ) -> None:
         for prefix in sorted(self._routes - wanted):
-            with suppress(NetlinkError):
-                kernel.route("del", **self._route(prefix, index))
+            for table in (_TABLE_FIRST + index, _TABLE_MAIN):
+                with suppress(NetlinkError):
+                    kernel.route("del", **self._route(prefix, index, table))
             self._routes.discard(prefix)
         has = {6 if ":" in address else 4 for address in self._addresses}
         for prefix in sorted(wanted - self._routes):
             if ip_network(prefix).version not in has:
                 continue
             try:
-                kernel.route("replace", **self._route(prefix, index))
+                for table in (_TABLE_FIRST + index, _TABLE_MAIN):
+                    kernel.route("replace", **self._route(prefix, index, table))
                 self._routes.add(prefix)
             except NetlinkError as error:
                 problems.append(f"route {prefix}: {_text(error)}")
 
-    def _route(self, prefix: str, index: int) -> dict[str, object]:
+    def _change_rules(self, kernel: IPRoute, index: int) -> None:
+        """Lead packets from each own address to the device's own table.
+
+        A kernel without policy routing, or a refusal, only matters to a second node.
+        """
+        for prefix in sorted(self._rules - self._addresses):
+            with suppress(NetlinkError):
+                kernel.rule("del", **_rule(prefix, index))
+            self._rules.discard(prefix)
+        for prefix in sorted(self._addresses - self._rules):
+            with suppress(NetlinkError):
+                kernel.rule("add", **_rule(prefix, index))
+            self._rules.add(prefix)
+
+    def _remove_stale_rules(self, kernel: IPRoute, index: int) -> None:
+        """Take away rules of ours whose device is gone, and those of this device's table."""
+        devices = {link["index"] for link in kernel.get_links()} - {index}
+        for family in _FAMILIES:
+            for rule in list(kernel.get_rules(family=family)):
+                table = rule.get("table") or 0
+                ours = rule.get("priority") == _RULE_PRIORITY and table >= _TABLE_FIRST
+                if ours and table - _TABLE_FIRST not in devices and rule.get("src"):
+                    with suppress(NetlinkError):
+                        prefix = f"{rule.get('src')}/{rule['src_len']}"
+                        kernel.rule("del", **_rule(prefix, table - _TABLE_FIRST))
+
+    def _route(self, prefix: str, index: int, table: int) -> dict[str, object]:
         # The device's index makes the metric its own, so `replace` never takes another node's.
         return {
             "dst": prefix,
@@ -121,6 +161,7 @@ class TunRoutes:
             "proto": ROUTE_PROTOCOL,
             "priority": _METRIC_FIRST + index,
             "family": 10 if ":" in prefix else 2,
+            "table": table,
             **({} if ":" in prefix else {"scope": 253}),
         }
 
@@ -128,6 +169,17 @@ class TunRoutes:
 def _split(prefix: str) -> dict[str, object]:
     address, _, length = prefix.partition("/")
     return {"address": address, "prefixlen": int(length), "family": 10 if ":" in address else 2}
+
+
+def _rule(prefix: str, index: int) -> dict[str, object]:
+    address, _, length = prefix.partition("/")
+    return {
+        "src": address,
+        "src_len": int(length),
+        "table": _TABLE_FIRST + index,
+        "priority": _RULE_PRIORITY,
+        "family": 10 if ":" in address else 2,
+    }
 
 
 def _text(error: Exception) -> str:
