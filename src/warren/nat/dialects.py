@@ -26,7 +26,7 @@ from warren.netmap.endpoint import Endpoint
 
 _NATPMP_REASONS = {
     NatPmpResult.NOT_AUTHORIZED: "it is switched off there, or not for this machine",
-    NatPmpResult.NETWORK_FAILURE: "it has no outside address that it could map",
+    NatPmpResult.NETWORK_FAILURE: "it has no address of the internet, as behind another NAT",
     NatPmpResult.OUT_OF_RESOURCES: "it has no more mappings to give",
     NatPmpResult.UNSUPPORTED_OPCODE: "it does not know the operation",
 }
@@ -34,7 +34,7 @@ _PCP_REASONS = {
     PcpResult.NOT_AUTHORIZED: "it is switched off there, or not for this machine",
     PcpResult.MALFORMED_REQUEST: "it does not understand the request",
     PcpResult.UNSUPP_OPCODE: "it does not know the operation",
-    PcpResult.NETWORK_FAILURE: "it has no outside address that it could map",
+    PcpResult.NETWORK_FAILURE: "it has no address of the internet, as behind another NAT",
     PcpResult.NO_RESOURCES: "it has no more mappings to give",
     PcpResult.UNSUPP_PROTOCOL: "it does not map UDP",
     PcpResult.USER_EX_QUOTA: "this machine has as many mappings as it may",

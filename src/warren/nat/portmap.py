@@ -186,10 +186,12 @@ class Portmapper:
                 is_pcp = data[0] == pcp.VERSION
                 name = MapProtocol.PCP if is_pcp else MapProtocol.NATPMP
                 asker = self._pcp if is_pcp else self._natpmp
-                if name in self._disabled:
+                if name in self._disabled and not announced:
                     return f"{name}: not asked for"
                 why = asker.receive(data, now, announced)
                 if announced and why is None:
+                    # Whatever it was announced by: what the router speaks may be new, and what
+                    # it held by another protocol may be gone.
                     self._probe_soon(now)
             else:
                 return "of no known version"
@@ -217,7 +219,7 @@ class Portmapper:
 
     def _probe_soon(self, now: float) -> None:
         """A mapping was lost, or a router came up: do not wait ten minutes."""
-        if self.mapping is None and self._probe_at is not None:
+        if self._probe_at is not None:
             soon = max(now, self._probed_at + _PROBE_AGAIN_MIN_S)
             self._probe_at = min(self._probe_at, soon)
 

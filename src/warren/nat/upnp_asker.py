@@ -336,7 +336,9 @@ class UpnpAsker:
         try:
             external_ip = upnp.parse_external_ip_untrusted(answer)
         except MalformedUpnp as error:
-            raise _GaveUp(Finding.REFUSED, "it has no outside address now") from error
+            raise _GaveUp(
+                Finding.REFUSED, "it has no address of the internet, as behind another NAT"
+            ) from error
         self._external_ip = external_ip
         if (reason := why_unreachable(external_ip)) is not None:
             raise _GaveUp(Finding.SECOND_NAT, f"its outside address {external_ip} is {reason}")

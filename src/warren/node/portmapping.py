@@ -21,7 +21,7 @@ from warren.edge.entropy import Entropy
 from warren.edge.fetch import FetchFailed, fetch
 from warren.edge.linux.gateways import Gateway, announcement_socket, router_socket
 from warren.nat import natpmp
-from warren.nat.mapping import Call, CallFailed, MapProtocol, Mapping, Outcome, Reply
+from warren.nat.mapping import Call, CallFailed, Mapping, MapProtocol, Outcome, Reply
 from warren.nat.portmap import Portmapper
 from warren.netmap.endpoint import Endpoint
 from warren.netmap.node import NetInfo
@@ -71,6 +71,7 @@ class PortMapping:
         self._port = 0
         self._disabled: frozenset[MapProtocol] = frozenset()
         self._talks: dict[Gateway, _Talk] = {}
+        self._anew = False
         self._news = asyncio.Event()
 
     def set_port(self, port: int) -> None:
@@ -86,7 +87,8 @@ class PortMapping:
             self._news.set()
 
     def network_changed(self) -> None:
-        """Look at the routes anew."""
+        """Begin anew with every router: at the same address may be another one."""
+        self._anew = True
         self._news.set()
 
     @property
@@ -124,7 +126,7 @@ class PortMapping:
         for talk in self._talks.values():
             for outcome in talk.mapper.outcomes:
                 known = spoken.get(outcome.protocol)
-                spoken[outcome.protocol] = outcome.spoken if not known else known
+                spoken[outcome.protocol] = known if known else outcome.spoken
         return msgspec.structs.replace(
             info,
             have_port_map=bool(self.endpoints),
@@ -159,11 +161,11 @@ class PortMapping:
         kept: dict[Gateway, _Talk] = {}
         for gateway in wanted:
             talk = before.get(gateway)
-            if talk is not None and talk.settings == settings and talk.running:
+            if talk is not None and talk.settings == settings and talk.running and not self._anew:
                 kept[gateway] = talk
-        for gateway, talk in before.items():
-            if gateway not in kept:
-                await talk.stop()
+        self._anew = False
+        ending = [talk for gateway, talk in before.items() if gateway not in kept]
+        await asyncio.gather(*(talk.stop() for talk in ending))
         for gateway in wanted:
             if gateway not in kept:
                 mapper = Portmapper(
@@ -206,7 +208,7 @@ class _Talk(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
         self._announcements: asyncio.DatagramTransport | None = None
         self._calls: list[Call] = []
-        self._call: asyncio.Task[None] | None = None
+        self._ending = False
         self._task: asyncio.Task[None] | None = None
         self._sockets: list[Any] = []
 
@@ -271,6 +273,7 @@ class _Talk(asyncio.DatagramProtocol):
     async def _release(self) -> None:
         """Give back what is mapped. Runs while the task is being cancelled."""
         end = self._clock.now() + RELEASE_LIMIT_S
+        self._ending = True
         self._calls.clear()
         self.mapper.stop(self._clock.now())
         while self._transport is not None and self._clock.now() < end:
@@ -304,8 +307,9 @@ class _Talk(asyncio.DatagramProtocol):
             if isinstance(transmit, Call):
                 self._calls.append(transmit)
                 break
-            self._transport.sendto(transmit.data, (str(transmit.to.ip), transmit.to.port))
-        if self.mapper.poll_event() is not None:
+            with suppress(OSError):
+                self._transport.sendto(transmit.data, (str(transmit.to.ip), transmit.to.port))
+        if self.mapper.poll_event() is not None and not self._ending:
             log.info(
                 "router",
                 address=str(self.mapper.router),

@@ -230,7 +230,7 @@ def test_a_second_nat(protocol: MapProtocol, address: str, why: str) -> None:
     ("protocol", "options", "word"),
     [
         (NATPMP, {"natpmp_result": 2}, "switched off"),
-        (NATPMP, {"natpmp_result": 3}, "no outside address"),
+        (NATPMP, {"natpmp_result": 3}, "no address of the internet"),
         (NATPMP, {"natpmp_result": 4}, "no more"),
         (NATPMP, {"natpmp_result": 77}, "77"),
         (PCP, {"pcp_result": 2}, "switched off"),

@@ -1,0 +1,90 @@
+"""The routers that lead out of this machine's networks, and sockets to talk to them."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from ipaddress import IPv4Address, ip_address
+from typing import NamedTuple
+
+_TABLE_MAIN = 254
+_MULTICAST_HOPS = 2
+_ALL_HOSTS = "224.0.0.1"
+
+
+class Gateway(NamedTuple):
+    """A router of a default route, and the address of ours that it sees."""
+
+    ip: IPv4Address
+    local_ip: IPv4Address
+
+
+def default_gateways() -> list[Gateway]:
+    """Return the IPv4 gateways of the default routes, the preferred first.
+
+    A default route without a gateway (a point-to-point line) has none. Blocks for about a
+    millisecond. Raises OSError.
+    """
+    # pyroute2 takes a quarter of a second to import: not while a daemon starts.
+    from pyroute2 import IPRoute  # type: ignore[import-untyped]
+
+    found: list[tuple[int, str]] = []
+    with IPRoute() as kernel:
+        for route in kernel.get_routes(family=socket.AF_INET, table=_TABLE_MAIN):
+            if route["dst_len"] != 0:
+                continue
+            metric = route.get("priority") or 0
+            hops = [route, *(route.get("multipath") or ())]
+            found += [(metric, text) for hop in hops if (text := hop.get("gateway"))]
+    gateways = []
+    for _, text in sorted(found, key=lambda item: item[0]):
+        ip = ip_address(text)
+        if isinstance(ip, IPv4Address) and (local_ip := _address_towards(ip)) is not None:
+            gateways.append(Gateway(ip, local_ip))
+    return list(dict.fromkeys(gateways))
+
+
+def router_socket(local_ip: IPv4Address) -> socket.socket:
+    """Return a UDP socket that is bound to one of our addresses and multicasts from there.
+
+    Raises OSError.
+    """
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        made.bind((str(local_ip), 0))
+        made.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, local_ip.packed)
+        made.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, _MULTICAST_HOPS)
+        made.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def announcement_socket(port: int, local_ip: IPv4Address) -> socket.socket:
+    """Return a UDP socket that hears what is multicast to all hosts of one network.
+
+    Others may listen at the same port. Raises OSError.
+    """
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((_ALL_HOSTS, port))
+        membership = socket.inet_aton(_ALL_HOSTS) + local_ip.packed
+        with suppress(OSError):
+            # Every host is a member already; asking chooses the interface where that matters.
+            made.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def _address_towards(ip: IPv4Address) -> IPv4Address | None:
+    """The address of ours from which packets to `ip` would be sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((str(ip), 9))
+        except OSError:
+            return None
+        return IPv4Address(probe.getsockname()[0])

@@ -1,0 +1,278 @@
+"""Ports that a real router gives: miniupnpd by each of its protocols, alone and under nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from igd import PUBLIC_A, Igd, renumber
+
+from warren.edge.clock import SystemClock
+from warren.edge.entropy import system_entropy
+from warren.edge.linux.gateways import default_gateways
+from warren.lab.plan import Host, Plan, Router
+from warren.lab.world import Part, World
+from warren.nat.mapping import Finding, MapProtocol
+from warren.netmap.endpoint import Endpoint
+from warren.node.portmapping import PortMapping
+
+pytestmark = pytest.mark.netlab
+
+NATPMP, PCP, UPNP = MapProtocol.NATPMP, MapProtocol.PCP, MapProtocol.UPNP
+EVERY = (NATPMP, PCP, UPNP)
+PORT = 41641
+SERVER = "198.51.100.10"
+HOME = Plan(
+    routers=(Router("home", kind="symmetric", address="203.0.113.10"),),
+    hosts=(
+        Host("server", address=SERVER),
+        Host("alice", behind="home"),
+        Host("bob", behind="home"),
+    ),
+)
+
+
+class Client:
+    """A PortMapping that runs on one host, from `with` to its end."""
+
+    def __init__(self, part: Part, *only: MapProtocol, port: int = PORT) -> None:
+        self.part = part
+        self.port = port
+        self._disabled = [name for name in EVERY if only and name not in only]
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ready = threading.Event()
+        self._mapping: PortMapping | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._thread = threading.Thread(target=lambda: part.inside(self._run))
+
+    def _run(self) -> None:
+        gateways = default_gateways()
+
+        async def main() -> None:
+            made = PortMapping(
+                SystemClock(), system_entropy, gateways=lambda: gateways, on_change=lambda: None
+            )
+            made.set_disabled(self._disabled)
+            made.set_port(self.port)
+            self._mapping, self._loop = made, asyncio.get_running_loop()
+            self._task = self._loop.create_task(made.run())
+            self._ready.set()
+            await asyncio.wait([self._task])
+
+        asyncio.run(main())
+
+    def __enter__(self) -> Client:
+        self._thread.start()
+        assert self._ready.wait(10)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        assert self._loop is not None and self._task is not None
+        self._loop.call_soon_threadsafe(self._task.cancel)
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+    @property
+    def it(self) -> PortMapping:
+        assert self._mapping is not None
+        return self._mapping
+
+    @property
+    def external(self) -> Endpoint | None:
+        return next(iter(self.it.endpoints), None)
+
+    def wait_mapped(self, deadline_s: float = 10.0) -> Endpoint:
+        return self.part.wait(lambda: self.external, deadline_s, "a port is mapped")
+
+    def findings(self) -> dict[MapProtocol, Finding]:
+        return {o.protocol: o.finding for router in self.it.routers for o in router.outcomes}
+
+    def details(self) -> dict[MapProtocol, str]:
+        return {o.protocol: o.detail for router in self.it.routers for o in router.outcomes}
+
+    def wait_found(self, protocol: MapProtocol, finding: Finding, deadline_s: float = 10.0) -> None:
+        what = f"{protocol} is {finding}"
+        self.part.wait(lambda: self.findings().get(protocol) is finding, deadline_s, what)
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[World]:
+    with World(HOME) as world:
+        renumber(world, "home", PUBLIC_A)
+        yield world
+
+
+@pytest.fixture(scope="module")
+def chains(home: World) -> Igd:
+    return Igd(home, "home")
+
+
+@pytest.fixture
+def igd(chains: Igd) -> Iterator[Igd]:
+    yield chains
+    chains.stop()
+
+
+def crosses(world: World, inside: Part, to: Endpoint, port: int = PORT) -> bool:
+    """Whether a datagram from the internet to `to` arrives at `inside`."""
+    with (
+        inside.socket(socket.SOCK_DGRAM) as here,
+        world["server"].socket(socket.SOCK_DGRAM) as far,
+    ):
+        here.bind(("0.0.0.0", port))
+        here.settimeout(0.5)
+        far.sendto(b"hello", (str(to.ip), to.port))
+        with contextlib.suppress(TimeoutError):
+            return here.recvfrom(100)[0] == b"hello"
+        return False
+
+
+@pytest.mark.parametrize("protocol", EVERY)
+def test_each_protocol_opens_and_closes(home: World, igd: Igd, protocol: MapProtocol) -> None:
+    igd.start()
+    with Client(home["alice"], protocol) as alice:
+        external = alice.wait_mapped()
+        assert external == Endpoint(PUBLIC_A, PORT)
+        assert igd.mapped == {PORT: f"{home['alice'].address}:{PORT}"}
+        assert crosses(home, home["alice"], external)
+        began = time.monotonic()
+    assert time.monotonic() - began < 2
+    assert igd.mapped == {}
+    assert not crosses(home, home["alice"], external)
+
+
+def test_all_at_once_is_one_mapping(home: World, igd: Igd) -> None:
+    igd.start()
+    with Client(home["alice"]) as alice:
+        alice.wait_mapped()
+        alice.wait_found(UPNP, Finding.SPOKEN)
+        assert alice.findings() == {
+            NATPMP: Finding.MAPPED,
+            PCP: Finding.SPOKEN,
+            UPNP: Finding.SPOKEN,
+        }
+        assert len(igd.mapped) == 1
+
+
+def test_upnp_version_1(home: World, igd: Igd) -> None:
+    igd.start("force_igd_desc_v1=yes", natpmp=False)
+    with Client(home["alice"]) as alice:
+        assert alice.wait_mapped() == Endpoint(PUBLIC_A, PORT)
+        assert alice.findings() == {
+            NATPMP: Finding.SILENT,
+            PCP: Finding.SILENT,
+            UPNP: Finding.MAPPED,
+        }
+    assert igd.mapped == {}
+
+
+def test_upnp_answered_by_minissdpd(home: World, igd: Igd) -> None:
+    program = igd.start_minissdpd()
+    igd.start(natpmp=False)
+    try:
+        with Client(home["alice"]) as alice:
+            assert alice.wait_mapped() == Endpoint(PUBLIC_A, PORT)
+            assert "M-SEARCH" in program.output()
+    finally:
+        program.stop()
+
+
+def test_upnp_that_is_off_costs_a_moment(home: World, igd: Igd) -> None:
+    igd.start(upnp=False)
+    with Client(home["alice"]) as alice:
+        alice.wait_mapped()
+        alice.wait_found(UPNP, Finding.SILENT, 1)
+    igd.stop()
+    with Client(home["alice"]) as alice:
+        for protocol in EVERY:
+            alice.wait_found(protocol, Finding.SILENT, 1)
+    igd.start()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "options"),
+    [(NATPMP, ()), (PCP, ()), (UPNP, ()), (UPNP, ("force_igd_desc_v1=yes",))],
+)
+def test_two_machines_want_the_same_port(
+    home: World, igd: Igd, protocol: MapProtocol, options: tuple[str, ...]
+) -> None:
+    igd.start(*options)
+    with Client(home["alice"], protocol) as alice, Client(home["bob"], protocol) as bob:
+        first, second = alice.wait_mapped(), bob.wait_mapped()
+        assert first.port != second.port and PORT in (first.port, second.port)
+        assert crosses(home, home["alice"], first)
+        assert crosses(home, home["bob"], second)
+
+
+def test_refused_by_rule(home: World, igd: Igd) -> None:
+    igd.start(rules=())
+    with Client(home["alice"], UPNP) as alice:
+        alice.wait_found(UPNP, Finding.REFUSED)
+        assert alice.external is None and "(728)" in alice.details()[UPNP]
+
+
+def test_a_router_that_hangs(home: World, igd: Igd) -> None:
+    """When all is forbidden, this miniupnpd searches for a port for ever, and says nothing."""
+    igd.start(rules=())
+    with Client(home["alice"], NATPMP) as alice:
+        alice.wait_found(NATPMP, Finding.BROKEN)
+        assert "does not answer" in alice.details()[NATPMP]
+        began = time.monotonic()
+        igd.kill()
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("protocol", [NATPMP, PCP])
+def test_a_router_that_restarts(home: World, igd: Igd, protocol: MapProtocol) -> None:
+    """It announces itself, so its mapping is back in a moment instead of an hour."""
+    igd.start()
+    with Client(home["alice"], protocol) as alice:
+        alice.wait_mapped()
+        time.sleep(3)
+        igd.stop()
+        assert igd.mapped == {}
+        igd.start()
+        home.wait(lambda: igd.mapped, 15, "the mapping is made anew")
+        assert alice.external is not None and crosses(home, home["alice"], alice.external)
+
+
+def test_switched_on_while_we_run(home: World, igd: Igd) -> None:
+    """Nobody waits ten minutes for a router that says that it is there."""
+    igd.start()
+    igd.stop()
+    with Client(home["alice"]) as alice:
+        for protocol in EVERY:
+            alice.wait_found(protocol, Finding.SILENT, 1)
+        igd.start()
+        alice.wait_mapped(20)
+
+
+def test_a_router_behind_another_nat() -> None:
+    plan = Plan(
+        routers=(
+            Router("carrier", kind="port-restricted", address="203.0.113.10", lan="100.64.0.0/24"),
+            Router("home", kind="port-restricted", behind="carrier"),
+        ),
+        hosts=(Host("alice", behind="home"),),
+    )
+    with World(plan) as world:
+        inner = Igd(world, "home")
+        inner.start()
+        for protocol in EVERY:
+            with Client(world["alice"], protocol) as alice:
+                world.wait(
+                    lambda alice=alice, protocol=protocol: (
+                        alice.findings().get(protocol) in (Finding.SECOND_NAT, Finding.REFUSED)
+                    ),
+                    10,
+                    f"{protocol} is of no use",
+                )
+                assert alice.external is None
+
+                assert alice.details()[protocol]
+        assert inner.mapped == {}
