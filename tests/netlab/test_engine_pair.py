@@ -20,9 +20,12 @@ import pytest
 from warren.edge.entropy import system_entropy
 from warren.edge.http import Door, Lobby, Routes
 from warren.engine.commands import (
+    CloseSockets,
     Dial,
     DstSpan,
     FilterRule,
+    KeepSocket,
+    OpenSockets,
     Peer,
     Rebind,
     RelayNode,
@@ -30,6 +33,7 @@ from warren.engine.commands import (
     SendPacket,
     SendRelayed,
     SetFilter,
+    SetForward,
     SetHome,
     SetIdentity,
     SetPath,
@@ -424,6 +428,91 @@ def test_datagrams_and_probes_of_python(joined: tuple[End, End]) -> None:
     reply = a.wait(lambda e: isinstance(e, ProbeReply))
     assert isinstance(reply, ProbeReply)
     assert reply.packet[20:29] == b"o8 bytes!"
+
+
+def open_files(end: End) -> int:
+    """How many UDP sockets lie open in an end's namespace."""
+    return len(end.part.run(["ss", "-Huan"]).splitlines())
+
+
+def test_a_kept_socket_of_a_group_carries_the_tunnel(pair: tuple[End, End]) -> None:
+    a, b = pair
+    there = f"{b.part.address}:{PORT}"
+    before = open_files(a)
+    a.apply(OpenSockets(group=3, count=256))
+    assert open_files(a) == before + 256
+    disco = b"TS\xf0\x9f\x92\xac" + bytes(58)
+    probes = [
+        SendDatagram(to=there, data=disco + bytes([index]), group=3, index=index)
+        for index in range(256)
+    ]
+    a.apply(*probes)
+    probe = b.wait(lambda e: isinstance(e, Datagram) and e.data == disco + b"\xc8")
+    assert isinstance(probe, Datagram)
+    assert (probe.group, probe.index) == (0, 0)
+    b.apply(SendDatagram(to=probe.src, data=disco))
+    a.wait(lambda e: e == Datagram(src=there, data=disco, group=3, index=200))
+    # WireGuard that comes in by any of them is taken like any other.
+    b.apply(SetPath(peer=a.key, addr=probe.src, lease_ms=LEASE_MS))
+    a.apply(SetPath(peer=b.key, addr=there, lease_ms=LEASE_MS, group=3, index=200))
+    assert "3 received" in b.ping(a.v4)
+    a.apply(KeepSocket(group=3, index=200))
+    assert open_files(a) == before + 1
+    for source, sink in ((a, b), (b, a)):
+        went, came = transfer(source, sink, sink.v4, FILE_BYTES)
+        assert went == came
+    drops = a.drops()
+    assert not {name for name in drops if name.startswith(("wireguard", "udp"))}, drops
+    a.apply(CloseSockets(group=3))
+    assert open_files(a) == before
+    assert a.engine.snapshot().peers[0].direct is None
+    a.apply(OpenSockets(group=4, count=512), OpenSockets(group=5, count=512))
+    a.apply(OpenSockets(group=6, count=512))
+    fault = a.wait(lambda e: isinstance(e, Fault))
+    assert isinstance(fault, Fault)
+    assert not fault.fatal
+    assert "group" in fault.message
+    a.engine.close()
+    assert open_files(a) == before - 2, "they close with the engine"
+
+
+def test_a_peer_relay_carries_bulk_unopened(pair: tuple[End, End], world: World) -> None:
+    a, b = pair
+    relay = start(world["relay"], 9, tun=None)
+    try:
+        ends = {end.key: f"{end.part.address}:{PORT}" for end in (a, b)}
+        relay.apply(SetForward(vni=0xABCDEF, a=ends[a.key], b=ends[b.key]))
+        at = f"{world['relay'].address}:{PORT}"
+        for one, other in ((a, b), (b, a)):
+            one.apply(SetPath(peer=other.key, addr=at, lease_ms=LEASE_MS, vni=0xABCDEF))
+        assert "3 received" in a.ping(b.v4)
+        for to in (b.v4, b.v6):
+            went, came = transfer(a, b, to, FILE_BYTES)
+            assert went == came
+        snapshot = relay.engine.snapshot()
+        (forward,) = snapshot.forwards
+        assert forward.vni == 0xABCDEF
+        assert forward.bytes > 2 * FILE_BYTES
+        assert not snapshot.peers
+        disco = b"TS\xf0\x9f\x92\xac" + bytes(60)
+        a.apply(SendDatagram(to=at, data=disco, vni=0xABCDEF, control=True))
+        relay.wait(lambda e: e == Datagram(src=ends[a.key], data=disco, vni=0xABCDEF, control=True))
+        a.apply(SendDatagram(to=at, data=disco, vni=0xABCDEF))
+        b.wait(lambda e: e == Datagram(src=at, data=disco, vni=0xABCDEF))
+        # A path that is narrower than the tunnel and its 8 bytes more.
+        world["a"].run(["ip", "link", "set", "wan", "mtu", "1280"])
+        went, came = transfer(a, b, b.v4, 4 << 20)
+        assert went == came
+    finally:
+        world["a"].run(["ip", "link", "set", "wan", "mtu", "1500"])
+        relay.engine.close()
+
+
+def test_a_closed_engine_leaves_its_device_and_port_free(world: World) -> None:
+    for _ in range(5):
+        end = start(world["a"], 1)
+        end.engine.close()
+        assert end.engine.snapshot().tun_name is None
 
 
 def test_the_relay_carries_until_a_path_is_leased_and_after(relayed: tuple[End, End]) -> None:

@@ -1,5 +1,10 @@
 //! What a datagram from the network is, by its first bytes alone (PROTOCOL §5.2).
 //!
+//! The kinds exclude each other: STUN begins with two zero bits and holds its cookie, Geneve
+//! begins with a zero byte, ChannelData with 0x4, disco with 0x54, WireGuard with 1 to 4.
+//! What only a TURN server of ours may send is named as such; who sent it is for the caller to
+//! check.
+//!
 //! Anything that is none of these is [`Kind::Unknown`]: counted and dropped, never "else
 //! WireGuard".
 
@@ -9,7 +14,12 @@ pub const DISCO_MAGIC: [u8; 6] = [0x54, 0x53, 0xf0, 0x9f, 0x92, 0xac];
 pub const DISCO_MIN_BYTES: usize = 62;
 /// Geneve header without options (PROTOCOL §5.12).
 pub const GENEVE_BYTES: usize = 8;
+/// ChannelData header: channel number and length (RFC 8656 §12.4).
+pub const CHANNEL_BYTES: usize = 4;
+/// ChannelData over UDP may be padded to a multiple of four bytes (RFC 8656 §12.5).
+const MAX_PADDING: usize = 3;
 
+const STUN_BINDING: u16 = 1;
 const GENEVE_DISCO: u16 = 0x7a11;
 const GENEVE_WIREGUARD: u16 = 0x7a12;
 
@@ -31,6 +41,17 @@ pub enum WireGuard {
 pub enum Kind {
     /// A STUN binding message (RFC 8489 §5).
     Stun,
+    /// A STUN message of another method: TURN's (RFC 8656 §17).
+    Turn,
+    /// ChannelData; the content is the `len` bytes behind the 4-byte header.
+    Channel {
+        /// The channel's number, 0x4000 to 0x4FFF.
+        channel: u16,
+        /// Bytes of the content; padding may follow it.
+        len: usize,
+        /// What it carries.
+        inner: Inner,
+    },
     /// A disco packet.
     Disco,
     /// WireGuard, of this kind and of a possible length.
@@ -63,8 +84,11 @@ pub enum Inner {
 /// Classify a datagram from the UDP socket.
 #[must_use]
 pub fn classify(datagram: &[u8]) -> Kind {
-    if looks_like_stun(datagram) {
-        return Kind::Stun;
+    if let Some(stun) = classify_stun(datagram) {
+        return stun;
+    }
+    if let Some(channel) = classify_channel(datagram) {
+        return channel;
     }
     if let Some(geneve) = classify_geneve(datagram) {
         return geneve;
@@ -92,8 +116,33 @@ fn classify_inner(bytes: &[u8]) -> Inner {
     }
 }
 
-fn looks_like_stun(d: &[u8]) -> bool {
-    d.len() >= 20 && d[0] & 0xc0 == 0 && d[1] == 1 && d[4..8] == [0x21, 0x12, 0xa4, 0x42]
+fn classify_stun(d: &[u8]) -> Option<Kind> {
+    if d.len() < 20 || d[0] & 0xc0 != 0 || d[4..8] != [0x21, 0x12, 0xa4, 0x42] {
+        return None;
+    }
+    // The class's two bits lie among those of the method (RFC 8489 §5).
+    let method = u16::from_be_bytes([d[0], d[1]]) & 0x3eef;
+    Some(if method == STUN_BINDING {
+        Kind::Stun
+    } else {
+        Kind::Turn
+    })
+}
+
+fn classify_channel(d: &[u8]) -> Option<Kind> {
+    if d.len() < CHANNEL_BYTES || d[0] & 0xf0 != 0x40 {
+        return None;
+    }
+    let len = usize::from(u16::from_be_bytes([d[2], d[3]]));
+    let room = d.len() - CHANNEL_BYTES;
+    if len > room || room - len > MAX_PADDING {
+        return None;
+    }
+    Some(Kind::Channel {
+        channel: u16::from_be_bytes([d[0], d[1]]),
+        len,
+        inner: classify_inner(&d[CHANNEL_BYTES..CHANNEL_BYTES + len]),
+    })
 }
 
 fn looks_like_disco(d: &[u8]) -> bool {
@@ -109,6 +158,9 @@ fn classify_geneve(d: &[u8]) -> Option<Kind> {
         return None;
     }
     let vni = u32::from_be_bytes([0, d[4], d[5], d[6]]);
+    if vni == 0 {
+        return None;
+    }
     let inner = match classify_inner(&d[GENEVE_BYTES..]) {
         // A WireGuard header around disco is nobody's packet; the other way round stock
         // clients read it as WireGuard (PROTOCOL §5.2).
@@ -209,6 +261,163 @@ mod tests {
             }
         );
         assert_eq!(classify(&geneve(0x6558, false, &data)), Kind::Unknown);
+    }
+
+    #[test]
+    fn turn_is_told_from_binding() {
+        let stun = |kind: u16| {
+            let [high, low] = kind.to_be_bytes();
+            let mut d = vec![high, low, 0, 0, 0x21, 0x12, 0xa4, 0x42];
+            d.resize(20, 9);
+            classify(&d)
+        };
+        for binding in [0x0001, 0x0011, 0x0101, 0x0111] {
+            assert_eq!(stun(binding), Kind::Stun, "{binding:04x}");
+        }
+        for turn in [
+            0x0003, 0x0103, 0x0113, 0x0104, 0x0017, 0x0108, 0x0119, 0x3eef,
+        ] {
+            assert_eq!(stun(turn), Kind::Turn, "{turn:04x}");
+        }
+        assert_eq!(stun(0x4001), Kind::Unknown);
+    }
+
+    #[test]
+    fn channel_data_ends_where_it_says() {
+        let mut data = vec![0; 33];
+        data[0] = 4;
+        for padding in 0..6 {
+            let mut d = vec![0x40, 0, 0, 33];
+            d.extend_from_slice(&data);
+            d.resize(d.len() + padding, 0);
+            let expected = Kind::Channel {
+                channel: 0x4000,
+                len: 33,
+                inner: Inner::WireGuard(WireGuard::Data),
+            };
+            let whole = padding <= MAX_PADDING;
+            assert_eq!(classify(&d) == expected, whole, "{padding}");
+            assert_eq!(classify(&d) == Kind::Unknown, !whole, "{padding}");
+        }
+        assert_eq!(classify(&[0x40, 0, 0, 1]), Kind::Unknown, "truncated");
+        assert_eq!(classify(&[0x50, 0, 0, 0]), Kind::Unknown, "reserved");
+        let empty = Kind::Channel {
+            channel: 0x4fff,
+            len: 0,
+            inner: Inner::Unknown,
+        };
+        assert_eq!(classify(&[0x4f, 0xff, 0, 0]), empty);
+        let mut disco_inside = vec![0x40, 1, 0, 124];
+        disco_inside.extend(disco());
+        assert!(matches!(
+            classify(&disco_inside),
+            Kind::Channel {
+                inner: Inner::Disco,
+                ..
+            }
+        ));
+    }
+
+    #[test]
+    fn vni_zero_is_none() {
+        let mut d = geneve(0x7a11, false, &disco());
+        d[4..7].fill(0);
+        assert_eq!(classify(&d), Kind::Unknown);
+    }
+
+    /// What each kind must be, said a second time and slowly.
+    fn holds(d: &[u8], kind: Kind) -> bool {
+        let inner_holds = |at: usize, end: usize, inner: Inner| match inner {
+            Inner::Disco => end - at >= 62 && d[at..].starts_with(b"TS\xf0\x9f\x92\xac"),
+            Inner::WireGuard(_) => {
+                (1..=4).contains(&d[at]) && d[at + 1..at + 4] == [0; 3] && end - at >= 32
+            }
+            Inner::Unknown => true,
+        };
+        match kind {
+            Kind::Stun | Kind::Turn => d[0] < 0x40 && d[4..8] == [0x21, 0x12, 0xa4, 0x42],
+            Kind::Disco => inner_holds(0, d.len(), Inner::Disco),
+            Kind::WireGuard(which) => inner_holds(0, d.len(), Inner::WireGuard(which)),
+            Kind::Channel {
+                channel,
+                len,
+                inner,
+            } => {
+                (0x4000..=0x4fff).contains(&channel)
+                    && 4 + len <= d.len()
+                    && d.len() <= 7 + len
+                    && inner_holds(4, 4 + len, inner)
+            }
+            Kind::Geneve {
+                vni,
+                control,
+                inner,
+            } => {
+                (1..1 << 24).contains(&vni)
+                    && d[1] == u8::from(control) << 7
+                    && inner_holds(8, d.len(), inner)
+            }
+            Kind::Unknown => true,
+        }
+    }
+
+    #[test]
+    fn half_valid_datagrams_are_what_they_say() {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut random = move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        let starts: [&[u8]; 8] = [
+            &[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42],
+            &[1, 3, 0, 0, 0x21, 0x12, 0xa4, 0x42],
+            &[0, 0, 0x7a, 0x11, 0, 0, 1, 0],
+            &[0, 0x80, 0x7a, 0x12, 9, 9, 9, 0],
+            &[0x40, 0],
+            &[4, 0, 0, 0],
+            &[2, 0, 0, 0],
+            &DISCO_MAGIC,
+        ];
+        let mut seen = [0_u32; 7];
+        for _ in 0..300_000 {
+            let mut d = Vec::new();
+            for _ in 0..1 + random() % 2 {
+                d.extend_from_slice(starts[random() as usize % starts.len()]);
+                if d == [0x40, 0] {
+                    // Lengths about right, so that the content is looked at.
+                    d.extend_from_slice(&((random() % 160) as u16).to_be_bytes());
+                }
+            }
+            let want = match random() % 4 {
+                0 => [32, 64, 92, 148][random() as usize % 4] + d.len() / 2,
+                _ => random() as usize % 170,
+            };
+            let fill = (random() % 3) as u8;
+            d.resize(want, fill);
+            for _ in 0..random() % 3 {
+                if let Some(at) = (random() as usize).checked_rem(d.len()) {
+                    d[at] = random() as u8;
+                }
+            }
+            let kind = classify(&d);
+            assert!(holds(&d, kind), "{kind:?} {d:02x?}");
+            assert!(matches!(
+                classify_relayed(&d),
+                Kind::Disco | Kind::WireGuard(_) | Kind::Unknown
+            ));
+            seen[match kind {
+                Kind::Stun => 0,
+                Kind::Turn => 1,
+                Kind::Channel { .. } => 2,
+                Kind::Disco => 3,
+                Kind::WireGuard(_) => 4,
+                Kind::Geneve { .. } => 5,
+                Kind::Unknown => 6,
+            }] += 1;
+        }
+        assert!(seen.iter().all(|count| *count > 100), "{seen:?}");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! | [`demux`] | what kind of datagram this is |
 //! | [`wg`] | WireGuard: peers, sessions, handshakes, cookies, timers |
 //! | [`routes`] | allowed IPs: longest prefix, both ways |
+//! | [`hop`] | by which socket and in what wrapping a datagram leaves |
 //! | [`path`] | where a peer is sent to: leased direct path or relay |
 //! | [`packet`] | IPv4 and IPv6 headers as far as a filter needs them |
 //! | [`filter`] | the inbound packet filter with reply tracking |
@@ -25,6 +26,7 @@ pub mod clock;
 pub mod demux;
 pub mod derp;
 pub mod filter;
+pub mod hop;
 pub mod offload;
 pub mod packet;
 pub mod path;

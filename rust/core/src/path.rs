@@ -5,14 +5,15 @@
 //! WireGuard, no disco) has no leases: its endpoint is the source of its last authenticated
 //! datagram and never lapses.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use arc_swap::ArcSwapOption;
 
+use crate::hop::Hop;
+
 #[derive(Debug)]
 struct Lease {
-    addr: SocketAddr,
+    hop: Hop,
     /// Monotonic milliseconds; `u64::MAX` for a roaming peer's endpoint.
     until_ms: u64,
 }
@@ -28,20 +29,20 @@ pub struct Path {
 }
 
 impl Path {
-    /// Lease `addr` until `until_ms`, or take the path away.
-    pub fn lease(&self, addr: Option<SocketAddr>, until_ms: u64) {
+    /// Lease `hop` until `until_ms`, or take the path away.
+    pub fn lease(&self, hop: Option<Hop>, until_ms: u64) {
         self.lease
-            .store(addr.map(|addr| Lease { addr, until_ms }.into()));
+            .store(hop.map(|hop| Lease { hop, until_ms }.into()));
     }
 
-    /// The direct address while its lease is valid.
+    /// The direct path while its lease is valid.
     #[must_use]
-    pub fn direct(&self, mono_ms: u64) -> Option<SocketAddr> {
+    pub fn direct(&self, mono_ms: u64) -> Option<Hop> {
         let lease = self.lease.load();
         lease
             .as_ref()
             .filter(|lease| mono_ms < lease.until_ms)
-            .map(|lease| lease.addr)
+            .map(|lease| lease.hop)
     }
 
     /// The relay region where the peer can be reached: its home by the map, else the region that
@@ -61,7 +62,7 @@ impl Path {
 
     /// Set what the network map says of this peer. A roaming peer starts at `endpoint`, unless
     /// it has been heard from elsewhere already.
-    pub fn configure(&self, home_region: u32, roams: bool, endpoint: Option<SocketAddr>) {
+    pub fn configure(&self, home_region: u32, roams: bool, endpoint: Option<Hop>) {
         self.home_region.store(home_region, Ordering::Relaxed);
         let roamed = self.roams.swap(roams, Ordering::Relaxed);
         if roams && (!roamed || self.lease.load().is_none()) {
@@ -77,22 +78,28 @@ impl Path {
         self.roams.load(Ordering::Relaxed)
     }
 
-    /// An authenticated datagram came from `addr`: a roaming peer is there now.
-    pub fn heard_from(&self, addr: SocketAddr) {
-        if self.roams() && self.direct(0) != Some(addr) {
-            self.lease(Some(addr), u64::MAX);
+    /// An authenticated datagram came by `hop`: a roaming peer is there now.
+    pub fn heard_from(&self, hop: Hop) {
+        if self.roams() && self.direct(0) != Some(hop) {
+            self.lease(Some(hop), u64::MAX);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
+
+    fn at(text: &str) -> Hop {
+        text.parse::<SocketAddr>().unwrap().into()
+    }
 
     #[test]
     fn a_lease_lapses() {
         let path = Path::default();
-        let addr = "192.0.2.1:41641".parse().unwrap();
+        let addr = at("192.0.2.1:41641");
         path.lease(Some(addr), 6_500);
         assert_eq!(path.direct(6_499), Some(addr));
         assert_eq!(path.direct(6_500), None);
@@ -108,11 +115,7 @@ mod tests {
 
     #[test]
     fn a_roaming_peer_is_where_it_was_heard() {
-        let (path, a, b) = (
-            Path::default(),
-            "192.0.2.1:1".parse().unwrap(),
-            "[2001:db8::1]:2".parse().unwrap(),
-        );
+        let (path, a, b) = (Path::default(), at("192.0.2.1:1"), at("[2001:db8::1]:2"));
         path.configure(0, true, Some(a));
         assert_eq!(path.direct(u64::MAX - 1), Some(a));
         path.heard_from(b);

@@ -57,6 +57,14 @@ pub enum Command {
         peer: Key,
         addr: Option<String>,
         lease_ms: u64,
+        #[serde(default)]
+        group: u32,
+        #[serde(default)]
+        index: u16,
+        #[serde(default)]
+        vni: u32,
+        #[serde(default)]
+        channel: u16,
     },
     SetRegion {
         region: u32,
@@ -68,6 +76,16 @@ pub enum Command {
     SendDatagram {
         to: String,
         data: ByteBuf,
+        #[serde(default)]
+        group: u32,
+        #[serde(default)]
+        index: u16,
+        #[serde(default)]
+        vni: u32,
+        #[serde(default)]
+        control: bool,
+        #[serde(default)]
+        channel: u16,
     },
     SendRelayed {
         region: u32,
@@ -91,6 +109,27 @@ pub enum Command {
     Hangup {
         id: u64,
     },
+    OpenSockets {
+        group: u32,
+        count: u16,
+    },
+    CloseSockets {
+        group: u32,
+    },
+    KeepSocket {
+        group: u32,
+        index: u16,
+    },
+    SetForward {
+        vni: u32,
+        a: Option<String>,
+        b: Option<String>,
+    },
+    SetTurn {
+        server: String,
+        #[serde(default = "default_true")]
+        on: bool,
+    },
 }
 
 impl fmt::Debug for Command {
@@ -110,6 +149,11 @@ impl fmt::Debug for Command {
             Self::Dial { .. } => "Dial",
             Self::Splice { .. } => "Splice",
             Self::Hangup { .. } => "Hangup",
+            Self::OpenSockets { .. } => "OpenSockets",
+            Self::CloseSockets { .. } => "CloseSockets",
+            Self::KeepSocket { .. } => "KeepSocket",
+            Self::SetForward { .. } => "SetForward",
+            Self::SetTurn { .. } => "SetTurn",
         })
     }
 }
@@ -202,6 +246,11 @@ pub enum Event {
     Datagram {
         src: String,
         data: ByteBuf,
+        group: u32,
+        index: u16,
+        vni: u32,
+        control: bool,
+        channel: u16,
     },
     Relayed {
         region: u32,
@@ -276,6 +325,17 @@ pub struct PeerStats {
     pub direct: Option<String>,
 }
 
+/// What was forwarded between the two sides of a peer-relay session; times are milliseconds ago.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[allow(missing_docs)]
+pub struct ForwardStats {
+    pub vni: u32,
+    pub packets: u64,
+    pub bytes: u64,
+    pub a_ago_ms: Option<u64>,
+    pub b_ago_ms: Option<u64>,
+}
+
 /// Counters of the engine.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[allow(missing_docs)]
@@ -287,6 +347,8 @@ pub struct Snapshot {
     pub peers: Vec<PeerStats>,
     pub drops: BTreeMap<String, u64>,
     pub regions: BTreeMap<u32, bool>,
+    #[serde(default)]
+    pub forwards: Vec<ForwardStats>,
 }
 
 /// Read a list of commands as `encode_commands` wrote it.

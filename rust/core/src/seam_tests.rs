@@ -20,7 +20,7 @@ fn key(n: u8) -> Key {
 fn python_s_commands_are_read_and_written_alike() {
     let bytes = sample("engine-commands.hex");
     let batch = decode_commands(&bytes).unwrap();
-    assert_eq!((batch.generation, batch.commands.len()), (3, 16));
+    assert_eq!((batch.generation, batch.commands.len()), (3, 25));
     assert_eq!(
         batch.commands[1],
         Command::SetPeers {
@@ -53,6 +53,25 @@ fn python_s_commands_are_read_and_written_alike() {
         (Some(key(5)), true)
     );
     assert_eq!(batch.commands[15], Command::Hangup { id: 1 << 40 });
+    assert_eq!(
+        batch.commands[17],
+        Command::SendDatagram {
+            to: "192.0.2.1:9".into(),
+            data: ByteBuf::from(vec![1]),
+            group: 3,
+            index: 255,
+            vni: 0,
+            control: false,
+            channel: 0,
+        }
+    );
+    assert_eq!(
+        batch.commands[24],
+        Command::SetTurn {
+            server: "192.0.2.7:3478".into(),
+            on: false
+        }
+    );
     assert_eq!(rmp_serde::to_vec_named(&batch).unwrap(), bytes);
     assert!(
         !format!("{batch:?}").contains("1, 1, 1"),
@@ -84,6 +103,20 @@ fn events_are_what_python_reads() {
         Event::Datagram {
             src: "[2001:db8::1]:3478".into(),
             data: data(&[1, 1]),
+            group: 0,
+            index: 0,
+            vni: 0,
+            control: false,
+            channel: 0,
+        },
+        Event::Datagram {
+            src: "192.0.2.1:3478".into(),
+            data: data(b"disco"),
+            group: 3,
+            index: 255,
+            vni: 1,
+            control: true,
+            channel: 0x4000,
         },
         Event::Relayed {
             region: 900,
@@ -139,6 +172,13 @@ fn snapshots_are_what_python_reads() {
         }],
         drops: [("no-route".to_owned(), 1)].into(),
         regions: [(900, true)].into(),
+        forwards: vec![ForwardStats {
+            vni: 5,
+            packets: 2,
+            bytes: 200,
+            a_ago_ms: Some(7),
+            b_ago_ms: None,
+        }],
     };
     pin("engine-snapshot.hex", &encode_snapshot(&snapshot));
 }
@@ -163,6 +203,13 @@ fn what_does_not_fit_is_one_sentence() {
     let unknown = b"\x82\xaageneration\x00\xa8commands\x91\x81\xa4type\xa3Fly";
     let error = decode_commands(unknown).unwrap_err().to_string();
     assert!(error.contains("Fly"), "{error}");
+    // What callers wrote before there were groups and wrappings is read as before.
+    let old = b"\x82\xaageneration\x00\xa8commands\x91\x83\xa4type\xacSendDatagram\xa2to\xa3x:1\xa4data\xc4\x00";
+    let Command::SendDatagram { group, vni, .. } = &decode_commands(old).unwrap().commands[0]
+    else {
+        panic!()
+    };
+    assert_eq!((*group, *vni), (0, 0));
     let short_key = b"\x82\xaageneration\x00\xa8commands\x91\x83\xa4type\xabSetIdentity\xabprivate_key\xc4\x01\x07\xa9addresses\x90";
     assert!(decode_commands(short_key).is_err());
     let nested = [0x91_u8].repeat(100_000);

@@ -90,12 +90,23 @@ class SetFilter(Command, frozen=True, tag=True, kw_only=True):
 class SetPath(Command, frozen=True, tag=True, kw_only=True):
     """Lease a direct path to a peer for `lease_ms` from now; `addr` None takes it away.
 
-    When the lease lapses, packets take the relay again (DESIGN, path leases).
+    When the lease lapses, or its socket is closed, packets take the relay again (DESIGN, path
+    leases).
+
+    group, index: the socket that the path's packets leave by; 0, 0 is the main one.
+    vni: `addr` is a peer relay's, and packets are wrapped for this session (PROTOCOL §5.12);
+        8 bytes more on the wire.
+    channel: `addr` is a TURN server's, and packets go as ChannelData (RFC 8656 §12.4) on this
+        channel, 0x4000 to 0x4FFF; 4 bytes more on the wire.
     """
 
     peer: bytes
     addr: str | None
     lease_ms: int
+    group: int = 0
+    index: int = 0
+    vni: int = 0
+    channel: int = 0
 
 
 class RelayNode(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,10 +141,19 @@ class SetHome(Command, frozen=True, tag=True, kw_only=True):
 
 
 class SendDatagram(Command, frozen=True, tag=True, kw_only=True):
-    """Send STUN or disco bytes from the engine's UDP socket."""
+    """Send STUN or disco bytes from one of the engine's UDP sockets, the main one by default.
+
+    vni, channel: wrap them as in `SetPath`. control: the O bit of the peer relay's header, for
+    the bind messages of the relay itself (PROTOCOL §5.12).
+    """
 
     to: str
     data: bytes
+    group: int = 0
+    index: int = 0
+    vni: int = 0
+    control: bool = False
+    channel: int = 0
 
 
 class SendRelayed(Command, frozen=True, tag=True, kw_only=True):
@@ -179,6 +199,53 @@ class Hangup(Command, frozen=True, tag=True, kw_only=True):
     id: int
 
 
+class OpenSockets(Command, frozen=True, tag=True, kw_only=True):
+    """Open `count` IPv4 UDP sockets (1 to 512), each on any port, as `group` (from 1).
+
+    All are opened or none: then a `Fault` says why (1,024 in all groups is the most). Indices
+    count from 0.
+    """
+
+    group: int
+    count: int
+
+
+class CloseSockets(Command, frozen=True, tag=True, kw_only=True):
+    """Close every socket of a group; a path that leaves by one of them takes the relay."""
+
+    group: int
+
+
+class KeepSocket(Command, frozen=True, tag=True, kw_only=True):
+    """Close all sockets of a group but one, which keeps its index."""
+
+    group: int
+    index: int
+
+
+class SetForward(Command, frozen=True, tag=True, kw_only=True):
+    """As a peer relay, pass on the datagrams of a session between two addresses, unopened.
+
+    Those of the same VNI from elsewhere are dropped and counted; bind messages (control bit)
+    still come up as `Datagram`. An address None: end the session. What is passed on leaves by
+    the socket that it came in by. 4,096 sessions at most.
+    """
+
+    vni: int
+    a: str | None
+    b: str | None
+
+
+class SetTurn(Command, frozen=True, tag=True, kw_only=True):
+    """Take TURN messages and ChannelData from this server (RFC 8656), or no longer.
+
+    From anyone else they are dropped and counted. 64 servers at most.
+    """
+
+    server: str
+    on: bool = True
+
+
 AnyCommand = (
     SetIdentity
     | SetPeers
@@ -193,6 +260,11 @@ AnyCommand = (
     | Dial
     | Splice
     | Hangup
+    | OpenSockets
+    | CloseSockets
+    | KeepSocket
+    | SetForward
+    | SetTurn
 )
 
 _encoder = msgspec.msgpack.Encoder()

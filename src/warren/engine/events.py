@@ -26,10 +26,22 @@ class Bound(Event, frozen=True, tag=True, kw_only=True):
 
 
 class Datagram(Event, frozen=True, tag=True, kw_only=True):
-    """STUN or disco bytes that came in by UDP, after the rate limit."""
+    """STUN or disco bytes that came in by UDP, after the rate limit.
+
+    group, index: the socket that they came in by; 0, 0 is the main one.
+    vni, control: they came in a peer relay's header, which is taken off (PROTOCOL §5.12); 0 for
+        none.
+    channel: they came as a TURN server's ChannelData on this channel; 0 for none. `src` is the
+        server.
+    """
 
     src: str
     data: bytes
+    group: int = 0
+    index: int = 0
+    vni: int = 0
+    control: bool = False
+    channel: int = 0
 
 
 class Relayed(Event, frozen=True, tag=True, kw_only=True):

@@ -38,6 +38,16 @@ class PeerStats(msgspec.Struct, frozen=True, kw_only=True):
     """Address of the leased direct path while its lease is valid."""
 
 
+class ForwardStats(msgspec.Struct, frozen=True, kw_only=True):
+    """What a `SetForward` session carried; when each end was last heard, None for never."""
+
+    vni: int
+    packets: int
+    bytes: int
+    a_ago_ms: int | None
+    b_ago_ms: int | None
+
+
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Counters of the engine. `drops` names each reason for which a packet was dropped."""
 
@@ -50,6 +60,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     drops: dict[str, int]
     regions: dict[int, bool]
     """Relay regions with a connection under way or up → whether it is up."""
+    forwards: list[ForwardStats] = []
 
 
 class Engine(Protocol):

@@ -11,10 +11,13 @@ import pytest
 
 from warren.engine.commands import (
     AnyCommand,
+    CloseSockets,
     Dial,
     DstSpan,
     FilterRule,
     Hangup,
+    KeepSocket,
+    OpenSockets,
     Peer,
     Rebind,
     RelayNode,
@@ -22,11 +25,13 @@ from warren.engine.commands import (
     SendPacket,
     SendRelayed,
     SetFilter,
+    SetForward,
     SetHome,
     SetIdentity,
     SetPath,
     SetPeers,
     SetRegion,
+    SetTurn,
     Span,
     Splice,
     encode_commands,
@@ -45,7 +50,7 @@ from warren.engine.events import (
     Relayed,
     decode_events,
 )
-from warren.engine.protocol import EngineConfig, PeerStats, Snapshot
+from warren.engine.protocol import EngineConfig, ForwardStats, PeerStats, Snapshot
 
 VECTORS = Path(__file__).parents[2] / "vectors"
 
@@ -116,6 +121,15 @@ COMMANDS: list[AnyCommand] = [
     Dial(id=1, to="100.64.0.2:80"),
     Splice(id=1, fd=9),
     Hangup(id=2**40),
+    OpenSockets(group=3, count=256),
+    SendDatagram(to="192.0.2.1:9", data=b"\x01", group=3, index=255),
+    KeepSocket(group=3, index=255),
+    CloseSockets(group=3),
+    SetPath(peer=key(2), addr="192.0.2.7:3478", lease_ms=1, group=3, index=255, channel=0x4000),
+    SendDatagram(to="192.0.2.1:9", data=b"", vni=2**24 - 1, control=True),
+    SetForward(vni=1, a="192.0.2.1:9", b="[2001:db8::1]:9"),
+    SetForward(vni=1, a=None, b=None),
+    SetTurn(server="192.0.2.7:3478", on=False),
 ]
 
 
@@ -133,6 +147,15 @@ def test_events_of_rust_are_read() -> None:
         Applied(generation=3),
         Bound(port4=41641, port6=0),
         Datagram(src="[2001:db8::1]:3478", data=b"\x01\x01"),
+        Datagram(
+            src="192.0.2.1:3478",
+            data=b"disco",
+            group=3,
+            index=255,
+            vni=1,
+            control=True,
+            channel=0x4000,
+        ),
         Relayed(region=900, peer=key(2), data=b"disco"),
         RegionState(region=900, connected=False, error="refused", health=""),
         PeerGone(region=900, peer=key(2), reason=1),
@@ -163,6 +186,7 @@ def test_snapshot_of_rust_is_read() -> None:
         ],
         drops={"no-route": 1},
         regions={900: True},
+        forwards=[ForwardStats(vni=5, packets=2, bytes=200, a_ago_ms=7, b_ago_ms=None)],
     )
 
 

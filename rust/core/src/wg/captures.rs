@@ -86,7 +86,7 @@ fn initiations_of_the_stock_client_are_opened_and_answered() {
         if demux::classify(&datagram) != Kind::WireGuard(WireGuard::Initiation) {
             continue;
         }
-        let source = Source::Udp(src);
+        let source = Source::Udp(src.into());
         tunnel.set_peers(&[], &[peer], now);
         let stranger = tunnel.receive_handshake(&datagram, source, now);
         assert_eq!(
@@ -106,7 +106,7 @@ fn initiations_of_the_stock_client_are_opened_and_answered() {
             .unwrap()
             .path()
             .direct(now.mono_ms);
-        assert_eq!(heard, Some(src));
+        assert_eq!(heard, Some(src.into()));
         opened += 1;
         now = now.plus_ms(100);
     }

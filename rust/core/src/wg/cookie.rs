@@ -156,9 +156,9 @@ pub(super) fn is_cookie_fresh(at_ms: u64, mono_ms: u64) -> bool {
 
 fn cookie_for(secret: &[u8; 32], src: &Source) -> Cookie {
     match src {
-        Source::Udp(addr) => {
-            let port = addr.port().to_be_bytes();
-            match addr.ip() {
+        Source::Udp(hop) => {
+            let port = hop.addr.port().to_be_bytes();
+            match hop.addr.ip() {
                 IpAddr::V4(ip) => mac(secret, &[&ip.octets(), &port]),
                 IpAddr::V6(ip) => mac(secret, &[&ip.octets(), &port]),
             }

@@ -71,7 +71,7 @@ impl Load {
 /// One bucket for an IPv4 address, an IPv6 /64 (one customer), or a key behind a relay.
 fn bucket_of(src: &Source) -> IpAddr {
     match src {
-        Source::Udp(addr) => match addr.ip() {
+        Source::Udp(hop) => match hop.addr.ip() {
             IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) & (u128::MAX << 64)).into()),
             v4 => v4,
         },
@@ -99,14 +99,15 @@ mod tests {
     #[test]
     fn a_source_gets_its_share() {
         let mut load = Load::new(10);
-        let src = |text: &str| Source::Udp(text.parse().unwrap());
+        let src = |text: &str| Source::Udp(text.parse::<std::net::SocketAddr>().unwrap().into());
+        let udp = |n: u32| src(&format!("{}:1", std::net::Ipv4Addr::from(n)));
         let (a, b) = (src("192.0.2.1:1"), src("192.0.2.2:1"));
         assert_eq!((0..20).filter(|_| load.admit(&a, 1_000)).count(), 5);
         assert!(load.admit(&b, 1_000));
         assert!(load.admit(&a, 1_050));
         assert!(!load.admit(&a, 1_050));
         for n in 0..10_000_u32 {
-            load.admit(&Source::Udp((std::net::Ipv4Addr::from(n), 1).into()), 1_060);
+            load.admit(&udp(n), 1_060);
         }
         assert!(load.sources.len() <= MAX_SOURCES);
         assert!(

@@ -42,6 +42,7 @@ pub use session::{Opened, Opener, Session};
 pub use tables::Tables;
 pub use tunnel::Tunnel;
 
+use crate::hop::Hop;
 use crate::routes::Prefix;
 
 /// Bytes of a data message before the ciphertext (whitepaper §5.4.6).
@@ -111,8 +112,8 @@ impl Refused {
 /// Where a datagram came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// By UDP.
-    Udp(SocketAddr),
+    /// By UDP: the way back there.
+    Udp(Hop),
     /// Through a relay, from this key.
     Relay {
         /// The relay region.

@@ -13,6 +13,7 @@ use super::keys::PublicKey;
 use super::noise::{Initiated, Timestamp};
 use super::session::Session;
 use super::{MAX_STAGED, PeerConfig, Source};
+use crate::hop::Hop;
 use crate::path::Path;
 
 /// One peer. Shared by `Arc`; lives until the map drops it.
@@ -154,8 +155,11 @@ impl Peer {
     }
 
     pub(super) fn configure(&self, config: &PeerConfig) {
-        self.path
-            .configure(config.home_region, config.roams, config.endpoint);
+        self.path.configure(
+            config.home_region,
+            config.roams,
+            config.endpoint.map(Hop::from),
+        );
         self.keepalive_ms
             .store(u64::from(config.keepalive_s) * 1_000, Ordering::Relaxed);
     }
@@ -163,7 +167,7 @@ impl Peer {
     /// An authenticated datagram of `bytes` bytes came from `src`.
     pub(super) fn heard(&self, src: Source, bytes: u64, mono_ms: u64) {
         match src {
-            Source::Udp(addr) => self.path.heard_from(addr),
+            Source::Udp(hop) => self.path.heard_from(hop),
             Source::Relay { region, .. } => self.path.heard_through(region),
         }
         self.marks.rx_bytes.fetch_add(bytes, Ordering::Relaxed);

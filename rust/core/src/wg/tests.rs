@@ -104,7 +104,7 @@ impl Device {
             Some(WireGuard::Data) => self.receive_data(datagram, src, now),
             Some(_) => self
                 .tunnel
-                .receive_handshake(datagram, Source::Udp(src), now),
+                .receive_handshake(datagram, Source::Udp(src.into()), now),
             None => Err(Refused::Malformed),
         };
         if let Err(refused) = outcome {
@@ -124,7 +124,7 @@ impl Device {
             .map(|plain| plain.to_vec());
         let opened = opener.finish();
         self.tunnel
-            .received(&session, opened, Source::Udp(src), now);
+            .received(&session, opened, Source::Udp(src.into()), now);
         let inner = inner?;
         if !inner.is_empty() {
             let (src, _) = crate::packet::source_and_length(&inner).unwrap();
@@ -191,8 +191,8 @@ impl Lab {
         for device in [&self.a, &self.b] {
             while let Some(transmit) = device.tunnel.poll_transmit() {
                 let to = match transmit.to {
-                    Target::Peer(peer) => peer.path().direct(self.now.mono_ms).unwrap(),
-                    Target::Source(Source::Udp(addr)) => addr,
+                    Target::Peer(peer) => peer.path().direct(self.now.mono_ms).unwrap().addr,
+                    Target::Source(Source::Udp(hop)) => hop.addr,
                     Target::Source(other) => panic!("{other:?}"),
                 };
                 out.push((device.addr.port(), to.port(), transmit.datagram));
@@ -540,10 +540,10 @@ fn a_forged_response_does_not_spoil_the_real_one() {
         forged[at] ^= 1;
         lab.a.peer(&lab.b.key);
         crate::wg::cookie::MacKeys::of(&lab.a.key).sign(&mut forged, None);
-        let outcome = lab
-            .a
-            .tunnel
-            .receive_handshake(&forged, Source::Udp(lab.b.addr), lab.now);
+        let outcome =
+            lab.a
+                .tunnel
+                .receive_handshake(&forged, Source::Udp(lab.b.addr.into()), lab.now);
         assert_eq!(outcome, Err(Refused::Forged));
     }
     lab.post(PORT_B, PORT_A, response);
@@ -685,12 +685,15 @@ fn a_peer_that_roams_is_followed() {
         .path()
         .direct(lab.now.mono_ms)
         .unwrap();
-    assert_eq!(found.port(), 9);
+    assert_eq!(found.addr.port(), 9);
     // A replay from elsewhere moves nothing.
     let (_, last) = lab.seen.last().unwrap().clone();
     lab.b
         .receive(&last, "192.0.2.66:66".parse().unwrap(), lab.now);
-    assert_eq!(lab.b.peer(&lab.a.key).path().direct(1).unwrap().port(), 9);
+    assert_eq!(
+        lab.b.peer(&lab.a.key).path().direct(1).unwrap().addr.port(),
+        9
+    );
 }
 
 #[test]
@@ -730,13 +733,13 @@ fn under_load_an_address_must_be_proved() {
         .rfind(|(f, d)| *f == PORT_A && d.len() == 148)
         .unwrap()
         .clone();
-    let elsewhere = Source::Udp("192.0.2.9:9".parse().unwrap());
+    let elsewhere = Source::Udp(SocketAddr::from(([192, 0, 2, 9], 9)).into());
     let outcome = lab.b.tunnel.receive_handshake(&proved, elsewhere, lab.now);
     assert_eq!(outcome, Err(Refused::UnderLoad));
     let replayed = lab
         .b
         .tunnel
-        .receive_handshake(&proved, Source::Udp(lab.a.addr), lab.now);
+        .receive_handshake(&proved, Source::Udp(lab.a.addr.into()), lab.now);
     assert_eq!(
         replayed,
         Err(Refused::StaleInitiation),
@@ -754,7 +757,7 @@ fn a_flood_is_met_with_cookies_not_with_curves() {
     };
     let mut accepted = 0;
     for n in 0..5_000_u32 {
-        let src = Source::Udp((std::net::Ipv4Addr::from(n), 7).into());
+        let src = Source::Udp(SocketAddr::from((std::net::Ipv4Addr::from(n), 7)).into());
         match flooded
             .tunnel
             .receive_handshake(&transmit.datagram, src, lab.now)
@@ -863,7 +866,8 @@ fn many_threads_seal_and_open_at_once() {
                         assert_eq!(opener.open_in_place(&mut datagram).unwrap(), &inner);
                     }
                     let done = opener.finish();
-                    b.tunnel.received(&opening, done, Source::Udp(a.addr), now);
+                    b.tunnel
+                        .received(&opening, done, Source::Udp(a.addr.into()), now);
                     opened.fetch_add(done.packets.into(), Ordering::Relaxed);
                 }
             });

@@ -2,9 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use warren_core::hop::{Content, Hop, SocketRef, Wrap};
 use warren_core::routes::Prefix;
 use warren_core::seam::{Batch, Command, FilterRule, MalformedSeam, Peer, RelayNode};
 use warren_core::wg::{PeerConfig, PrivateKey, PublicKey};
+
+use crate::udp::MAX_GROUP;
+
+const MAX_VNI: u32 = (1 << 24) - 1;
 
 /// What one `apply` asks for.
 pub(crate) struct Work {
@@ -28,7 +33,7 @@ pub(crate) enum Action {
     },
     Path {
         peer: PublicKey,
-        addr: Option<SocketAddr>,
+        hop: Option<Hop>,
         lease_ms: u64,
     },
     Region {
@@ -39,7 +44,8 @@ pub(crate) enum Action {
         region: u16,
     },
     Datagram {
-        to: SocketAddr,
+        to: Hop,
+        content: Content,
         data: Vec<u8>,
     },
     Relayed {
@@ -61,6 +67,22 @@ pub(crate) enum Action {
     },
     Hangup {
         id: u64,
+    },
+    OpenSockets {
+        group: u32,
+        count: u16,
+    },
+    CloseSockets {
+        group: u32,
+    },
+    KeepSocket(SocketRef),
+    Forward {
+        vni: u32,
+        ends: Option<[SocketAddr; 2]>,
+    },
+    Turn {
+        server: SocketAddr,
+        on: bool,
     },
 }
 
@@ -98,9 +120,15 @@ fn read(command: Command) -> Result<Action, MalformedSeam> {
             peer,
             addr,
             lease_ms,
+            group,
+            index,
+            vni,
+            channel,
         } => Action::Path {
             peer: PublicKey(*peer),
-            addr: addr.as_deref().map(address).transpose()?,
+            hop: addr
+                .map(|addr| hop(&addr, SocketRef { group, index }, vni, channel))
+                .transpose()?,
             lease_ms,
         },
         Command::SetRegion { region, nodes } => {
@@ -116,8 +144,21 @@ fn read(command: Command) -> Result<Action, MalformedSeam> {
         Command::SetHome { region } => Action::Home {
             region: region_number(region)?,
         },
-        Command::SendDatagram { to, data } => Action::Datagram {
-            to: address(&to)?,
+        Command::SendDatagram {
+            to,
+            data,
+            group,
+            index,
+            vni,
+            control,
+            channel,
+        } => Action::Datagram {
+            to: hop(&to, SocketRef { group, index }, vni, channel)?,
+            content: match (control, vni) {
+                (false, _) => Content::Disco,
+                (true, 1..) => Content::Control,
+                (true, 0) => return malformed("the control bit stands only beside a VNI"),
+            },
             data: data.into_vec(),
         },
         Command::SendRelayed { region, peer, data } => Action::Relayed {
@@ -133,7 +174,55 @@ fn read(command: Command) -> Result<Action, MalformedSeam> {
         },
         Command::Splice { id, fd } => Action::Splice { id, fd },
         Command::Hangup { id } => Action::Hangup { id },
+        Command::OpenSockets { group, count } => {
+            if group == 0 || count == 0 || count > MAX_GROUP {
+                return malformed(&format!(
+                    "a socket group has a number from 1 and 1 to {MAX_GROUP} sockets, not {group} and {count}"
+                ));
+            }
+            Action::OpenSockets { group, count }
+        }
+        Command::CloseSockets { group } => Action::CloseSockets { group },
+        Command::KeepSocket { group, index } => Action::KeepSocket(SocketRef { group, index }),
+        Command::SetForward { vni, a, b } => {
+            if vni == 0 || vni > MAX_VNI {
+                return malformed(&format!("{vni} is no VNI (1 to {MAX_VNI})"));
+            }
+            let ends = match (a, b) {
+                (Some(a), Some(b)) => Some([address(&a)?, address(&b)?]),
+                _ => None,
+            };
+            Action::Forward { vni, ends }
+        }
+        Command::SetTurn { server, on } => Action::Turn {
+            server: address(&server)?,
+            on,
+        },
     })
+}
+
+/// Where to, by which socket, in which wrapping.
+fn hop(addr: &str, socket: SocketRef, vni: u32, channel: u16) -> Result<Hop, MalformedSeam> {
+    let addr = address(addr)?;
+    let wrap = match (vni, channel) {
+        (0, 0) => Wrap::Plain,
+        (1..=MAX_VNI, 0) => Wrap::Geneve(vni),
+        (0, 0x4000..=0x4fff) => Wrap::Channel(channel),
+        (1.., 1..) => return malformed("a path has a VNI or a channel, not both"),
+        (0, _) => return malformed(&format!("{channel} is no TURN channel (16384 to 20479)")),
+        _ => return malformed(&format!("{vni} is no VNI (1 to {MAX_VNI})")),
+    };
+    if socket.group != 0 && addr.is_ipv6() {
+        return malformed("socket groups are for IPv4");
+    }
+    if socket.group == 0 && socket.index != 0 {
+        return malformed("the main socket has index 0");
+    }
+    Ok(Hop { addr, socket, wrap })
+}
+
+fn malformed<T>(sentence: &str) -> Result<T, MalformedSeam> {
+    Err(MalformedSeam(sentence.to_owned()))
 }
 
 fn peer(peer: &Peer) -> Result<PeerConfig, MalformedSeam> {
@@ -175,22 +264,37 @@ mod tests {
         })
     }
 
+    fn path(addr: &str, group: u32, index: u16, vni: u32, channel: u16) -> Command {
+        Command::SetPath {
+            peer: [7; 32].into(),
+            addr: Some(addr.into()),
+            lease_ms: 1,
+            group,
+            index,
+            vni,
+            channel,
+        }
+    }
+
+    fn control_without_vni() -> Command {
+        Command::SendDatagram {
+            to: "192.0.2.1:1".into(),
+            data: vec![].into(),
+            group: 0,
+            index: 0,
+            vni: 0,
+            control: true,
+            channel: 0,
+        }
+    }
+
     #[test]
-    fn texts_that_are_no_addresses_are_refused_in_one_sentence() {
+    fn what_makes_no_sense_is_refused_in_one_sentence() {
         let key = [7; 32];
         let bad = [
             Command::SetIdentity {
                 private_key: key.into(),
                 addresses: vec!["100.64.0.1/33".into()],
-            },
-            Command::SetPath {
-                peer: key.into(),
-                addr: Some("100.64.0.1".into()),
-                lease_ms: 1,
-            },
-            Command::SendDatagram {
-                to: "[::1]".into(),
-                data: vec![].into(),
             },
             Command::SetHome { region: 70_000 },
             Command::SetRegion {
@@ -201,15 +305,48 @@ mod tests {
                 id: 1,
                 to: "name:80".into(),
             },
+            path("100.64.0.1", 0, 0, 0, 0),
+            path("192.0.2.1:1", 0, 1, 0, 0),
+            path("[::1]:1", 1, 0, 0, 0),
+            path("192.0.2.1:1", 0, 0, 1 << 24, 0),
+            path("192.0.2.1:1", 0, 0, 1, 0x4000),
+            path("192.0.2.1:1", 0, 0, 0, 0x3fff),
+            path("192.0.2.1:1", 0, 0, 0, 0x5000),
+            control_without_vni(),
+            Command::OpenSockets { group: 0, count: 1 },
+            Command::OpenSockets { group: 1, count: 0 },
+            Command::OpenSockets {
+                group: 1,
+                count: 513,
+            },
+            Command::SetForward {
+                vni: 0,
+                a: None,
+                b: None,
+            },
+            Command::SetForward {
+                vni: 1,
+                a: Some("a:1".into()),
+                b: Some("[::1]:1".into()),
+            },
+            Command::SetTurn {
+                server: "turn.example:3478".into(),
+                on: true,
+            },
         ];
         for command in bad {
-            assert!(compile_one(command).is_err());
+            let name = format!("{command:?}");
+            let Err(MalformedSeam(sentence)) = compile_one(command) else {
+                panic!("{name} was taken");
+            };
+            assert!(!sentence.contains('\n'));
         }
-        let good = Command::SetPath {
-            peer: key.into(),
-            addr: Some("[::1]:9".into()),
-            lease_ms: 1,
-        };
-        assert!(compile_one(good).is_ok());
+        for good in [
+            path("[::1]:9", 0, 0, 0, 0),
+            path("192.0.2.1:1", 3, 511, 0xff_ffff, 0),
+            path("192.0.2.1:1", 3, 511, 0, 0x4fff),
+        ] {
+            assert!(compile_one(good).is_ok());
+        }
     }
 }

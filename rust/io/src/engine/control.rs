@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use warren_core::hop::{Hop, SocketRef};
 use warren_core::seam::Event;
 use warren_core::wg::PublicKey;
 
 use super::actions::{Action, Work};
+use super::forward::{MAX_FORWARDS, MAX_TURNS};
 use super::outbound::Outbound;
 use super::shared::Shared;
 use crate::udp::UdpSockets;
@@ -101,6 +103,7 @@ fn apply(shared: &Shared, outbound: &mut Outbound, action: Action) {
             if let Some(stack) = shared.stack() {
                 stack.set_addresses(&addresses);
             }
+            shared.prober.set_addresses(addresses);
             shared.tunnel.set_identity(private);
         }
         Action::Peers { upsert, remove } => {
@@ -111,18 +114,17 @@ fn apply(shared: &Shared, outbound: &mut Outbound, action: Action) {
         }
         Action::Filter { rules, shields_up } => {
             if let Err(error) = shared.gate.set(&rules, shields_up) {
-                let message = format!("the packet filter was not changed: {error}");
-                shared.event(Event::Fault {
-                    message,
-                    fatal: false,
-                });
+                fault(
+                    shared,
+                    format!("the packet filter was not changed: {error}"),
+                );
             }
         }
         Action::Path {
             peer,
-            addr,
+            hop,
             lease_ms,
-        } => set_path(shared, &peer, addr, lease_ms),
+        } => set_path(shared, &peer, hop, lease_ms),
         Action::Region { region, nodes } => {
             if let Some(relay) = shared.relay() {
                 relay.set_region(region, nodes);
@@ -133,7 +135,7 @@ fn apply(shared: &Shared, outbound: &mut Outbound, action: Action) {
                 relay.set_home(region);
             }
         }
-        Action::Datagram { to, data } => shared.send_udp(to, &data),
+        Action::Datagram { to, content, data } => shared.send_udp(to, content, &data),
         Action::Relayed { region, peer, data } => shared.send_relay(region.into(), &peer, &data),
         Action::Packet(packet) => {
             shared.prober.note_sent(&packet);
@@ -147,14 +149,55 @@ fn apply(shared: &Shared, outbound: &mut Outbound, action: Action) {
                 stack.hangup(id);
             }
         }
+        Action::OpenSockets { group, count } => {
+            if let Err(error) = shared.groups.open(group, count) {
+                fault(shared, error.to_string());
+            }
+            // So that the inbound thread waits for them too.
+            shared.wake_in.signal();
+        }
+        Action::CloseSockets { group } => shared.groups.close(group),
+        Action::KeepSocket(socket) => {
+            if !shared.groups.keep(socket) {
+                let SocketRef { group, index } = socket;
+                fault(
+                    shared,
+                    format!("socket {index} of group {group} is not open"),
+                );
+            }
+        }
+        Action::Forward { vni, ends } => {
+            if !shared.forwards.set(vni, ends) {
+                let message = format!("no more than {MAX_FORWARDS} sessions are forwarded");
+                fault(shared, message);
+            }
+        }
+        Action::Turn { server, on } => {
+            if !shared.turns.set(server, on) {
+                fault(
+                    shared,
+                    format!("no more than {MAX_TURNS} TURN servers are used"),
+                );
+            }
+        }
     }
 }
 
-fn set_path(shared: &Shared, peer: &PublicKey, addr: Option<std::net::SocketAddr>, lease_ms: u64) {
+fn fault(shared: &Shared, message: String) {
+    shared.event(Event::Fault {
+        message,
+        fatal: false,
+    });
+}
+
+fn set_path(shared: &Shared, peer: &PublicKey, hop: Option<Hop>, lease_ms: u64) {
+    if let Some(hop) = hop.filter(|hop| !hop.socket.is_main()) {
+        shared.groups.widen(hop.socket);
+    }
     // A lease for a peer that has just left the map comes too late, and that is all.
     if let Some(peer) = shared.tunnel.tables().peer(peer) {
         let until_ms = shared.clock.now().mono_ms.saturating_add(lease_ms);
-        peer.path().lease(addr, until_ms);
+        peer.path().lease(hop, until_ms);
     }
 }
 
@@ -198,11 +241,7 @@ fn rebind(shared: &Shared, port: u16) {
     }
     drop(old);
     let sockets = UdpSockets::bind(port).or_else(|error| {
-        let message = format!("{error}; another port was taken");
-        shared.event(Event::Fault {
-            message,
-            fatal: false,
-        });
+        fault(shared, format!("{error}; another port was taken"));
         UdpSockets::bind(0)
     });
     match sockets {

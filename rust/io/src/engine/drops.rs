@@ -11,8 +11,12 @@ use warren_core::wg::Refused;
 pub(crate) enum Drop {
     /// No kind of datagram that this socket carries.
     Unknown,
-    /// Peer-relay packets, which this engine does not carry.
+    /// Peer-relay packets with nothing in them that is known.
     Geneve,
+    /// Datagrams of a forwarded session from neither of its two addresses.
+    ForwardStranger,
+    /// TURN messages and channel data from no TURN server of ours.
+    TurnStranger,
     /// STUN and disco beyond the rate limit.
     RateLimit,
     /// Events that Python did not drain in time.
@@ -50,9 +54,11 @@ pub(crate) enum Drop {
     FilterFragment,
 }
 
-const NAMES: [&str; 24] = [
+const NAMES: [&str; 26] = [
     "unknown-datagram",
     "geneve",
+    "forward-stranger",
+    "turn-stranger",
     "rate-limit",
     "event-queue",
     "wrong-source",

@@ -1,11 +1,14 @@
 //! Datagrams on their way in: what they are, open, check, and to the device.
 
 use std::io::IoSlice;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 use warren_core::clock::Now;
-use warren_core::demux::{Kind, WireGuard, classify, classify_relayed};
+use warren_core::demux::{
+    CHANNEL_BYTES, GENEVE_BYTES, Inner, Kind, WireGuard, classify, classify_relayed,
+};
+use warren_core::hop::{Hop, SocketRef, Wrap};
 use warren_core::offload::{Coalescer, Part};
 use warren_core::packet;
 use warren_core::probe::Probe;
@@ -63,22 +66,34 @@ impl Inbound {
     }
 
     /// Takes one batch from a UDP socket.
-    fn batch(&mut self, shared: &Shared, arena: &mut [u8], messages: &[Message], now: Now) {
+    fn batch(
+        &mut self,
+        shared: &Shared,
+        socket: SocketRef,
+        arena: &mut [u8],
+        messages: &[Message],
+        now: Now,
+    ) {
         self.datagrams.clear();
         for message in messages {
-            let source = Source::Udp(message.source);
+            let hop = Hop {
+                addr: message.source,
+                socket,
+                wrap: Wrap::Plain,
+            };
             let end = message.start + message.len;
             for start in (message.start..end).step_by(message.segment) {
                 let datagram = Datagram {
                     start,
                     len: message.segment.min(end - start),
-                    source,
+                    source: Source::Udp(hop),
                 };
-                self.sort(shared, arena, datagram, now);
+                self.sort(shared, arena, datagram, hop, now);
             }
         }
         self.open_all(shared, arena, now);
         self.deliver(shared, arena);
+        self.outbound.flush(shared);
         shared.drain_tunnel(now);
     }
 
@@ -138,22 +153,97 @@ impl Inbound {
     }
 
     /// WireGuard data waits for [`Self::open_all`]; everything else is dealt with here.
-    fn sort(&mut self, shared: &Shared, arena: &mut [u8], datagram: Datagram, now: Now) {
+    fn sort(&mut self, shared: &Shared, arena: &mut [u8], datagram: Datagram, hop: Hop, now: Now) {
         let bytes = datagram.of(arena);
         match classify(bytes) {
             Kind::WireGuard(WireGuard::Data) => self.datagrams.push(datagram),
             Kind::WireGuard(_) => handshake(shared, bytes, datagram.source, now),
-            Kind::Stun | Kind::Disco => {
-                if let Source::Udp(src) = datagram.source {
-                    let event = || Event::Datagram {
-                        src: src.to_string(),
-                        data: owned(bytes),
-                    };
-                    shared.datagram_event(now, event);
-                }
+            Kind::Stun | Kind::Disco => tell(shared, hop, false, bytes, now),
+            Kind::Turn if shared.turns.has(hop.addr) => tell(shared, hop, false, bytes, now),
+            Kind::Channel {
+                channel,
+                len,
+                inner,
+            } if shared.turns.has(hop.addr) => {
+                let wrap = Wrap::Channel(channel);
+                let content = Datagram {
+                    start: datagram.start + CHANNEL_BYTES,
+                    len,
+                    source: Source::Udp(Hop { wrap, ..hop }),
+                };
+                self.sort_inner(shared, arena, content, inner, Drop::Unknown, now);
             }
-            Kind::Geneve { .. } => shared.drops.count(Drop::Geneve),
+            Kind::Turn | Kind::Channel { .. } => shared.drops.count(Drop::TurnStranger),
+            Kind::Geneve {
+                vni,
+                control,
+                inner,
+            } => self.sort_geneve(shared, arena, datagram, hop, (vni, control, inner), now),
             Kind::Unknown => shared.drops.count(Drop::Unknown),
+        }
+    }
+
+    /// A peer relay's packet: passed on if the relay is us, for us otherwise.
+    fn sort_geneve(
+        &mut self,
+        shared: &Shared,
+        arena: &mut [u8],
+        datagram: Datagram,
+        hop: Hop,
+        (vni, control, inner): (u32, bool, Inner),
+        now: Now,
+    ) {
+        let wrapped = Hop {
+            wrap: Wrap::Geneve(vni),
+            ..hop
+        };
+        if control {
+            // Only disco has the bit.
+            return match inner {
+                Inner::Disco => {
+                    tell(
+                        shared,
+                        wrapped,
+                        true,
+                        &datagram.of(arena)[GENEVE_BYTES..],
+                        now,
+                    );
+                }
+                _ => shared.drops.count(Drop::Geneve),
+            };
+        }
+        if let Some(forward) = shared.forwards.get(vni) {
+            return match forward.across(hop.addr, datagram.len, now.mono_ms) {
+                Some(addr) => {
+                    let to = Hop { addr, ..hop };
+                    self.outbound.forward(shared, to, datagram.of(arena));
+                }
+                None => shared.drops.count(Drop::ForwardStranger),
+            };
+        }
+        let content = Datagram {
+            start: datagram.start + GENEVE_BYTES,
+            len: datagram.len - GENEVE_BYTES,
+            source: Source::Udp(wrapped),
+        };
+        self.sort_inner(shared, arena, content, inner, Drop::Geneve, now);
+    }
+
+    /// What was unwrapped; `otherwise` is why anything but disco and WireGuard is dropped.
+    fn sort_inner(
+        &mut self,
+        shared: &Shared,
+        arena: &mut [u8],
+        content: Datagram,
+        inner: Inner,
+        otherwise: Drop,
+        now: Now,
+    ) {
+        match (inner, content.source) {
+            (Inner::WireGuard(WireGuard::Data), _) => self.datagrams.push(content),
+            (Inner::WireGuard(_), source) => handshake(shared, content.of(arena), source, now),
+            (Inner::Disco, Source::Udp(hop)) => tell(shared, hop, false, content.of(arena), now),
+            _ => shared.drops.count(otherwise),
         }
     }
 
@@ -234,16 +324,17 @@ impl Inbound {
                 });
             }
         }
-        match (shared.stack(), &shared.tun) {
-            (Some(stack), _) => stack.inject(packet),
-            (None, Some(_)) => self.coalescer.push(arena, part),
-            (None, None) => shared.drops.count(Drop::Device),
+        match shared.stack() {
+            Some(stack) => stack.inject(packet),
+            None => self.coalescer.push(arena, part),
         }
     }
 
     /// Writes the batch to the TUN device, each group of joined packets in one write.
     fn deliver(&mut self, shared: &Shared, arena: &mut [u8]) {
-        let Some(tun) = &shared.tun else { return };
+        // Without a device there is a stack, and nothing was gathered.
+        let tun = shared.tun.load();
+        let Some(tun) = tun.as_ref() else { return };
         self.coalescer.drain(arena, |arena, group, parts| {
             let header = group.header.encode();
             let mut vectors = [IoSlice::new(&[]); MAX_VECTORS];
@@ -260,6 +351,24 @@ impl Inbound {
     }
 }
 
+/// Hands STUN or disco bytes up, with the way back.
+fn tell(shared: &Shared, hop: Hop, control: bool, bytes: &[u8], now: Now) {
+    let (vni, channel) = match hop.wrap {
+        Wrap::Plain => (0, 0),
+        Wrap::Geneve(vni) => (vni, 0),
+        Wrap::Channel(channel) => (0, channel),
+    };
+    shared.datagram_event(now, || Event::Datagram {
+        src: hop.addr.to_string(),
+        data: owned(bytes),
+        group: hop.socket.group,
+        index: hop.socket.index,
+        vni,
+        control,
+        channel,
+    });
+}
+
 fn handshake(shared: &Shared, datagram: &[u8], source: Source, now: Now) {
     if let Err(refused) = shared.tunnel.receive_handshake(datagram, source, now) {
         shared.drops.count(refused);
@@ -268,13 +377,14 @@ fn handshake(shared: &Shared, datagram: &[u8], source: Source, now: Now) {
 
 /// The inbound thread: UDP to WireGuard to the device, until the engine stops.
 pub(crate) fn run(shared: &Arc<Shared>) {
-    let join_udp = shared.tun.as_ref().is_some_and(crate::tun::Tun::uso);
-    let mut inbound = Inbound::new(join_udp);
+    let mut inbound = Inbound::new(shared.joins_udp());
     let mut receiver = Receiver::new();
     while !shared.stopping() {
         let sockets = shared.sockets.load_full();
         let [v4, v6] = sockets.descriptors();
-        let [woken, v4_ready, v6_ready] = wait_readable([Some(shared.wake_in.as_raw_fd()), v4, v6]);
+        let wake = Some(shared.wake_in.as_raw_fd());
+        let groups = shared.groups.descriptor();
+        let [woken, v4_ready, v6_ready, group_ready] = wait_readable([wake, v4, v6, groups]);
         if woken {
             shared.wake_in.clear();
             continue;
@@ -283,13 +393,29 @@ pub(crate) fn run(shared: &Arc<Shared>) {
             .into_iter()
             .flatten()
         {
-            for _ in 0..ROUNDS {
-                // Asynchronous errors (an unreachable peer) end the round like an empty socket.
-                let Ok((arena, messages)) = receiver.receive(fd) else {
-                    break;
-                };
-                inbound.batch(shared, arena, messages, shared.clock.now());
-            }
+            receive(shared, &mut inbound, &mut receiver, SocketRef::MAIN, fd);
         }
+        if group_ready {
+            shared.groups.each_ready(|socket, fd| {
+                receive(shared, &mut inbound, &mut receiver, socket, fd);
+            });
+        }
+    }
+}
+
+/// Takes what waits on one socket, up to a bound.
+fn receive(
+    shared: &Shared,
+    inbound: &mut Inbound,
+    receiver: &mut Receiver,
+    socket: SocketRef,
+    fd: RawFd,
+) {
+    for _ in 0..ROUNDS {
+        // Asynchronous errors (an unreachable peer) end the round like an empty socket.
+        let Ok((arena, messages)) = receiver.receive(fd) else {
+            break;
+        };
+        inbound.batch(shared, socket, arena, messages, shared.clock.now());
     }
 }

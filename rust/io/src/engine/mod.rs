@@ -16,6 +16,7 @@ mod clock;
 mod control;
 mod drops;
 mod events;
+mod forward;
 mod inbound;
 mod outbound;
 mod shared;
@@ -114,7 +115,7 @@ impl Engine {
         };
         engine.spawn("warren-control", control::run)?;
         engine.spawn("warren-in", inbound::run)?;
-        if engine.shared.tun.is_some() {
+        if engine.shared.tun.load().is_some() {
             engine.spawn("warren-out", outbound::run)?;
         }
         Ok(engine)
@@ -219,19 +220,25 @@ fn snapshot(shared: &Shared) -> Snapshot {
             handshake_ago_ms: ago(counters.handshake_ms),
             tx_ago_ms: ago(counters.tx_ms),
             rx_ago_ms: ago(counters.rx_ms),
-            direct: peer.path().direct(now.mono_ms).map(|addr| addr.to_string()),
+            direct: shared.direct(peer, now).map(|hop| hop.addr.to_string()),
         }
     });
+    let tun = shared.tun.load();
     let offloads = [
-        ("tun-tso", shared.tun.as_ref().is_some_and(Tun::tso)),
-        ("tun-uso", shared.tun.as_ref().is_some_and(Tun::uso)),
+        ("tun-tso", tun.as_ref().is_some_and(|tun| tun.tso())),
+        ("tun-uso", tun.as_ref().is_some_and(|tun| tun.uso())),
         ("udp-gso", sockets.gso()),
         ("udp-gro", sockets.gro()),
     ];
     let mut drops = shared.drops.named();
     let unstacked = shared.stack().map_or(0, |stack| stack.dropped());
-    if unstacked > 0 {
-        drops.insert("userspace-stack".to_owned(), unstacked);
+    for (name, count) in [
+        ("userspace-stack", unstacked),
+        ("wireguard-queue", shared.tunnel.dropped()),
+    ] {
+        if count > 0 {
+            drops.insert(name.to_owned(), count);
+        }
     }
     let regions = shared
         .relay()
@@ -240,7 +247,7 @@ fn snapshot(shared: &Shared) -> Snapshot {
     Snapshot {
         port4: sockets.port4(),
         port6: sockets.port6(),
-        tun_name: shared.tun.as_ref().map(|tun| tun.name().to_owned()),
+        tun_name: tun.as_ref().map(|tun| tun.name().to_owned()),
         offloads: offloads
             .iter()
             .filter(|(_, on)| *on)
@@ -252,6 +259,7 @@ fn snapshot(shared: &Shared) -> Snapshot {
             .into_iter()
             .map(|(region, up)| (region.into(), up))
             .collect(),
+        forwards: shared.forwards.stats(now.mono_ms),
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use warren_core::clock::Now;
+use warren_core::hop::{Content, Hop};
 use warren_core::offload::{Split, VNET_LEN, VnetHeader};
 use warren_core::packet;
 use warren_core::seam::Event;
@@ -104,14 +105,14 @@ impl Outbound {
             return shared.drops.count(Drop::BadOutbound);
         };
         shared.gate.note_out(packet);
-        let direct = peer.path().direct(now.mono_ms);
+        let direct = shared.direct(peer, now);
         shared.note_active(peer, direct.is_some(), now);
         let Some(session) = shared.tunnel.sender(peer, now) else {
             return self.stage(shared, peer, &mut split, now);
         };
         let count = split.count();
         let (packets, bytes) = match direct {
-            Some(to) => self.seal_direct(shared, &session, &mut split, to),
+            Some(hop) => self.seal_direct(shared, &session, &mut split, hop),
             None => self.seal_relayed(shared, &session, &mut split, peer, now),
         };
         shared.drops.add(
@@ -133,11 +134,13 @@ impl Outbound {
         shared: &Shared,
         session: &Session,
         split: &mut Split<'_>,
-        to: std::net::SocketAddr,
+        hop: Hop,
     ) -> (u32, u64) {
+        let head = hop.wrap.header_len();
         let room = session
             .sealed_len(split.segment_len())
-            .max(HEADER_BYTES + split.segment_len());
+            .max(HEADER_BYTES + split.segment_len())
+            + head;
         let (mut packets, mut bytes) = (0, 0);
         for _ in 0..split.count() {
             if self.queue.room(room).is_none() {
@@ -146,14 +149,15 @@ impl Outbound {
             let Some(out) = self.queue.room(room) else {
                 break;
             };
-            let Some(len) = split.write_next(&mut out[HEADER_BYTES..]) else {
+            let Some(len) = split.write_next(&mut out[head + HEADER_BYTES..]) else {
                 break;
             };
-            let Some(sealed) = session.seal_in_place(out, len) else {
+            let Some(sealed) = session.seal_in_place(&mut out[head..], len) else {
                 break;
             };
-            self.queue.commit(to, sealed);
-            self.queued += sealed;
+            hop.wrap.write(out, sealed, Content::WireGuard);
+            self.queue.commit(hop, head + sealed);
+            self.queued += head + sealed;
             packets += 1;
             bytes += sealed as u64;
         }
@@ -207,11 +211,27 @@ impl Outbound {
         shared.drops.count(Drop::RelayQueue);
     }
 
+    /// Passes a datagram on as it is; it waits for [`Self::flush`].
+    pub(crate) fn forward(&mut self, shared: &Shared, hop: Hop, datagram: &[u8]) {
+        if self.queue.room(datagram.len()).is_none() {
+            self.flush(shared);
+        }
+        // The arena holds any datagram.
+        if let Some(out) = self.queue.room(datagram.len()) {
+            out.copy_from_slice(datagram);
+            self.queue.commit(hop, datagram.len());
+            self.queued += datagram.len();
+        }
+        if self.queued >= FLUSH_BYTES {
+            self.flush(shared);
+        }
+    }
+
     /// Sends what was sealed.
     pub(crate) fn flush(&mut self, shared: &Shared) {
         self.queued = 0;
         if !self.queue.is_empty() {
-            let report = self.queue.flush(&shared.sockets.load());
+            let report = self.queue.flush(shared.ways(&shared.sockets.load()));
             shared.drops.add(Drop::UdpSend, report.dropped);
         }
     }
@@ -219,7 +239,9 @@ impl Outbound {
 
 /// The outbound thread: TUN to WireGuard to UDP or relay, until the engine stops.
 pub(crate) fn run(shared: &Arc<Shared>) {
-    let Some(tun) = &shared.tun else { return };
+    let Some(tun) = shared.tun.load_full() else {
+        return;
+    };
     let mut outbound = Outbound::patient();
     let mut buffer = vec![0u8; READ_ROOM].into_boxed_slice();
     while !shared.stopping() {

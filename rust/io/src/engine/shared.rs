@@ -2,15 +2,15 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use serde_bytes::ByteBuf;
 use warren_core::clock::Now;
 use warren_core::filter::Gate;
+use warren_core::hop::{Content, Hop, Wrap};
 use warren_core::probe::Prober;
 use warren_core::seam::{EngineConfig, Event};
 use warren_core::wg::{
@@ -21,12 +21,13 @@ use super::clock::{Clock, SystemEntropy};
 use super::control::Mailbox;
 use super::drops::{Drop, Drops};
 use super::events::{EventQueue, Overflow};
+use super::forward::{Forwards, Turns};
 use super::inbound::Inbound;
 use super::outbound::Outbound;
 use super::wake::Wake;
 use crate::ports::{EventSink, PacketSink, RelayPort, RelaySink, UserStack};
 use crate::tun::Tun;
-use crate::udp::UdpSockets;
+use crate::udp::{SocketGroups, UdpSockets, Ways};
 
 /// `Active` is told at most once in this time for each peer.
 const ACTIVE_EVERY_MS: u64 = 2000;
@@ -38,8 +39,12 @@ pub(crate) struct Shared {
     pub(crate) tunnel: Tunnel,
     pub(crate) gate: Gate,
     pub(crate) prober: Prober,
-    pub(crate) tun: Option<Tun>,
+    /// None in userspace mode, and once the engine is closed.
+    pub(crate) tun: ArcSwapOption<Tun>,
     pub(crate) sockets: ArcSwap<UdpSockets>,
+    pub(crate) groups: SocketGroups,
+    pub(crate) forwards: Forwards,
+    pub(crate) turns: Turns,
     pub(crate) events: EventQueue,
     pub(crate) drops: Drops,
     pub(crate) clock: Clock,
@@ -75,8 +80,11 @@ impl Shared {
             tunnel: Tunnel::new(tunnel, Arc::new(SystemEntropy::new())),
             gate: Gate::new(),
             prober: Prober::new(tun.is_none()),
-            tun,
+            tun: ArcSwapOption::from_pointee(tun),
             sockets: ArcSwap::from_pointee(sockets),
+            groups: SocketGroups::new()?,
+            forwards: Forwards::default(),
+            turns: Turns::default(),
             events: EventQueue::new(Wake::new()?),
             drops: Drops::default(),
             clock: Clock,
@@ -128,13 +136,35 @@ impl Shared {
         self.mailbox.wake();
     }
 
-    /// Closes what has threads of its own; the engine's own threads have ended.
+    /// Closes what has threads of its own, sockets and device; the engine's threads have ended.
     pub(crate) fn close(&self) {
         if let Some(relay) = self.relay() {
             relay.close();
         }
         if let Some(stack) = self.stack() {
             stack.close();
+        }
+        self.groups.close_all();
+        self.sockets.store(Arc::new(UdpSockets::none()));
+        self.tun.store(None);
+    }
+
+    /// Whether the device takes UDP super-packets.
+    pub(crate) fn joins_udp(&self) -> bool {
+        self.tun.load().as_ref().is_some_and(|tun| tun.uso())
+    }
+
+    /// The peer's direct path, while its lease is valid and its socket is open.
+    pub(crate) fn direct(&self, peer: &Peer, now: Now) -> Option<Hop> {
+        let hop = peer.path().direct(now.mono_ms)?;
+        self.groups.has(hop.socket).then_some(hop)
+    }
+
+    /// Every socket, the main ones as they are in `sockets`.
+    pub(crate) fn ways<'a>(&'a self, sockets: &'a UdpSockets) -> Ways<'a> {
+        Ways {
+            main: sockets,
+            groups: &self.groups,
         }
     }
 
@@ -196,19 +226,28 @@ impl Shared {
 
     fn transmit(&self, transmit: &Transmit, now: Now) {
         match &transmit.to {
-            Target::Peer(peer) => match peer.path().direct(now.mono_ms) {
-                Some(addr) => self.send_udp(addr, &transmit.datagram),
+            Target::Peer(peer) => match self.direct(peer, now) {
+                Some(hop) => self.send_udp(hop, Content::WireGuard, &transmit.datagram),
                 None => self.send_relay(peer.path().home_region(), peer.key(), &transmit.datagram),
             },
-            Target::Source(Source::Udp(addr)) => self.send_udp(*addr, &transmit.datagram),
+            Target::Source(Source::Udp(hop)) => {
+                self.send_udp(*hop, Content::WireGuard, &transmit.datagram);
+            }
             Target::Source(Source::Relay { region, peer }) => {
                 self.send_relay(*region, peer, &transmit.datagram);
             }
         }
     }
 
-    pub(crate) fn send_udp(&self, to: SocketAddr, datagram: &[u8]) {
-        if self.sockets.load().send_to(datagram, to).is_err() {
+    /// Sends one datagram, wrapped as `hop` says.
+    pub(crate) fn send_udp(&self, hop: Hop, content: Content, payload: &[u8]) {
+        let sockets = self.sockets.load();
+        let ways = self.ways(&sockets);
+        let sent = match hop.wrap {
+            Wrap::Plain => ways.send_to(payload, hop),
+            wrap => ways.send_to(&wrap.around(payload, content), hop),
+        };
+        if sent.is_err() {
             self.drops.count(Drop::UdpSend);
         }
     }

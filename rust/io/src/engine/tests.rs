@@ -151,13 +151,53 @@ impl End {
     }
 
     fn lease(&self, other: &Self, lease_ms: u64) {
-        let port = snapshot(&other.engine.shared).port4;
-        let addr = Some(format!("127.0.0.1:{port}"));
+        self.path(other, &other.addr(), lease_ms, (0, 0), 0, 0);
+    }
+
+    fn path(
+        &self,
+        other: &Self,
+        addr: &str,
+        lease_ms: u64,
+        (group, index): (u32, u16),
+        vni: u32,
+        channel: u16,
+    ) {
         self.apply(vec![Command::SetPath {
             peer: other.public.into(),
-            addr,
+            addr: Some(addr.to_owned()),
             lease_ms,
+            group,
+            index,
+            vni,
+            channel,
         }]);
+    }
+
+    fn addr(&self) -> String {
+        format!("127.0.0.1:{}", snapshot(&self.engine.shared).port4)
+    }
+
+    fn inbox(&self) -> usize {
+        self.stack.0.lock().len()
+    }
+
+    fn drops(&self, name: &str) -> u64 {
+        let drops = snapshot(&self.engine.shared).drops;
+        drops.get(name).copied().unwrap_or(0)
+    }
+
+    /// Waits for a datagram event that begins like a disco packet; gives its fields.
+    fn datagram(&self, wanted: impl Fn(&Event) -> bool) -> Event {
+        let mut found = None;
+        until("a datagram is handed up", || {
+            let mut events = self.events.lock();
+            events.extend(self.engine.shared.events.drain());
+            let at = events.iter().position(&wanted);
+            found = at.map(|at| events.remove(at));
+            found.is_some()
+        });
+        found.unwrap()
     }
 
     fn send(&self, packet: &[u8]) {
@@ -317,6 +357,231 @@ fn garbage_and_floods_are_counted_and_bounded() {
     assert!((1..=1100).contains(&events.len()), "{}", events.len());
 }
 
+fn disco(mark: u8) -> Vec<u8> {
+    let mut packet = warren_core::demux::DISCO_MAGIC.to_vec();
+    packet.resize(80, mark);
+    packet
+}
+
+fn send(to: &str, data: Vec<u8>) -> Command {
+    Command::SendDatagram {
+        to: to.into(),
+        data: data.into(),
+        group: 0,
+        index: 0,
+        vni: 0,
+        control: false,
+        channel: 0,
+    }
+}
+
+#[test]
+fn one_socket_of_a_group_is_kept_and_carries_the_tunnel() {
+    let (a, b) = pair(0);
+    let there = b.addr();
+    a.apply(vec![Command::OpenSockets {
+        group: 3,
+        count: 256,
+    }]);
+    let probes = (0..256).map(|index| Command::SendDatagram {
+        to: there.clone(),
+        data: disco(index as u8).into(),
+        group: 3,
+        index,
+        vni: 0,
+        control: false,
+        channel: 0,
+    });
+    a.apply(probes.collect());
+    let probe = b.datagram(|e| matches!(e, Event::Datagram { data, .. } if data[79] == 200));
+    let Event::Datagram { src, group: 0, .. } = probe else {
+        panic!("{probe:?}")
+    };
+    b.apply(vec![send(&src, disco(7))]);
+    let reply = a.datagram(|e| matches!(e, Event::Datagram { data, .. } if data[79] == 7));
+    assert_eq!(
+        reply,
+        Event::Datagram {
+            src: there.clone(),
+            data: disco(7).into(),
+            group: 3,
+            index: 200,
+            vni: 0,
+            control: false,
+            channel: 0
+        }
+    );
+    a.apply(vec![Command::KeepSocket {
+        group: 3,
+        index: 200,
+    }]);
+    a.path(&b, &there, 60_000, (3, 200), 0, 0);
+    b.path(&a, &src, 60_000, (0, 0), 0, 0);
+    until("leases", || {
+        [&a, &b]
+            .iter()
+            .all(|end| snapshot(&end.engine.shared).peers[0].direct.is_some())
+    });
+    a.send(&packet(&a, &b, b"out"));
+    until("through the kept socket", || b.inbox() == 1);
+    for _ in 0..50 {
+        b.send(&packet(&b, &a, b"back"));
+    }
+    until("back through it", || a.inbox() == 50);
+    a.apply(vec![Command::CloseSockets { group: 3 }]);
+    until("no path without its socket", || {
+        snapshot(&a.engine.shared).peers[0].direct.is_none()
+    });
+    assert_eq!(a.engine.shared.groups.descriptor(), None);
+}
+
+#[test]
+fn groups_are_bounded_and_what_fails_is_told() {
+    let end = End::new(1);
+    let told = |part: &str| {
+        until(part, || {
+            end.told(
+                |e| matches!(e, Event::Fault { message, fatal: false } if message.contains(part)),
+            )
+        });
+    };
+    let open = |group| Command::OpenSockets { group, count: 512 };
+    end.apply(vec![open(1), open(1)]);
+    told("group 1 is open already");
+    end.apply(vec![Command::KeepSocket { group: 1, index: 9 }]);
+    end.apply(vec![Command::KeepSocket { group: 1, index: 8 }]);
+    told("socket 8 of group 1 is not open");
+    end.apply(vec![open(2), Command::CloseSockets { group: 1 }]);
+    end.apply(vec![open(3), open(4), open(5)]);
+    told("more than 1024 in all");
+}
+
+#[test]
+fn a_peer_relay_carries_between_two_addresses_only() {
+    let (a, b) = pair(0);
+    let relay = End::new(9);
+    let forward = |a, b| Command::SetForward { vni: 77, a, b };
+    relay.apply(vec![forward(Some(a.addr()), Some(b.addr()))]);
+    for (one, other) in [(&a, &b), (&b, &a)] {
+        one.path(other, &relay.addr(), 60_000, (0, 0), 77, 0);
+        until("lease", || {
+            snapshot(&one.engine.shared).peers[0].direct.is_some()
+        });
+    }
+    let sizes = [0usize, 1, 700, 1252];
+    for size in sizes {
+        a.send(&packet(&a, &b, &vec![size as u8; size]));
+        b.send(&packet(&b, &a, &vec![size as u8; size]));
+    }
+    until("both ways", || (a.inbox(), b.inbox()) == (4, 4));
+    let stats = &snapshot(&relay.engine.shared).forwards[0];
+    assert!(stats.packets >= 10 && stats.a_ago_ms.is_some() && stats.b_ago_ms.is_some());
+    // Disco in the same session goes by unopened too; the relay's own comes up.
+    let wrapped = |to: &End, control, vni, mark| Command::SendDatagram {
+        to: to.addr(),
+        data: disco(mark).into(),
+        group: 0,
+        index: 0,
+        vni,
+        control,
+        channel: 0,
+    };
+    a.apply(vec![wrapped(&relay, false, 77, 1)]);
+    let came = b.datagram(|e| matches!(e, Event::Datagram { data, .. } if data[79] == 1));
+    assert!(
+        matches!(&came, Event::Datagram { src, vni: 77, control: false, .. } if *src == relay.addr()),
+        "{came:?}"
+    );
+    a.apply(vec![
+        wrapped(&relay, true, 77, 2),
+        wrapped(&relay, false, 78, 3),
+    ]);
+    for (mark, number, bit) in [(2, 77, true), (3, 78, false)] {
+        let up = |e: &Event| matches!(e, Event::Datagram { data, vni, control, .. } if data[..] == disco(mark) && (*vni, *control) == (number, bit));
+        relay.datagram(up);
+    }
+    let stranger = End::new(4);
+    stranger.apply(vec![wrapped(&relay, false, 77, 4)]);
+    until("a stranger's is dropped", || {
+        relay.drops("forward-stranger") == 1
+    });
+    relay.apply(vec![forward(None, None)]);
+    until("the session ends", || {
+        snapshot(&relay.engine.shared).forwards.is_empty()
+    });
+    a.send(&packet(&a, &b, b"too late"));
+    until("unknown now", || relay.drops("wireguard-no-session") == 1);
+}
+
+/// A TURN server as far as data goes: one channel for one client, one relayed address.
+fn turn(client: SocketAddr, peer: SocketAddr, channel: u16) -> (SocketAddr, SocketAddr) {
+    let [server, relayed] = [0; 2].map(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+    let addresses = (server.local_addr().unwrap(), relayed.local_addr().unwrap());
+    let [server2, relayed2] = [&server, &relayed].map(|s| s.try_clone().unwrap());
+    for socket in [&server, &relayed] {
+        socket
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+    }
+    std::thread::spawn(move || {
+        let mut buffer = [0; 2048];
+        while let Ok(len) = server.recv(&mut buffer) {
+            let said = usize::from(u16::from_be_bytes([buffer[2], buffer[3]]));
+            assert_eq!(buffer[..2], channel.to_be_bytes());
+            assert_eq!(said + 4, len);
+            relayed2.send_to(&buffer[4..len], peer).unwrap();
+        }
+    });
+    std::thread::spawn(move || {
+        let mut buffer = [0; 2048];
+        while let Ok(len) = relayed.recv(&mut buffer) {
+            let mut data = channel.to_be_bytes().to_vec();
+            data.extend((len as u16).to_be_bytes());
+            data.extend(&buffer[..len]);
+            data.resize(data.len().next_multiple_of(4), 0);
+            server2.send_to(&data, client).unwrap();
+        }
+    });
+    addresses
+}
+
+#[test]
+fn a_turn_server_of_ours_carries_and_no_other() {
+    let (a, b) = pair(0);
+    let [client, peer] = [a.addr(), b.addr()].map(|addr| addr.parse().unwrap());
+    let (server, relayed) = turn(client, peer, 0x4001);
+    b.path(&a, &relayed.to_string(), 60_000, (0, 0), 0, 0);
+    b.apply(vec![send(&relayed.to_string(), disco(5))]);
+    until("not ours yet", || a.drops("turn-stranger") == 1);
+    a.apply(vec![Command::SetTurn {
+        server: server.to_string(),
+        on: true,
+    }]);
+    a.path(&b, &server.to_string(), 60_000, (0, 0), 0, 0x4001);
+    until("leases", || {
+        [&a, &b]
+            .iter()
+            .all(|end| snapshot(&end.engine.shared).peers[0].direct.is_some())
+    });
+    for size in [0usize, 1, 3, 700, 1252] {
+        a.send(&packet(&a, &b, &vec![1; size]));
+        b.send(&packet(&b, &a, &vec![1; size]));
+    }
+    until("both ways", || (a.inbox(), b.inbox()) == (5, 5));
+    b.apply(vec![send(&relayed.to_string(), disco(6))]);
+    let came = a.datagram(|e| matches!(e, Event::Datagram { data, .. } if data[79] == 6));
+    assert!(
+        matches!(&came, Event::Datagram { src, channel: 0x4001, data, .. }
+            if *src == server.to_string() && data[..] == disco(6)),
+        "{came:?}"
+    );
+    // A message of TURN's (an allocation's success) from anyone else is nothing.
+    let mut allocated = vec![1, 3, 0, 0, 0x21, 0x12, 0xa4, 0x42];
+    allocated.resize(20, 1);
+    b.apply(vec![send(&a.addr(), allocated)]);
+    until("a stranger's", || a.drops("turn-stranger") == 2);
+}
+
 #[test]
 fn closing_ends_every_thread_and_frees_the_port() {
     let end = End::new(1);
@@ -325,6 +590,10 @@ fn closing_ends_every_thread_and_frees_the_port() {
     end.engine.close();
     let weak = Arc::downgrade(&end.engine.shared);
     assert!(end.engine.apply(&[0x82]).is_err());
+    assert!(
+        UdpSockets::bind(port).is_ok(),
+        "free as soon as it is closed"
+    );
     drop(end);
     assert!(weak.upgrade().is_none());
     assert!(UdpSockets::bind(port).is_ok());

@@ -1,18 +1,24 @@
-//! The node's UDP sockets: one for IPv4 and one for IPv6, on one port, with GSO and GRO.
+//! The node's UDP sockets: one for IPv4 and one for IPv6, on one port, with GSO and GRO; and
+//! beside them groups of sockets for punching.
 //!
 //! What the kernel can do is detected when the sockets are opened; what a path or a device
 //! refuses later is noticed at the first refusal and done one datagram at a time from then on.
 
+mod groups;
 mod receive;
 mod send;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Deref;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::{Domain, Protocol, Socket, Type};
+use warren_core::hop::Hop;
 
+pub use groups::{MAX_GROUP, SocketGroups};
 pub use receive::{Message, Receiver};
 pub use send::{MAX_DATAGRAM, SendQueue, SendReport};
 
@@ -73,6 +79,9 @@ impl UdpSockets {
         let wanted = if port == 0 { port4 } else { port };
         let v6 = open((Ipv6Addr::UNSPECIFIED, wanted).into())?;
         let port6 = v6.as_ref().map(port_of).transpose()?.unwrap_or(0);
+        for socket in [&v4, &v6].into_iter().flatten() {
+            widen(socket);
+        }
         let any = v4
             .as_ref()
             .or(v6.as_ref())
@@ -129,16 +138,6 @@ impl UdpSockets {
         ]
     }
 
-    /// Sends one datagram.
-    ///
-    /// # Errors
-    /// The kernel's; `AddrNotAvailable` when the family is missing.
-    pub fn send_to(&self, data: &[u8], to: SocketAddr) -> io::Result<()> {
-        let socket = self.socket_for(to).ok_or(io::ErrorKind::AddrNotAvailable)?;
-        socket.send_to_with_flags(data, &to.into(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)?;
-        Ok(())
-    }
-
     fn socket_for(&self, to: SocketAddr) -> Option<&Socket> {
         if to.is_ipv4() {
             self.v4.as_ref()
@@ -149,6 +148,54 @@ impl UdpSockets {
 
     fn refuse_gso(&self) {
         self.gso.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Every socket that a datagram may leave by.
+#[derive(Clone, Copy)]
+pub struct Ways<'a> {
+    /// The main pair.
+    pub main: &'a UdpSockets,
+    /// The groups beside it.
+    pub groups: &'a SocketGroups,
+}
+
+/// A socket for as long as it is being used.
+enum Held<'a> {
+    Main(&'a Socket),
+    Grouped(Arc<Socket>),
+}
+
+impl Deref for Held<'_> {
+    type Target = Socket;
+
+    fn deref(&self) -> &Socket {
+        match self {
+            Self::Main(socket) => socket,
+            Self::Grouped(socket) => socket,
+        }
+    }
+}
+
+impl<'a> Ways<'a> {
+    /// Sends one datagram as it is: what `hop` wraps it in is there already.
+    ///
+    /// # Errors
+    /// The kernel's; `AddrNotAvailable` when the family is missing or the group is closed.
+    pub fn send_to(&self, data: &[u8], hop: Hop) -> io::Result<()> {
+        let socket = self.socket(hop).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        socket.send_to_with_flags(data, &hop.addr.into(), flags)?;
+        Ok(())
+    }
+
+    fn socket(&self, hop: Hop) -> Option<Held<'a>> {
+        if hop.socket.is_main() {
+            self.main.socket_for(hop.addr).map(Held::Main)
+        } else {
+            let socket = self.groups.get(hop.socket)?;
+            hop.addr.is_ipv4().then_some(Held::Grouped(socket))
+        }
     }
 }
 
@@ -165,14 +212,6 @@ fn open(address: SocketAddr) -> io::Result<Option<Socket>> {
     };
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
-    }
-    for (force, plain) in [
-        (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
-        (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
-    ] {
-        if !set_option(&socket, libc::SOL_SOCKET, force, BUFFER_BYTES) {
-            set_option(&socket, libc::SOL_SOCKET, plain, BUFFER_BYTES);
-        }
     }
     // A tunnel must not lose what a narrow hop could still carry in fragments.
     if address.is_ipv4() {
@@ -194,6 +233,18 @@ fn open(address: SocketAddr) -> io::Result<Option<Socket>> {
         Ok(()) => Ok(Some(socket)),
         Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// Gives a socket the buffers that a tunnel's worth of traffic needs.
+fn widen(socket: &Socket) {
+    for (force, plain) in [
+        (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
+        (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
+    ] {
+        if !set_option(socket, libc::SOL_SOCKET, force, BUFFER_BYTES) {
+            set_option(socket, libc::SOL_SOCKET, plain, BUFFER_BYTES);
+        }
     }
 }
 

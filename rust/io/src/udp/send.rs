@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 
 use socket2::SockAddr;
+use warren_core::hop::Hop;
 
-use super::{SOL_UDP, UDP_SEGMENT, UdpSockets};
+use super::{SOL_UDP, UDP_SEGMENT, Ways};
 
 /// The largest datagram that may be queued, in bytes.
 pub const MAX_DATAGRAM: usize = 65_507;
@@ -31,10 +32,10 @@ pub struct SendReport {
     pub dropped: u64,
 }
 
-/// Datagrams of one size for one address, back to back in the arena.
+/// Datagrams of one size for one hop, back to back in the arena.
 #[derive(Debug, Clone, Copy)]
 struct Run {
-    to: SocketAddr,
+    to: Hop,
     start: usize,
     len: usize,
     segment: usize,
@@ -83,8 +84,8 @@ impl SendQueue {
         self.arena[self.used..].get_mut(..len)
     }
 
-    /// Queues the `len` bytes that were written to the front of [`Self::room`].
-    pub fn commit(&mut self, to: SocketAddr, len: usize) {
+    /// Queues the `len` bytes that were written to the front of [`Self::room`], wrapped already.
+    pub fn commit(&mut self, to: Hop, len: usize) {
         let start = self.used;
         self.used += len;
         if let Some(run) = self.runs.last_mut()
@@ -110,7 +111,7 @@ impl SendQueue {
     }
 
     /// Sends everything and empties the queue.
-    pub fn flush(&mut self, sockets: &UdpSockets) -> SendReport {
+    pub fn flush(&mut self, ways: Ways<'_>) -> SendReport {
         let mut report = SendReport::default();
         self.flushes = self.flushes.wrapping_add(1);
         if self.flushes.is_multiple_of(NARROW_FLUSHES) {
@@ -122,9 +123,9 @@ impl SendQueue {
             let same = runs
                 .iter()
                 .take(BATCH)
-                .take_while(|r| r.to.is_ipv4() == first.to.is_ipv4());
+                .take_while(|r| same_socket(r.to, first.to));
             let (batch, rest) = runs.split_at(same.count());
-            self.send_runs(sockets, batch, &mut report);
+            self.send_runs(ways, batch, &mut report);
             runs = rest;
         }
         self.runs = queued;
@@ -133,19 +134,19 @@ impl SendQueue {
         report
     }
 
-    /// Sends runs of one family.
-    fn send_runs(&mut self, sockets: &UdpSockets, mut runs: &[Run], report: &mut SendReport) {
+    /// Sends runs that leave by one socket.
+    fn send_runs(&mut self, ways: Ways<'_>, mut runs: &[Run], report: &mut SendReport) {
         while let Some(run) = runs.first() {
             let ready = runs
                 .iter()
-                .take_while(|run| self.may_go_whole(sockets, run))
+                .take_while(|run| self.may_go_whole(ways, run))
                 .count();
             if ready == 0 {
-                self.send_singly(sockets, run, report);
+                self.send_singly(ways, run, report);
                 runs = &runs[1..];
                 continue;
             }
-            match self.send_many(sockets, &runs[..ready]) {
+            match self.send_many(ways, &runs[..ready]) {
                 Ok(taken) => {
                     report.sent += runs[..taken]
                         .iter()
@@ -154,15 +155,15 @@ impl SendQueue {
                     runs = &runs[taken..];
                 }
                 Err(error) => {
-                    self.refused(sockets, run, &error, report);
+                    self.refused(ways, run, &error, report);
                     runs = &runs[1..];
                 }
             }
         }
     }
 
-    fn may_go_whole(&self, sockets: &UdpSockets, run: &Run) -> bool {
-        run.count == 1 || (sockets.gso() && !self.narrow.contains(&run.to))
+    fn may_go_whole(&self, ways: Ways<'_>, run: &Run) -> bool {
+        run.count == 1 || (ways.main.gso() && !self.narrow.contains(&run.to.addr))
     }
 
     /// The kernel refused `run`: tries it without segmentation if that may be why.
@@ -170,36 +171,30 @@ impl SendQueue {
     /// EIO: a device on the way out cannot do it, so it is not tried again on these sockets.
     /// EINVAL, EMSGSIZE: the segments are larger than this path's MTU; one by one the kernel cuts
     /// them into fragments.
-    fn refused(
-        &mut self,
-        sockets: &UdpSockets,
-        run: &Run,
-        error: &io::Error,
-        report: &mut SendReport,
-    ) {
+    fn refused(&mut self, ways: Ways<'_>, run: &Run, error: &io::Error, report: &mut SendReport) {
         match error.raw_os_error() {
-            Some(libc::EIO | libc::EOPNOTSUPP) if run.count > 1 => sockets.refuse_gso(),
+            Some(libc::EIO | libc::EOPNOTSUPP) if run.count > 1 => ways.main.refuse_gso(),
             Some(libc::EINVAL | libc::EMSGSIZE) if run.count > 1 => {
                 if self.narrow.len() >= MAX_NARROW {
                     self.narrow.clear();
                 }
-                self.narrow.push(run.to);
+                self.narrow.push(run.to.addr);
             }
             _ => {
                 report.dropped += run.count as u64;
                 return;
             }
         }
-        self.send_singly(sockets, run, report);
+        self.send_singly(ways, run, report);
     }
 
-    fn send_singly(&self, sockets: &UdpSockets, run: &Run, report: &mut SendReport) {
+    fn send_singly(&self, ways: Ways<'_>, run: &Run, report: &mut SendReport) {
         for datagram in self.arena[run.start..run.start + run.len].chunks(run.segment) {
-            let mut result = sockets.send_to(datagram, run.to);
+            let mut result = ways.send_to(datagram, run.to);
             if matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
-                && wait_writable(sockets, run.to)
+                && wait_writable(ways, run.to)
             {
-                result = sockets.send_to(datagram, run.to);
+                result = ways.send_to(datagram, run.to);
             }
             match result {
                 Ok(()) => report.sent += 1,
@@ -209,12 +204,10 @@ impl SendQueue {
     }
 
     /// One `sendmmsg`; waits a little once when the socket's buffer is full.
-    fn send_many(&self, sockets: &UdpSockets, runs: &[Run]) -> io::Result<usize> {
+    fn send_many(&self, ways: Ways<'_>, runs: &[Run]) -> io::Result<usize> {
         let to = runs[0].to;
-        let socket = sockets
-            .socket_for(to)
-            .ok_or(io::ErrorKind::AddrNotAvailable)?
-            .as_raw_fd();
+        let held = ways.socket(to).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let socket = held.as_raw_fd();
         // SAFETY: mmsghdr and iovec are plain old data; all zeros is valid.
         let mut headers: [libc::mmsghdr; BATCH] = unsafe { std::mem::zeroed() };
         // SAFETY: as above.
@@ -224,7 +217,7 @@ impl SendQueue {
         for (index, run) in runs.iter().enumerate() {
             vectors[index].iov_base = self.arena[run.start..].as_ptr().cast_mut().cast();
             vectors[index].iov_len = run.len;
-            let name = names[index].insert(SockAddr::from(run.to));
+            let name = names[index].insert(SockAddr::from(run.to.addr));
             let header = &mut headers[index].msg_hdr;
             header.msg_name = name.as_ptr().cast_mut().cast();
             header.msg_namelen = name.len();
@@ -254,7 +247,7 @@ impl SendQueue {
                 io::ErrorKind::Interrupted => {}
                 io::ErrorKind::WouldBlock if patient => {
                     patient = false;
-                    wait_writable(sockets, to);
+                    wait_writable(ways, to);
                 }
                 _ => return Err(error),
             }
@@ -262,8 +255,13 @@ impl SendQueue {
     }
 }
 
-fn wait_writable(sockets: &UdpSockets, to: SocketAddr) -> bool {
-    let Some(socket) = sockets.socket_for(to) else {
+/// Whether one call to the kernel may send to both.
+fn same_socket(one: Hop, other: Hop) -> bool {
+    one.socket == other.socket && one.addr.is_ipv4() == other.addr.is_ipv4()
+}
+
+fn wait_writable(ways: Ways<'_>, to: Hop) -> bool {
+    let Some(socket) = ways.socket(to) else {
         return false;
     };
     let mut wait = libc::pollfd {

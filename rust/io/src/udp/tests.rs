@@ -5,6 +5,18 @@ use std::time::{Duration, Instant};
 
 use super::*;
 
+fn at(ip: impl Into<std::net::IpAddr>, port: u16) -> Hop {
+    SocketAddr::new(ip.into(), port).into()
+}
+
+fn flush(queue: &mut SendQueue, main: &UdpSockets) -> SendReport {
+    let groups = SocketGroups::new().expect("epoll");
+    queue.flush(Ways {
+        main,
+        groups: &groups,
+    })
+}
+
 fn receive_all(sockets: &UdpSockets, want: usize) -> Vec<Vec<u8>> {
     let mut receiver = Receiver::new();
     let mut out = Vec::new();
@@ -28,7 +40,7 @@ fn receive_all(sockets: &UdpSockets, want: usize) -> Vec<Vec<u8>> {
     out
 }
 
-fn queue(queue: &mut SendQueue, to: SocketAddr, sizes: &[usize]) -> Vec<Vec<u8>> {
+fn queue(queue: &mut SendQueue, to: Hop, sizes: &[usize]) -> Vec<Vec<u8>> {
     let mut sent = Vec::new();
     for (index, size) in sizes.iter().enumerate() {
         let data = vec![index as u8; *size];
@@ -45,7 +57,7 @@ fn what_was_queued_arrives_with_and_without_segmentation() {
         UdpSockets::bind(0).expect("bind"),
         UdpSockets::bind(0).expect("bind"),
     );
-    let to: SocketAddr = (Ipv4Addr::LOCALHOST, there.port4()).into();
+    let to = at(Ipv4Addr::LOCALHOST, there.port4());
     let sizes: Vec<usize> = (0..100)
         .map(|_| 1312)
         .chain([700, 1312, 1312, 1, 1, 2, 9000, 32, 32, 32, 5])
@@ -56,7 +68,7 @@ fn what_was_queued_arrives_with_and_without_segmentation() {
         }
         let mut out = SendQueue::new();
         let sent = queue(&mut out, to, &sizes);
-        let report = out.flush(&here);
+        let report = flush(&mut out, &here);
         assert_eq!(
             report,
             SendReport {
@@ -78,14 +90,14 @@ fn both_families_in_one_flush() {
     let mut out = SendQueue::new();
     let mut sent = queue(
         &mut out,
-        (Ipv4Addr::LOCALHOST, there.port4()).into(),
+        at(Ipv4Addr::LOCALHOST, there.port4()),
         &[10, 20, 20],
     );
     if there.port6() != 0 {
-        let to: SocketAddr = (Ipv6Addr::LOCALHOST, there.port6()).into();
+        let to = at(Ipv6Addr::LOCALHOST, there.port6());
         sent.extend(queue(&mut out, to, &[30, 30, 40]));
     }
-    assert_eq!(out.flush(&here).sent, sent.len() as u64);
+    assert_eq!(flush(&mut out, &here).sent, sent.len() as u64);
     let count = |packets: &[Vec<u8>]| {
         let mut sizes = BTreeMap::new();
         for packet in packets {
@@ -104,14 +116,10 @@ fn a_datagram_that_cannot_go_is_counted_and_the_rest_goes() {
     );
     let mut out = SendQueue::new();
     // Port 0 is no destination.
-    queue(&mut out, (Ipv4Addr::LOCALHOST, 0).into(), &[10]);
-    let sent = queue(
-        &mut out,
-        (Ipv4Addr::LOCALHOST, there.port4()).into(),
-        &[11, 11],
-    );
+    queue(&mut out, at(Ipv4Addr::LOCALHOST, 0), &[10]);
+    let sent = queue(&mut out, at(Ipv4Addr::LOCALHOST, there.port4()), &[11, 11]);
     assert_eq!(
-        out.flush(&here),
+        flush(&mut out, &here),
         SendReport {
             sent: 2,
             dropped: 1
