@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import shutil
+import ssl
+import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 
+import aioice
 import pytest
-from turn_flows import Flow, Peer, coturn
+from aioice.turn import create_turn_endpoint
+from turn_flows import Flow, OurServer, Peer, connect, coturn
 
 from warren.edge.tls import make_self_signed
-from warren.nat.turn.credentials import Credentials, timed_credentials
+from warren.lab.program import wait_until
+from warren.nat.turn.credentials import (
+    Credentials,
+    StaticAccounts,
+    TimedAccounts,
+    timed_credentials,
+)
 from warren.nat.turn.events import (
     Allocated,
     Cause,
@@ -39,8 +53,6 @@ STATIC = ["--lt-cred-mech", "--user", "alice:wonderland"]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    from datetime import UTC, datetime
-
     scratch = tmp_path_factory.mktemp("coturn")
     chain, key = make_self_signed("127.0.0.1", datetime.now(UTC))
     (scratch / "chain.pem").write_bytes(chain)
@@ -185,3 +197,155 @@ def test_no_answer_is_noticed() -> None:
         flow.client.handle_timeout(due)
         flow.flush()
     assert flow.events == [Failed(Cause.NO_ANSWER)]
+
+
+# From here on: our server.
+
+ACCOUNTS = StaticAccounts({"alice": "wonderland"})
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OurServer]:
+    with OurServer(tmp_path_factory.mktemp("ours"), ACCOUNTS, max_per_user=500) as server:
+        yield server
+
+
+def uclient(*arguments: str, host: str = "127.0.0.1") -> subprocess.Popen[str]:
+    """Start coturn's client; it sends 20 datagrams on each of its ways and waits for them."""
+    command = ["turnutils_uclient", "-n", "20", "-z", "5", *arguments, host]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_coturns_client_loses_nothing(ours: OurServer, tmp_path: Path) -> None:
+    user = ("-u", "alice", "-w", "wonderland")
+    port, tls = str(ours.port), str(ours.tls_port)
+    before = ours.counters.to_peers
+    with OurServer(tmp_path, ACCOUNTS, host="::1", max_per_user=500) as six:
+        runs = [
+            uclient(*user, "-p", port, "-y"),  # channels, with pairs of ports
+            uclient(*user, "-p", port, "-y", "-s"),  # Send indications
+            uclient(*user, "-p", port, "-y", "-c", "-D"),  # padded channels
+            uclient(*user, "-p", port, "-y", "-t"),
+            uclient(*user, "-p", tls, "-y", "-t", "-S"),
+            uclient(*user, "-p", port, "-y", "-Z"),  # both families in one allocation
+            uclient(*user, "-p", port, "-y", "-N"),  # wrong requests among the right ones
+            uclient(*user, "-p", port, "-y", "-m", "5"),
+            uclient(*user, "-p", str(six.port), "-y", "-x", host="::1"),
+        ]
+        for run in runs:
+            text, _ = run.communicate(timeout=60)
+            assert run.returncode == 0, text
+            lost = re.findall(r"Total lost packets (\d+)", text)
+            assert lost and lost[-1] == "0", text
+            sent, received = re.findall(r"tot_send_msgs=(\d+), tot_recv_msgs=(\d+)", text)[-1]
+            assert sent == received != "0", text
+    assert ours.counters.to_peers > before + 200
+    assert ours.counters.dropped_rate == ours.counters.dropped_full == 0
+
+
+def test_coturns_client_with_time_limited_credentials(tmp_path: Path) -> None:
+    accounts = TimedAccounts([b"new", b"before"], lambda: datetime.now(UTC))
+    with OurServer(tmp_path, accounts) as server:
+        runs = {
+            secret: uclient("-u", "node7", "-W", secret, "-p", str(server.port), "-y", "-c")
+            for secret in ("new", "before", "foreign")
+        }
+        texts = {secret: run.communicate(timeout=60)[0] for secret, run in runs.items()}
+        codes = {secret: run.returncode == 0 for secret, run in runs.items()}
+        assert codes == {"new": True, "before": True, "foreign": False}, texts
+
+
+class _Echo(asyncio.DatagramProtocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: object) -> None:
+        self.transport.sendto(data[::-1], addr)  # type: ignore[attr-defined]
+
+
+class _Collect(asyncio.DatagramProtocol):
+    def __init__(self) -> None:
+        self.found: asyncio.Queue[bytes] = asyncio.Queue()
+
+    def datagram_received(self, data: bytes, addr: object) -> None:
+        self.found.put_nowait(data)
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp", "tls"])
+async def test_aioice_relays_through_our_server(ours: OurServer, transport: str) -> None:
+    loop = asyncio.get_running_loop()
+    echo, _ = await loop.create_datagram_endpoint(_Echo, local_addr=("127.0.0.1", 0))
+    peer = echo.get_extra_info("sockname")
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    turn, collect = await create_turn_endpoint(
+        _Collect,
+        ("127.0.0.1", ours.tls_port if transport == "tls" else ours.port),
+        "alice",
+        "wonderland",
+        ssl=context if transport == "tls" else None,
+        transport="udp" if transport == "udp" else "tcp",
+    )
+    for size in (1, 2, 3, 148, 1400):
+        text = bytes(number % 251 for number in range(size))
+        turn.sendto(text, peer)
+        assert await asyncio.wait_for(collect.found.get(), 5) == text[::-1]
+    turn.close()
+    echo.close()
+
+
+async def test_ice_between_two_that_only_have_our_server(ours: OurServer) -> None:
+    sides = [
+        aioice.Connection(
+            ice_controlling=leads,
+            turn_server=("127.0.0.1", ours.port),
+            turn_username="alice",
+            turn_password="wonderland",
+            transport_policy=aioice.TransportPolicy.RELAY,
+        )
+        for leads in (True, False)
+    ]
+    for side in sides:
+        await side.gather_candidates()
+        assert {candidate.type for candidate in side.local_candidates} == {"relay"}
+    for one, other in (sides, reversed(sides)):
+        for candidate in one.local_candidates:
+            await other.add_remote_candidate(candidate)
+        await other.add_remote_candidate(None)
+        other.remote_username, other.remote_password = one.local_username, one.local_password
+    await asyncio.wait_for(asyncio.gather(*(side.connect() for side in sides)), 10)
+    for one, other in ((sides[0], sides[1]), (sides[1], sides[0])):
+        await one.send(b"by way of the relay")
+        assert await asyncio.wait_for(other.recv(), 5) == b"by way of the relay"
+    for side in sides:
+        await side.close()
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp", "tls"])
+def test_our_client_and_our_server(ours: OurServer, transport: str) -> None:
+    port = ours.tls_port if transport == "tls" else ours.port
+    flow, peer = Flow(transport, "127.0.0.1", port), Peer()
+    relayed = allocate(flow)
+    flow.do(lambda client, now: client.open_channel(peer.endpoint, now))
+    flow.wait(ChannelOpen)
+    relay_both_ways(flow, peer, relayed, 1400)
+    before = len(ours.service.machine)  # type: ignore[union-attr,arg-type]
+    flow.close()
+    if transport != "udp":
+        wait_until(lambda: len(ours.service.machine) < before, 5, "the allocation's end")  # type: ignore[union-attr,arg-type]
+
+
+def test_garbage_on_every_port(ours: OurServer) -> None:
+    for transport in ("tcp", "tls"):
+        port = ours.tls_port if transport == "tls" else ours.port
+        with connect(transport, "127.0.0.1", port) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            sock.settimeout(5)
+            with suppress(ConnectionError):
+                assert sock.recv(100) == b""
+    with connect("udp", "127.0.0.1", ours.port) as sock:
+        before = ours.counters.malformed
+        for text in (b"", b"\0", b"\xff" * 1400, bytes(20), b"\0\3\0\0\x21\x12\xa4\x42"):
+            sock.send(text)
+        wait_until(lambda: ours.counters.malformed >= before + 5, 5, "five drops")
+    allocate(Flow("udp", "127.0.0.1", ours.port))

@@ -201,9 +201,9 @@ class OurServer:
         self.host = host
         self._accounts = accounts
         self._reach = reach or Reach(allow=[ip_network("127.0.0.0/8"), ip_network("::1")])
-        ip = ip_address(host)
-        self._settings = TurnSettings(realm=REALM, relay_ips=frozenset({ip}), **settings)  # type: ignore[arg-type]
-        self._relays = {ip.version: RelayAddress(ip, ip)}
+        ips = [ip_address("127.0.0.1"), ip_address("::1")]
+        self._settings = TurnSettings(realm=REALM, relay_ips=frozenset(ips), **settings)  # type: ignore[arg-type]
+        self._relays = {ip.version: RelayAddress(ip, ip) for ip in ips}
         self._context = server_context()
         load_certificate(self._context, *make_self_signed(host, datetime.now(UTC)), scratch)
         self.port, self.tls_port = free_port(host), 0

@@ -55,9 +55,9 @@ class OpenRelay(NamedTuple):
     ticket: int
     families: tuple[int, ...]
     even: bool
-    """The port must be even (only with one family)."""
+    """The ports must be even."""
     reserve: bool
-    """The next port is to be opened too, for later."""
+    """The next port is to be opened too, for later (only with one family)."""
 
 
 class CloseRelay(NamedTuple):

@@ -36,10 +36,14 @@ def parse_channel_data_untrusted(data: bytes) -> tuple[int, bytes]:
 
 
 class TurnStream:
-    """Cuts a stream into STUN messages and ChannelData (padding included)."""
+    """Cuts a stream into STUN messages and ChannelData (padding included).
+
+    The first message is STUN either way: nobody has a channel before that.
+    """
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._began = False
 
     def receive(self, data: bytes) -> list[bytes]:
         """Take stream bytes; return the messages that are whole now. Raises MalformedStun.
@@ -54,6 +58,7 @@ class TurnStream:
             if len(self._buffer) - start < size:
                 break
             found.append(bytes(self._buffer[start : start + size]))
+            self._began = True
             start += size
         del self._buffer[:start]
         return found
@@ -64,6 +69,6 @@ class TurnStream:
             if length % 4:
                 raise MalformedStun("the length of a STUN message is no multiple of 4")
             return HEADER_BYTES + length
-        if FIRST_CHANNEL >> 8 <= first <= LAST_OLD_CHANNEL >> 8:
+        if self._began and FIRST_CHANNEL >> 8 <= first <= LAST_OLD_CHANNEL >> 8:
             return CHANNEL_HEADER_BYTES + length + -length % 4
         raise MalformedStun("neither STUN nor ChannelData")

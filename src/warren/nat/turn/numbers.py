@@ -54,6 +54,9 @@ class Attribute(IntEnum):
     PASSWORD_ALGORITHMS = 0x8002
     ALTERNATE_SERVER = 0x8023
     FINGERPRINT = 0x8028
+    ADDITIONAL_ADDRESS_FAMILY_OLD = 0x8032
+    """A draft's number, which coturn still uses, as the next."""
+    ADDRESS_ERROR_CODE_OLD = 0x8033
 
 
 class Code(IntEnum):

@@ -48,6 +48,7 @@ from warren.nat.turn.nonces import Nonces
 from warren.nat.turn.numbers import (
     CHANNEL_S,
     DEFAULT_LIFETIME_S,
+    FAMILY_V6,
     FIRST_CHANNEL,
     LAST_OLD_CHANNEL,
     PERMISSION_S,
@@ -382,7 +383,7 @@ class TurnServer:
             del self._reserved[token]
             self._allocate(wish, [reservation.relayed], now)
             return
-        if even is not None and len(families) > 1:
+        if reserve and len(families) > 1:
             raise _Refusal(Code.BAD_REQUEST)
         self._ticket += 1
         self._wishes[self._ticket] = wish
@@ -403,6 +404,8 @@ class TurnServer:
     def _families(self, message: Message) -> tuple[int, ...]:
         wanted = message.family(Attribute.REQUESTED_ADDRESS_FAMILY)
         additional = message.family(Attribute.ADDITIONAL_ADDRESS_FAMILY)
+        if additional is None:
+            additional = message.family(Attribute.ADDITIONAL_ADDRESS_FAMILY_OLD)
         if additional is not None and (wanted is not None or additional != 6):
             raise _Refusal(Code.BAD_REQUEST)
         first = 4 if wanted is None else wanted
@@ -421,8 +424,10 @@ class TurnServer:
             self._reserved[token] = Reservation(relayed.pop(), signer.owner, now + RESERVED_S)
             answer.append((Attribute.RESERVATION_TOKEN, token))
         elif len(relayed) < len(wish.families):
-            missing = error_value(Code.FAMILY_NOT_SUPPORTED)
-            answer.append((Attribute.ADDRESS_ERROR_CODE, b"\x02\x00" + missing[2:]))
+            missing = bytes([FAMILY_V6, 0]) + error_value(Code.FAMILY_NOT_SUPPORTED)[2:]
+            old = message.get(Attribute.ADDITIONAL_ADDRESS_FAMILY_OLD) is not None
+            name = Attribute.ADDRESS_ERROR_CODE_OLD if old else Attribute.ADDRESS_ERROR_CODE
+            answer.append((name, missing))
         for one in relayed:
             address = encode_xor_address(one, message.tx_id)
             answer.append((Attribute.XOR_RELAYED_ADDRESS, address))
