@@ -20,7 +20,7 @@ from warren.coordinator.snapshot import Snapshot
 from warren.coordinator.store import StoreProblem
 from warren.edge.clock import Clock
 from warren.keys import MachinePublic
-from warren.netmap.codec import MalformedMessage, decode_json_untrusted, encode_json
+from warren.netmap.codec import MalformedMessage, decode_request_untrusted, encode_json
 from warren.netmap.endpoint import Endpoint, MalformedEndpoint
 from warren.netmap.messages import MapRequest
 from warren.netmap.register import RegisterRequest
@@ -106,7 +106,7 @@ class MachineApi:
             _refuse(reply, 503, f"the server cannot store changes now: {problem}")
 
     async def _register(self, machine: MachinePublic, body: bytes, reply: Reply) -> None:
-        request = decode_json_untrusted(body, RegisterRequest)
+        request = decode_request_untrusted(body, RegisterRequest)
         response = await self._registration.register(machine, request)
         if response.error:
             _log.info("registration refused", machine=str(machine), reason=response.error)
@@ -114,7 +114,7 @@ class MachineApi:
         reply.finish(encode_json(response))
 
     async def _map(self, machine: MachinePublic, body: bytes, reply: Reply) -> None:
-        request = decode_json_untrusted(body, MapRequest)
+        request = decode_request_untrusted(body, MapRequest)
         node = self._registry.snapshot.node_with_key(request.node_key)
         if node is not None and node.machine_key != machine:
             _refuse(reply, 403, "this node key belongs to another machine")

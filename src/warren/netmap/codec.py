@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from functools import lru_cache
-from typing import Any, TypeVar, cast
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, cast, get_args, get_origin
 
 import msgspec
 
@@ -43,6 +44,42 @@ def decode_json_untrusted(data: bytes, kind: type[_T]) -> _T:
         return msgspec.convert(bare, kind, dec_hook=_decode_key)
     except (msgspec.DecodeError, MalformedKey, RecursionError, UnicodeDecodeError) as error:
         raise MalformedMessage(str(error)) from error
+
+
+def decode_request_untrusted(data: bytes, kind: type[_T]) -> _T:
+    """Read what a client sent, with names in any case. Raises MalformedMessage and nothing else.
+
+    Go's own decoder does not tell case apart, and the Rust client relies on it: it writes
+    `HostInfo` and `PreferredDerp` where Go writes `Hostinfo` and `PreferredDERP`.
+    """
+    try:
+        value = _respelled(_without_nulls(msgspec.json.decode(data)), kind)
+        return msgspec.convert(value, kind, dec_hook=_decode_key)
+    except (msgspec.DecodeError, MalformedKey, RecursionError, UnicodeDecodeError) as error:
+        raise MalformedMessage(str(error)) from error
+
+
+def _respelled(value: Any, kind: Any) -> Any:
+    """The value with the names of structs as their types spell them, as deep as types go."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        choices = [choice for choice in inner if choice is not NoneType]
+        return _respelled(value, choices[0]) if len(choices) == 1 else value
+    if isinstance(value, list) and origin is list:
+        return [_respelled(member, inner[0]) for member in value]
+    if isinstance(value, dict) and origin is dict:
+        return {name: _respelled(member, inner[1]) for name, member in value.items()}
+    if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        names = _names(kind)
+        known = ((names.get(name.lower()), member) for name, member in value.items())
+        return {field[0]: _respelled(member, field[1]) for field, member in known if field}
+    return value
+
+
+@lru_cache(maxsize=64)
+def _names(kind: type[msgspec.Struct]) -> dict[str, tuple[str, Any]]:
+    fields = msgspec.structs.fields(kind)
+    return {field.encode_name.lower(): (field.encode_name, field.type) for field in fields}
 
 
 def _without_nulls(value: Any, *, keep: bool = False) -> Any:
