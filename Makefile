@@ -38,7 +38,7 @@ $(STAMPS)/tools:
 	@mkdir -p $(STAMPS)
 	@command -v $(PYTHON) >/dev/null || { echo "warren: python3 (3.11 or newer) is missing; get it with: sudo apt-get install python3 python3-venv" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "warren: $(PYTHON) is older than 3.11; say make PYTHON=/path/to/a/newer/python3" >&2; exit 1; }
-	@command -v cargo >/dev/null || { echo "warren: cargo (Rust 1.85 or newer) is missing; get it from https://rustup.rs" >&2; exit 1; }
+	@command -v cargo >/dev/null || { echo "warren: cargo (Rust 1.91 or newer) is missing; get it from https://rustup.rs" >&2; exit 1; }
 	@command -v cc >/dev/null || tools/system-packages build-essential
 	@touch $@
 
@@ -50,7 +50,7 @@ $(STAMPS)/python: pyproject.toml $(STAMPS)/tools
 
 $(STAMPS)/engine: $(STAMPS)/python $(RUST_SOURCES)
 	@echo "building the packet engine (the first time takes some minutes)"
-	@$(BIN)/maturin develop --release --quiet
+	@$(BIN)/maturin develop --release >$(STAMPS)/engine.log 2>&1 || { tail -n 20 $(STAMPS)/engine.log >&2; echo "warren: the engine could not be built; the lines above say why" >&2; exit 1; }
 	@touch $@
 
 lint: setup ## format, lint, types, the house's own rules
