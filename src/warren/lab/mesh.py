@@ -6,6 +6,7 @@ import http.client
 import json
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,13 @@ def command_environment() -> dict[str, str]:
 class Server:
     """`warren server` on one public host; everything it keeps is in `state`."""
 
-    def __init__(self, part: Part, state: Path) -> None:
+    def __init__(
+        self, part: Part, state: Path, tls: Sequence[str] = ("--tls", "self-signed")
+    ) -> None:
+        """tls: flags that choose its certificate."""
         self.part = part
         self.state = state
+        self._tls = tls
         self.url = f"http://{part.address}"
         self._program: Program | None = None
 
@@ -57,7 +62,7 @@ class Server:
             "--listen",
             f"{address}:{SERVER_TLS_PORT}",
         ]
-        argv += ["--stun", f"{address}:{STUN_PORT}", "--tls", "self-signed"]
+        argv += ["--stun", f"{address}:{STUN_PORT}", *self._tls]
         self._program = self.part.spawn(argv, "server", env=command_environment())
         wait_until(self._answers, deadline_s, "the server answers", self.program.tail)
         return time.monotonic() - began
@@ -111,8 +116,20 @@ class Pong:
 class Node:
     """A Warren node on one host: `warren daemon` and the commands that talk to it."""
 
-    def __init__(self, part: Part, name: str, state: Path, *, tun: bool, port: int = 41641) -> None:
-        """tun: with a TUN device; without one it also runs without any capability."""
+    def __init__(
+        self,
+        part: Part,
+        name: str,
+        state: Path,
+        *,
+        tun: bool,
+        port: int = 41641,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """tun: with a TUN device; without one it also runs without any capability.
+
+        env: more environment for the daemon, such as SSL_CERT_FILE.
+        """
         self.part = part
         self.name = name
         self.state = state
@@ -122,6 +139,7 @@ class Node:
         self._socks: tuple[str, int] | None = None
         self._socket = state / "warrend.sock"
         self._port = port
+        self._env = {**command_environment(), **(env or {})}
         self._program: Program | None = None
 
     @property
@@ -136,9 +154,7 @@ class Node:
         self.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         argv = [*_COMMAND, "daemon", "--state", str(self.state), "--socket", str(self._socket)]
         argv += ["--tun", "warren0" if self.tun else "none", "--port", str(self._port)]
-        self._program = self.part.spawn(
-            argv, "daemon", env=command_environment(), unprivileged=not self.tun
-        )
+        self._program = self.part.spawn(argv, "daemon", env=self._env, unprivileged=not self.tun)
 
     def wait_daemon(self, deadline_s: float = 15.0) -> None:
         """Wait until the daemon answers on its socket."""

@@ -18,6 +18,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: rust-client CONTROL_URL HOSTNAME KEY_FILE PEER_IP:PORT".into());
     };
     let peer: SocketAddr = peer.parse()?;
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
     let mut config = Config::default_with_key_file(key_file).await?;
     config.control_server_url = url.parse()?;
     config.requested_hostname = Some(hostname.clone());
