@@ -10,11 +10,13 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from igd import PUBLIC_A, Igd, renumber
+from igd import PUBLIC_A, PUBLIC_B, Igd, renumber
 
 from warren.edge.clock import SystemClock
 from warren.edge.entropy import system_entropy
 from warren.edge.linux.gateways import default_gateways
+from warren.lab import sandbox
+from warren.lab.mesh import Node, Server
 from warren.lab.plan import Host, Plan, Router
 from warren.lab.world import Part, World
 from warren.nat.mapping import Finding, MapProtocol
@@ -276,3 +278,50 @@ def test_a_router_behind_another_nat() -> None:
 
                 assert alice.details()[protocol]
         assert inner.mapped == {}
+
+
+TWO_HOMES = Plan(
+    routers=(
+        Router("home-a", kind="symmetric", address="203.0.113.10"),
+        Router("home-b", kind="symmetric", address="203.0.113.20"),
+    ),
+    hosts=(
+        Host("server", address=SERVER),
+        Host("alice", behind="home-a"),
+        Host("bob", behind="home-b"),
+    ),
+)
+
+
+@pytest.mark.parametrize(("natpmp", "upnp"), [(True, False), (False, True)])
+def test_two_symmetric_homes_are_direct_by_one_mapping(natpmp: bool, upnp: bool) -> None:
+    with World(TWO_HOMES) as world:
+        renumber(world, "home-a", PUBLIC_A)
+        renumber(world, "home-b", PUBLIC_B)
+        igd = Igd(world, "home-a")
+        igd.start(natpmp=natpmp, upnp=upnp)
+        server = Server(world["server"], world.scratch / "server")
+        server.start()
+        server.create_user("tester")
+        key = server.create_key("tester", "--reusable")
+        nodes = []
+        for name in ("alice", "bob"):
+            tun = sandbox.tun_available()
+            node = Node(world[name], name, world.scratch / name, tun=tun, port=PORT)
+            node.start()
+            node.wait_daemon()
+            node.up(server.url, key)
+            nodes.append(node)
+        alice, bob = nodes
+        mapped = f"{PUBLIC_A}:{PORT}"
+        began = time.monotonic()
+        pong = bob.ping_until_direct("alice", 20)
+        print(f"direct after {time.monotonic() - began:.1f} s")
+        assert (pong.via, pong.path) == ("direct", mapped)
+        assert alice.ping_until_direct("bob", 20).path
+        assert alice.status()["self"]["endpoints"][0] == mapped
+        assert igd.mapped == {PORT: f"{world['alice'].address}:{PORT}"}
+        assert alice.stop() == 0
+        assert igd.mapped == {}, "given back on a clean stop"
+        for program in world.programs:
+            assert "Traceback" not in program.output(), program.tail(60)

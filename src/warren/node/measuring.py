@@ -37,7 +37,7 @@ NAMES_TIMEOUT_S = 5.0
 ENDPOINTS_MAX = 64
 
 # PROTOCOL §3.2.
-TYPE_LOCAL, TYPE_STUN, TYPE_STUN_LOCAL_PORT = 1, 2, 4
+TYPE_LOCAL, TYPE_STUN, TYPE_PORTMAPPED, TYPE_STUN_LOCAL_PORT = 1, 2, 3, 4
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +80,7 @@ class Measuring:
         self._derp_map = DERPMap(regions={})
         self._inside: frozenset[Address] = frozenset()
         self._ports = (0, 0)
+        self._mapped: tuple[Endpoint, ...] = ()
         self._history = History()
         self._wanted = asyncio.Event()
         self._want_full = True
@@ -112,6 +113,15 @@ class Measuring:
         if self._ports != (port4, port6):
             self._ports = (port4, port6)
             self.want(full=True)
+
+    def set_mapped(self, endpoints: tuple[Endpoint, ...]) -> None:
+        """Take the ports that routers opened for us; peers hear of them before all others."""
+        if endpoints == self._mapped:
+            return
+        self._mapped = endpoints
+        others = [own for own in self.endpoints if own.kind != TYPE_PORTMAPPED]
+        self.endpoints = self._outside([*self._mapped_endpoints(), *others])
+        self.want()
 
     def want(self, full: bool = False) -> None:
         """Measure soon; a measuring under way, or just done, serves too unless `full`."""
@@ -220,7 +230,8 @@ class Measuring:
 
     async def _own_endpoints(self, report: Report) -> tuple[OwnEndpoint, ...]:
         port4, port6 = self._ports
-        found = [OwnEndpoint(e, TYPE_STUN) for e in (*report.mapped_v4[:1], *report.mapped_v6[:1])]
+        found = self._mapped_endpoints()
+        found += [OwnEndpoint(e, TYPE_STUN) for e in (*report.mapped_v4[:1], *report.mapped_v6[:1])]
         if report.mapping_varies and report.global_v4 is not None and port4:
             found += [OwnEndpoint(e, TYPE_STUN) for e in report.mapped_v4[1:]]
             # A forwarded port is often the same outside as inside.
@@ -231,11 +242,18 @@ class Measuring:
             log.warning("local addresses cannot be read", reason=str(error))
             local = []
         found += [OwnEndpoint(e, TYPE_LOCAL) for e in local_endpoints(local, port4, port6)]
-        unique = {
-            own.endpoint: own for own in reversed(found) if own.endpoint.ip not in self._inside
-        }
-        kept = [own for own in found if unique.get(own.endpoint) is own]
-        return tuple(kept[:ENDPOINTS_MAX])
+        return self._outside(found)
+
+    def _mapped_endpoints(self) -> list[OwnEndpoint]:
+        return [OwnEndpoint(endpoint, TYPE_PORTMAPPED) for endpoint in self._mapped]
+
+    def _outside(self, found: Iterable[OwnEndpoint]) -> tuple[OwnEndpoint, ...]:
+        """Each endpoint once, without those inside the network, and not too many."""
+        unique: dict[Endpoint, OwnEndpoint] = {}
+        for own in found:
+            if own.endpoint.ip not in self._inside:
+                unique.setdefault(own.endpoint, own)
+        return tuple(unique.values())[:ENDPOINTS_MAX]
 
     async def _resolve(self) -> None:
         """Look up the names of relays; old answers stay where a look-up fails."""

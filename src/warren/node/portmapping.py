@@ -33,6 +33,8 @@ RELEASE_LIMIT_S = 1.0
 """How long giving a mapping back may hold up a stop."""
 LOOK_AGAIN_S = 60.0
 
+_DISABLE_UPNP = "debug-disable-upnp"
+
 log = structlog.get_logger(__name__)
 
 
@@ -47,6 +49,11 @@ class RouterFacts(NamedTuple):
     mapping: Mapping | None
     outcomes: tuple[Outcome, ...]
     drops: dict[str, int]
+
+
+def disabled_protocols(attributes: Collection[str] | None) -> frozenset[MapProtocol]:
+    """Return what a node's attributes forbid it to use (PROTOCOL §5.10)."""
+    return frozenset({MapProtocol.UPNP} if _DISABLE_UPNP in (attributes or ()) else ())
 
 
 class PortMapping:

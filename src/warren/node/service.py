@@ -21,6 +21,7 @@ from warren import __version__
 from warren.edge.clock import Clock
 from warren.edge.entropy import Entropy
 from warren.edge.linux.device import DeviceRoutes, RouteProblem
+from warren.edge.linux.gateways import default_gateways
 from warren.edge.linux.interfaces import local_addresses
 from warren.edge.linux.netmon import network_changes
 from warren.engine.commands import Rebind
@@ -28,7 +29,7 @@ from warren.engine.events import Bound, Dialed, Fault, Handshake, PeerGone, Regi
 from warren.engine.protocol import Engine, Snapshot
 from warren.keys import DiscoPrivate, NodePublic
 from warren.netmap.endpoint import Endpoint
-from warren.netmap.node import Node
+from warren.netmap.node import NetInfo, Node
 from warren.netmap.view import EMPTY, View
 from warren.netmap.wire import PingRequest as ControlPing
 from warren.node import statuses
@@ -41,6 +42,7 @@ from warren.node.hostinfo import MalformedHostname, check_hostname, make_hostinf
 from warren.node.localapi import RequestFailed
 from warren.node.measuring import Measuring
 from warren.node.membership import Facts, Membership
+from warren.node.portmapping import PortMapping, disabled_protocols
 from warren.node.probes import icmp_echo, tsmp_ping
 from warren.node.reconcile import NOTHING, Desired, Settings, desire, own_addresses, reconcile
 from warren.node.schema import (
@@ -115,6 +117,10 @@ class NodeService:
             relay_is_up=lambda region: self._engine.snapshot().regions.get(region, False),
             on_result=self._on_measured,
         )
+        self._port4 = 0
+        self._portmapping = PortMapping(
+            clock, entropy, gateways=default_gateways, on_change=self._on_mapped
+        )
         self._membership = Membership(
             state,
             clock,
@@ -151,6 +157,7 @@ class NodeService:
                 self._tasks = tasks
                 tasks.create_task(self._dataplane.run(self), name="dataplane")
                 tasks.create_task(self._measuring.run(), name="measuring")
+                tasks.create_task(self._portmapping.run(), name="portmapping")
                 tasks.create_task(self._watch_network(), name="netmon")
                 tasks.create_task(self._keep_house(), name="housekeeping")
                 tasks.create_task(self._watch_engine(), name="engine")
@@ -349,6 +356,9 @@ class NodeService:
         """Something happened in the engine."""
         if isinstance(event, Bound):
             self._measuring.set_ports(event.port4, event.port6)
+            self._port4 = event.port4
+            if self._membership.view.node is not None:
+                self._portmapping.set_port(event.port4)
         elif isinstance(event, RegionState):
             log.info("relay", region=event.region, connected=event.connected, error=event.error)
             self._set_fault(f"region-{event.region}", event.error or event.health)
@@ -374,7 +384,7 @@ class NodeService:
             hostinfo=make_hostinfo(
                 profile.prefs if profile else Prefs(),
                 self._state.log_id,
-                self._measuring.net_info(),
+                self._net_info(),
                 userspace=self._mode.tun is None,
             ),
             endpoints=tuple(str(item.endpoint) for item in own),
@@ -383,6 +393,14 @@ class NodeService:
 
     async def _on_control_ping(self, link: ControlLink, request: ControlPing) -> None:
         await answer_control_ping(link, request, self.ping)
+
+    def _net_info(self) -> NetInfo | None:
+        measured = self._measuring.net_info()
+        return self._portmapping.add_to(measured) if measured else None
+
+    def _on_mapped(self) -> None:
+        self._measuring.set_mapped(self._portmapping.endpoints)
+        self._on_measured()
 
     def _on_measured(self) -> None:
         self._dataplane.set_own_endpoints(tuple(own.endpoint for own in self._measuring.endpoints))
@@ -407,6 +425,8 @@ class NodeService:
             ip_address(a) for peer in view.peers.values() for a in statuses.plain_addresses(peer)
         ]
         self._measuring.set_map(view.derp_map, inside)
+        self._portmapping.set_disabled(disabled_protocols(view.node.cap_map))
+        self._portmapping.set_port(self._port4)
         settings = Settings(
             private_key=key.reveal(),
             home_region=self._measuring.home_region,
@@ -432,6 +452,7 @@ class NodeService:
     def _leave(self) -> None:
         """Drop all peers and routes."""
         self._membership.stop()
+        self._portmapping.set_port(0)
         self._become(NOTHING)
         self._dataplane.set_view(EMPTY, NodePublic.zero())
         self._want_routes([], [])
@@ -475,6 +496,7 @@ class NodeService:
                         # Paths from an address that is gone are dead; a new one harms none.
                         self._engine.apply([Rebind(port=self._mode.port)])
                         self._dataplane.network_changed()
+                        self._portmapping.network_changed()
                     self._measuring.want(full=True)
                     before = after
         except OSError as error:
@@ -618,6 +640,7 @@ class NodeService:
     def _drops(self, snapshot: Snapshot) -> dict[str, int]:
         total: Counter[str] = Counter(snapshot.drops)
         total.update(self._dataplane.drops)
+        total.update(self._portmapping.drops)
         return {reason: count for reason, count in sorted(total.items()) if count}
 
     def _bump(self) -> None:
