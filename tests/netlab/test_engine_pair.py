@@ -3,49 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import random
-import select
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import TypeVar
 
 import pytest
+from engine_ends import PLAN, PORT, End, introduce, pair_in, start, transfer
 
 from warren.edge.entropy import system_entropy
 from warren.edge.http import Door, Lobby, Routes
 from warren.engine.commands import (
-    CloseSockets,
     Dial,
-    DstSpan,
-    FilterRule,
-    KeepSocket,
-    OpenSockets,
-    Peer,
     Rebind,
     RelayNode,
     SendDatagram,
     SendPacket,
     SendRelayed,
     SetFilter,
-    SetForward,
     SetHome,
-    SetIdentity,
     SetPath,
-    SetPeers,
     SetRegion,
-    Span,
     Splice,
 )
 from warren.engine.events import (
     Active,
-    AnyEvent,
-    Applied,
     Bound,
     Datagram,
     Dialed,
@@ -59,114 +44,15 @@ from warren.engine.native import NativeEngine
 from warren.engine.protocol import EngineConfig
 from warren.keys import NodePrivate
 from warren.lab import sandbox
-from warren.lab.plan import Host, Plan
 from warren.lab.program import wait_until
-from warren.lab.world import Part, World
+from warren.lab.world import World
 from warren.relay import serve
 from warren.relay.hub import Hub
 
 pytestmark = pytest.mark.netlab
 
-E = TypeVar("E")
-
-PLAN = Plan(
-    hosts=(
-        Host("a", address="198.51.100.10"),
-        Host("b", address="203.0.113.10"),
-        Host("relay", address="192.0.2.10"),
-    )
-)
-PORT = 41641
 REGION = 900
-LEASE_MS = 600_000
-EVERYONE = FilterRule(
-    sources=[Span(first="0.0.0.0", last="255.255.255.255"), Span(first="::", last="ffff::")],
-    destinations=[
-        DstSpan(span=Span(first="0.0.0.0", last="255.255.255.255"), first_port=0, last_port=65535),
-        DstSpan(
-            span=Span(first="::", last="ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
-            first_port=0,
-            last_port=65535,
-        ),
-    ],
-    protocols=[1, 6, 17, 58, 99],
-)
 FILE_BYTES = 48 << 20
-
-
-@dataclass
-class End:
-    """One engine, the part it lives in, and every event it has told."""
-
-    part: Part
-    engine: NativeEngine
-    private: NodePrivate
-    v4: str
-    v6: str
-    events: list[AnyEvent] = field(default_factory=list)
-    generation: int = 0
-
-    @property
-    def key(self) -> bytes:
-        return self.private.public().raw
-
-    def apply(self, *commands: object) -> None:
-        """Apply and wait until the packet path uses it."""
-        self.generation += 1
-        self.engine.apply(commands, self.generation)  # type: ignore[arg-type]
-        self.wait(lambda e: isinstance(e, Applied) and e.generation == self.generation)
-
-    def poll(self) -> None:
-        while select.select([self.engine], [], [], 0)[0]:
-            self.events += self.engine.poll()
-
-    def wait(self, wanted: Callable[[AnyEvent], bool], deadline_s: float = 10) -> AnyEvent:
-        def seen() -> AnyEvent | None:
-            self.poll()
-            return next((event for event in self.events if wanted(event)), None)
-
-        return wait_until(seen, deadline_s, "the engine tells an event", lambda: repr(self.events))
-
-    def lease(self, other: End, lease_ms: int = LEASE_MS) -> None:
-        addr = f"{other.part.address}:{PORT}"
-        self.apply(SetPath(peer=other.key, addr=addr, lease_ms=lease_ms))
-
-    def drops(self) -> dict[str, int]:
-        return self.engine.snapshot().drops
-
-    def ping(self, to: str, *options: str) -> str:
-        return self.part.run(["ping", "-n", "-c", "3", "-i", "0.1", "-W", "2", *options, to])
-
-    def socket(self, kind: socket.SocketKind, family: int) -> socket.socket:
-        made = self.part.socket(kind, family)
-        made.settimeout(20)
-        return made
-
-
-def start(part: Part, number: int, tun: str | None = "wt0") -> End:
-    engine = part.inside(lambda: NativeEngine(EngineConfig(tun=tun, port=PORT)))
-    v4, v6 = f"100.64.0.{number}", f"fd7a:115c:a1e0::{number}"
-    end = End(part, engine, NodePrivate.from_entropy(os.urandom(32)), v4, v6)
-    lines = (
-        "link set wt0 up",
-        f"addr add {v4}/32 dev wt0",
-        f"addr add {v6}/128 dev wt0 nodad",
-        "route add 100.64.0.0/10 dev wt0",
-        "-6 route add fd7a:115c:a1e0::/48 dev wt0",
-    )
-    for line in lines if tun else ():
-        part.run(["ip", *line.split()])
-    own = [f"{v4}/32", f"{v6}/128"]
-    end.apply(
-        SetIdentity(private_key=end.private.reveal(), addresses=own), SetFilter(rules=[EVERYONE])
-    )
-    return end
-
-
-def introduce(one: End, other: End, home_region: int = 0) -> None:
-    allowed = [f"{other.v4}/32", f"{other.v6}/128"]
-    peer = Peer(key=other.key, allowed_ips=allowed, home_region=home_region)
-    one.apply(SetPeers(upsert=[peer]))
 
 
 def run_relay(listener: socket.socket, ready: threading.Event, end: threading.Event) -> None:
@@ -197,15 +83,8 @@ def world() -> Iterator[World]:
 
 @pytest.fixture
 def pair(world: World) -> Iterator[tuple[End, End]]:
-    """Two engines that know each other, without a path."""
-    a, b = start(world["a"], 1), start(world["b"], 2)
-    try:
-        introduce(a, b)
-        introduce(b, a)
-        yield a, b
-    finally:
-        a.engine.close()
-        b.engine.close()
+    with pair_in(world) as ends:
+        yield ends
 
 
 @pytest.fixture
@@ -257,41 +136,6 @@ def relayed(world: World) -> Iterator[tuple[End, End]]:
             b.engine.close()
             over.set()
             thread.join(5)
-
-
-def transfer(
-    source: End, sink: End, to: str, size: int, listen: str | None = None
-) -> tuple[str, str]:
-    """Send random bytes over TCP; SHA-256 of what went in and of what came out.
-
-    listen: the address that the sink listens on, when it is not `to`.
-    """
-    family = socket.AF_INET6 if ":" in to else socket.AF_INET
-    listener = sink.socket(socket.SOCK_STREAM, family)
-    listener.bind((listen or to, 0))
-    listener.listen(1)
-    came = hashlib.sha256()
-
-    def receive() -> None:
-        connection, _ = listener.accept()
-        with connection:
-            connection.settimeout(20)
-            while chunk := connection.recv(1 << 16):
-                came.update(chunk)
-
-    receiver = threading.Thread(target=receive)
-    receiver.start()
-    went = hashlib.sha256()
-    with source.socket(socket.SOCK_STREAM, family) as sender:
-        sender.connect((to, listener.getsockname()[1]))
-        block = os.urandom(1 << 20)
-        for index in range(size >> 20):
-            piece = block[index:] + block[:index]
-            went.update(piece)
-            sender.sendall(piece)
-    receiver.join(30)
-    listener.close()
-    return went.hexdigest(), came.hexdigest()
 
 
 def test_ping_and_bulk_tcp_over_the_direct_path(joined: tuple[End, End]) -> None:
@@ -430,91 +274,6 @@ def test_datagrams_and_probes_of_python(joined: tuple[End, End]) -> None:
     assert reply.packet[20:29] == b"o8 bytes!"
 
 
-def open_files(end: End) -> int:
-    """How many UDP sockets lie open in an end's namespace."""
-    return len(end.part.run(["ss", "-Huan"]).splitlines())
-
-
-def test_a_kept_socket_of_a_group_carries_the_tunnel(pair: tuple[End, End]) -> None:
-    a, b = pair
-    there = f"{b.part.address}:{PORT}"
-    before = open_files(a)
-    a.apply(OpenSockets(group=3, count=256))
-    assert open_files(a) == before + 256
-    disco = b"TS\xf0\x9f\x92\xac" + bytes(58)
-    probes = [
-        SendDatagram(to=there, data=disco + bytes([index]), group=3, index=index)
-        for index in range(256)
-    ]
-    a.apply(*probes)
-    probe = b.wait(lambda e: isinstance(e, Datagram) and e.data == disco + b"\xc8")
-    assert isinstance(probe, Datagram)
-    assert (probe.group, probe.index) == (0, 0)
-    b.apply(SendDatagram(to=probe.src, data=disco))
-    a.wait(lambda e: e == Datagram(src=there, data=disco, group=3, index=200))
-    # WireGuard that comes in by any of them is taken like any other.
-    b.apply(SetPath(peer=a.key, addr=probe.src, lease_ms=LEASE_MS))
-    a.apply(SetPath(peer=b.key, addr=there, lease_ms=LEASE_MS, group=3, index=200))
-    assert "3 received" in b.ping(a.v4)
-    a.apply(KeepSocket(group=3, index=200))
-    assert open_files(a) == before + 1
-    for source, sink in ((a, b), (b, a)):
-        went, came = transfer(source, sink, sink.v4, FILE_BYTES)
-        assert went == came
-    drops = a.drops()
-    assert not {name for name in drops if name.startswith(("wireguard", "udp"))}, drops
-    a.apply(CloseSockets(group=3))
-    assert open_files(a) == before
-    assert a.engine.snapshot().peers[0].direct is None
-    a.apply(OpenSockets(group=4, count=512), OpenSockets(group=5, count=512))
-    a.apply(OpenSockets(group=6, count=512))
-    fault = a.wait(lambda e: isinstance(e, Fault))
-    assert isinstance(fault, Fault)
-    assert not fault.fatal
-    assert "group" in fault.message
-    a.engine.close()
-    assert open_files(a) == before - 2, "they close with the engine"
-
-
-def test_a_peer_relay_carries_bulk_unopened(pair: tuple[End, End], world: World) -> None:
-    a, b = pair
-    relay = start(world["relay"], 9, tun=None)
-    try:
-        ends = {end.key: f"{end.part.address}:{PORT}" for end in (a, b)}
-        relay.apply(SetForward(vni=0xABCDEF, a=ends[a.key], b=ends[b.key]))
-        at = f"{world['relay'].address}:{PORT}"
-        for one, other in ((a, b), (b, a)):
-            one.apply(SetPath(peer=other.key, addr=at, lease_ms=LEASE_MS, vni=0xABCDEF))
-        assert "3 received" in a.ping(b.v4)
-        for to in (b.v4, b.v6):
-            went, came = transfer(a, b, to, FILE_BYTES)
-            assert went == came
-        snapshot = relay.engine.snapshot()
-        (forward,) = snapshot.forwards
-        assert forward.vni == 0xABCDEF
-        assert forward.bytes > 2 * FILE_BYTES
-        assert not snapshot.peers
-        disco = b"TS\xf0\x9f\x92\xac" + bytes(60)
-        a.apply(SendDatagram(to=at, data=disco, vni=0xABCDEF, control=True))
-        relay.wait(lambda e: e == Datagram(src=ends[a.key], data=disco, vni=0xABCDEF, control=True))
-        a.apply(SendDatagram(to=at, data=disco, vni=0xABCDEF))
-        b.wait(lambda e: e == Datagram(src=at, data=disco, vni=0xABCDEF))
-        # A path that is narrower than the tunnel and its 8 bytes more.
-        world["a"].run(["ip", "link", "set", "wan", "mtu", "1280"])
-        went, came = transfer(a, b, b.v4, 4 << 20)
-        assert went == came
-    finally:
-        world["a"].run(["ip", "link", "set", "wan", "mtu", "1500"])
-        relay.engine.close()
-
-
-def test_a_closed_engine_leaves_its_device_and_port_free(world: World) -> None:
-    for _ in range(5):
-        end = start(world["a"], 1)
-        end.engine.close()
-        assert end.engine.snapshot().tun_name is None
-
-
 def test_the_relay_carries_until_a_path_is_leased_and_after(relayed: tuple[End, End]) -> None:
     a, b = relayed
     assert "3 received" in a.ping(b.v4)
@@ -605,6 +364,13 @@ def test_userspace_opens_connections(userspace: tuple[End, End]) -> None:
     refused = b.wait(lambda e: isinstance(e, Dialed) and e.id == 6)
     assert isinstance(refused, Dialed)
     assert refused.error
+
+
+def test_a_closed_engine_leaves_its_device_and_port_free(world: World) -> None:
+    for _ in range(5):
+        end = start(world["a"], 1)
+        end.engine.close()
+        assert end.engine.snapshot().tun_name is None
 
 
 def test_what_is_taken_is_said_in_one_sentence(pair: tuple[End, End]) -> None:
