@@ -26,19 +26,23 @@ class ProbeBudget:
 
     def take(self, address: Address, count: int, now: float) -> bool:
         """Spend `count` probes now, or none and return False."""
+        if self._full(address, now):
+            return False
         sent = self._recent(address, now)
         if sum(n for _, n in sent) + count > self.per_s:
             return False
-        if not sent and len(self._sent) >= _ADDRESSES_MAX:
-            self._prune(now)
-            if len(self._sent) >= _ADDRESSES_MAX:
-                return False
         sent.append((now, count))
-        self._sent[address] = sent
         return True
+
+    def note(self, address: Address, now: float) -> None:
+        """Count a ping that was sent for other reasons; probes have that much less room."""
+        if not self._full(address, now):
+            self._recent(address, now).append((now, 1))
 
     def next_free(self, address: Address, count: int, now: float) -> float:
         """Return when `count` probes can be spent, if nobody else spends any."""
+        if self._full(address, now):
+            return now + 1.0
         sent = self._recent(address, now)
         room = self.per_s - sum(n for _, n in sent)
         if room >= count:
@@ -50,16 +54,20 @@ class ProbeBudget:
         return now + 1.0
 
     def _recent(self, address: Address, now: float) -> deque[tuple[float, int]]:
-        sent = self._sent.get(address, deque())
+        sent = self._sent.setdefault(address, deque())
         # Compared as `next_free` computes it, or rounding would make a free moment not free.
         while sent and sent[0][0] + 1.0 <= now:
             sent.popleft()
         return sent
 
-    def _prune(self, now: float) -> None:
-        for address in list(self._sent):
-            if not self._recent(address, now):
-                del self._sent[address]
+    def _full(self, address: Address, now: float) -> bool:
+        """Whether too many other addresses were sent something in this second."""
+        if address in self._sent or len(self._sent) < _ADDRESSES_MAX:
+            return False
+        for other, sent in list(self._sent.items()):
+            if not sent or sent[-1][0] + 1.0 <= now:
+                del self._sent[other]
+        return len(self._sent) >= _ADDRESSES_MAX
 
 
 class SocketBudget:

@@ -46,8 +46,11 @@ SLICE, SLICE_EVERY_S = 32, 0.02
 """Sockets send their pings in slices, so that no queue on the way overflows."""
 _ASKING_SLICES, _ASKS_PER_SLICE = (0, 3, 7), 2
 ASK_WAIT_S = 0.25
-CALL_PORTS, CALL_EVERY_S, CALL_PORTS_TOTAL = 100, 1.0, 1500
-"""Towards a stock client: so many ports a list, so often, so many in all."""
+CALL_PORTS, CALL_EVERY_S, CALL_PORTS_TOTAL = 96, 1.02, 1536
+"""Towards a stock client: so many ports a list, so often, so many in all. Its own search sends a
+few pings to the same address, and lists may move together on the way; where they arrive, a hundred
+a second are still not to be exceeded. More and smaller lists would push out addresses that were
+just pinged before their answers are back."""
 INVITE_AGAIN_S, INVITE_WAIT_S = 3.0, 13.0
 _LATE_S = 2.0
 _CONFIRM_EVERY_S, _CONFIRM_TRIES = 0.25, 10

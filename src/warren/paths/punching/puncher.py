@@ -365,6 +365,9 @@ class PunchingPaths:
         if hard.punched is not None:
             self.kept = KeptPath(hard.punched, self._own_key, self._own.entropy, now)
             self._tell_own_endpoints(now)
+            if not self._peer.understands:
+                # A list that was on its way may have pushed the port out again.
+                self._say(CallMeMaybe((hard.punched.mapped, *self._own_endpoints)))
         self._ended(hard.attempt, now)
 
     def _settle_easy(self, now: float) -> None:
@@ -444,13 +447,11 @@ class PunchingPaths:
         """Whether what the ordinary machine wants to send fits beside an attempt."""
         if isinstance(transmit.message, CallMeMaybe) and self._hard is not None:
             return not self._hard.calls_itself
-        if (
-            isinstance(transmit.message, Ping)
-            and isinstance(transmit.to, Endpoint)
-            and self._easy is not None
-            and transmit.to.ip == self._easy.address
-        ):
-            return self._own.probes.take(transmit.to.ip, 1, self._now)
+        if isinstance(transmit.message, Ping) and isinstance(transmit.to, Endpoint):
+            ip = transmit.to.ip
+            if self._easy is not None and ip == self._easy.address:
+                return self._own.probes.take(ip, 1, self._now)
+            self._own.probes.note(ip, self._now)
         return True
 
     def _account(self, item: AsideTransmit | SocketCommand) -> None:

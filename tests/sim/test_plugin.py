@@ -1,0 +1,36 @@
+"""What somebody who installed Warren sees in pytest."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+TEST = """
+from warren.lab.sim import SimTailnet
+
+def test_fails(warren_world):
+    tailnet = SimTailnet(warren_world)
+    a, b = tailnet.node("anna", "symmetric"), tailnet.stock("bert", "port-restricted")
+    tailnet.settle()
+    a.talk_to(b)
+    warren_world.run(1.0)
+    assert False
+"""
+
+
+def run(pytester: pytest.Pytester, *words: str) -> str:
+    pytester.makepyfile(TEST)
+    result = pytester.runpytest_inprocess("-p", "warren.pytest_plugin", *words)
+    result.assert_outcomes(failed=1)
+    return result.stdout.str()
+
+
+def test_a_failing_run_tells_its_seed_and_chart(pytester: pytest.Pytester) -> None:
+    told = run(pytester)
+    assert "Warren simulation, seed " in told
+    assert "anna → bert" in told and "over the relay: CallMeMaybe" in told
+
+
+def test_a_seed_can_be_given(pytester: pytest.Pytester) -> None:
+    assert "Warren simulation, seed 42," in run(pytester, "--warren-seed", "42")
