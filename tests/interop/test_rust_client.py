@@ -1,7 +1,7 @@
 """A second client that nobody here wrote: the official Rust implementation, from crates.io.
 
-Building it takes minutes, so `conftest.py` leaves this out unless it was built before (`cargo build`
-in `rust-client/`) or WARREN_TEST_RUST_CLIENT asks for it.
+Building it takes minutes, so `conftest.py` leaves this out unless it was built before (by
+`cargo build` in `rust-client/`) or WARREN_TEST_RUST_CLIENT asks for it.
 """
 
 from __future__ import annotations

@@ -194,6 +194,16 @@ def copy_state(source: Path, target: Path) -> None:
             (target / path.name).chmod(0o600)
 
 
+def test_requests_of_other_clients(world: World, server: Server) -> None:
+    """Several requests on one connection, targets in absolute form (RFC 9112 §3.2.2)."""
+    with world["alice"].socket(socket.SOCK_STREAM) as sock:
+        sock.settimeout(5)
+        sock.connect((str(world["server"].address), 80))
+        for target in ("/key?v=130", f"{server.url}/key?v=130", f"{server.url}/derp/probe", "/key"):
+            sock.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            assert b" 200 " in sock.recv(4096).splitlines()[0], target
+
+
 def test_ping_of_nobody(world: World, server: Server) -> None:
     alice = node(world, "alice", "pinger")
     alice.up(server.url, server.create_key("tester"))
