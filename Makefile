@@ -11,7 +11,7 @@ RUST_SOURCES := $(shell find rust -name '*.rs' -not -path '*/target/*' 2>/dev/nu
 LAB_PACKAGES := iproute2 nftables iputils-ping
 TEST_PACKAGES := $(LAB_PACKAGES) wireguard-go wireguard-tools iperf3 coturn miniupnpd-nftables minissdpd
 
-.PHONY: help demo test setup engine pebble lint check-rust check-python bench fuzz clean
+.PHONY: help demo test setup engine pebble lint check-rust check-python bench fuzz picture clean
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -75,6 +75,9 @@ bench: setup ## measure, beside peers in the same run
 
 fuzz: setup ## run every fuzz target for a minute
 	@$(BIN)/python -m fuzz $(ARGS)
+
+picture: setup ## draw the demo's output for the README
+	@$(BIN)/python tools/demo-picture
 
 clean: ## remove what was built
 	rm -rf $(STAMPS) $(VENV) rust/target src/warren/_engine*.so
