@@ -45,7 +45,7 @@ $(STAMPS)/tools:
 $(STAMPS)/python: pyproject.toml $(STAMPS)/tools
 	@echo "setting up the virtual environment in $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "warren: cannot make a virtual environment; get it with: sudo apt-get install python3-venv" >&2; exit 1; }
-	@$(BIN)/python tools/install-requirements
+	@$(BIN)/python tools/install_requirements.py
 	@touch $@
 
 $(STAMPS)/engine: $(STAMPS)/python $(RUST_SOURCES)
@@ -77,7 +77,7 @@ fuzz: setup ## run every fuzz target for a minute
 	@$(BIN)/python -m fuzz $(ARGS)
 
 picture: setup ## draw the demo's output for the README
-	@$(BIN)/python tools/demo-picture
+	@$(BIN)/python tools/demo_picture.py
 
 clean: ## remove what was built
 	rm -rf $(STAMPS) $(VENV) rust/target src/warren/_engine*.so
