@@ -24,6 +24,9 @@ from warren.control.mapstream import KEEP_ALIVE
 from warren.derp.metacert import build_meta_certificate
 from warren.disco.sealed import SharedBox, sender_of_untrusted
 from warren.keys import NodePrivate
+from warren.nat.stun import TxId
+from warren.nat.stun5780 import discovery_request, discovery_response
+from warren.netmap.endpoint import Endpoint
 
 
 def initiations() -> list[bytes]:
@@ -143,7 +146,12 @@ def certificates() -> list[bytes]:
 
 def stun() -> list[bytes]:
     """STUN datagrams of both ways."""
-    return [item.data for item in stun_datagrams()]
+    tx_id, seen = TxId(b"abcdefghijkl"), Endpoint.parse("203.0.113.7:41641")
+    return [
+        *(item.data for item in stun_datagrams()),
+        discovery_request(tx_id, change_ip=True, change_port=True, size_bytes=96),
+        discovery_response(tx_id, seen, Endpoint.parse("192.0.2.1:3478"), seen),
+    ]
 
 
 def router_datagrams() -> list[bytes]:

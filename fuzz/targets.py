@@ -41,6 +41,7 @@ from warren.keys import (
     NodePrivate,
     NodePublic,
 )
+from warren.nat.behaviour import Discovery
 from warren.nat.mapping import Call, Reply
 from warren.nat.natpmp import MalformedNatPmp, parse_natpmp_response_untrusted
 from warren.nat.pcp import MalformedPcp, parse_pcp_response_untrusted
@@ -52,6 +53,10 @@ from warren.nat.stun import (
     looks_like_stun,
     parse_binding_request_untrusted,
     parse_binding_response_untrusted,
+)
+from warren.nat.stun5780 import (
+    parse_discovery_request_untrusted,
+    parse_discovery_response_untrusted,
 )
 from warren.nat.upnp import (
     MalformedUpnp,
@@ -205,6 +210,16 @@ def _stun(data: bytes) -> None:
             tx_id,
             endpoint,
         )
+    with suppress(MalformedStun):
+        parse_discovery_request_untrusted(data)
+    with suppress(MalformedStun):
+        parse_discovery_response_untrusted(data)
+    # The transaction is the examination's own, so that answers get past that check.
+    server = Endpoint.parse("192.0.2.1:3478")
+    check = Discovery([server], (1, 2, 3, 4), (), lambda size: data[8:20].ljust(size)[:size], 0.0)
+    check.receive(0, data, server, 0.1)
+    check.handle_timeout(5.0)
+    assert check.poll_event() is not None
 
 
 def _portmap_wire(data: bytes) -> None:
