@@ -60,7 +60,10 @@ def serve(
     http: Annotated[
         str | None, _flag("Plain HTTP beside it, for a reverse proxy or a lab [none].", "HTTP")
     ] = None,
-    stun: Annotated[str | None, _flag("UDP port of STUN, or off [:3478].", "STUN")] = None,
+    stun: Annotated[
+        str | None,
+        _flag("UDP port of STUN, off, or two addresses: A:3478,B:3478 [:3478].", "STUN"),
+    ] = None,
     tls: Annotated[
         str | None, _flag("acme, self-signed, files or off [self-signed].", "TLS")
     ] = None,

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from warren.coordinator.durations import parse_duration
+from warren.nat.places import group_places
+from warren.netmap.endpoint import Endpoint
 
 _DOMAIN = re.compile(r"(?=.{1,200}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9-]{1,63})+")
 _TLS_MODES = ("acme", "self-signed", "files", "off")
@@ -43,7 +45,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     http: str = ""
     """Plain HTTP beside it, for a reverse proxy or a lab; empty: none."""
     stun: str = ":3478"
-    """UDP port; `off` for none."""
+    """UDP port; `off` for none. Two addresses, with a comma between them, or one address with two
+    ports let machines find out how their NAT behaves."""
     tls: str = "self-signed"
     """`acme`, `self-signed`, `files` or `off`."""
     tls_cert: str = ""
@@ -101,7 +104,9 @@ def check(config: Config) -> None:
     """Look for settings that make no sense, alone or together. Raises BadConfig."""
     for name in ("listen", "http", "stun"):
         text = getattr(config, name)
-        if text and not (name == "stun" and text == "off"):
+        if name == "stun":
+            stun_groups(text)
+        elif text:
             parse_address(name, text)
     if config.tls not in _TLS_MODES:
         raise BadConfig(f"tls is {config.tls!r}; it can be {', '.join(_TLS_MODES)}")
@@ -168,6 +173,23 @@ def parse_address(name: str, text: str) -> tuple[str | None, int]:
         except ValueError as error:
             raise BadConfig(f"{name} is {text!r}, and {bare!r} is not an address") from error
     return bare or None, int(port)
+
+
+def stun_groups(text: str) -> list[list[Endpoint]]:
+    """Return the sockets to open for STUN: a group answers for each other. Raises BadConfig.
+
+    `off` gives none. A port without an address is one group of the unspecified IPv4 address.
+    """
+    if text == "off":
+        return []
+    endpoints = []
+    for part in text.split(","):
+        host, port = parse_address("stun", part.strip())
+        endpoints.append(Endpoint.of(ip_address(host or "0.0.0.0"), port))  # noqa: S104
+    try:
+        return group_places(endpoints)
+    except ValueError as error:
+        raise BadConfig(f"stun is {text!r}, but {error}") from error
 
 
 def state_directory(config_state: str) -> Path:

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +28,13 @@ from warren.coordinator.auth.flow import Registration
 from warren.coordinator.certificates import Certificates
 from warren.coordinator.change import Change, Facet
 from warren.coordinator.client import SOCKET_NAME
-from warren.coordinator.config import Config, parse_address, public_url, relay_address
+from warren.coordinator.config import (
+    Config,
+    parse_address,
+    public_url,
+    relay_address,
+    stun_groups,
+)
 from warren.coordinator.default_policy import AllowAll
 from warren.coordinator.delta import Delta
 from warren.coordinator.durations import parse_duration
@@ -49,10 +56,11 @@ from warren.edge.files import FileLock, owner_only_from_now_on, private_director
 from warren.edge.http import Door, Lobby, Routes
 from warren.edge.listen import listen_tcp, listen_udp, listen_unix, raise_file_limit
 from warren.keys import NodePublic
+from warren.nat.places import abilities
 from warren.netmap.derpmap import DERPMap, DERPNode, DERPRegion
 from warren.relay import serve as relay
 from warren.relay.hub import Hub
-from warren.relay.stun_server import StunServer
+from warren.relay.stun_server import Places, StunServer
 
 _log = structlog.get_logger("server")
 
@@ -197,11 +205,21 @@ class Server:
                 self._servers.append(
                     await loop.create_server(lambda: Door(routes, self._lobby), sock=sock)
                 )
-        if config.relay and config.stun != "off":
-            for sock in listen_udp(*parse_address("stun", config.stun), "--stun"):
-                transport, _ = await loop.create_datagram_endpoint(StunServer, sock=sock)
-                self._datagrams.append(transport)
+        if config.relay:
+            await self._listen_stun()
         await self._listen_admin()
+
+    async def _listen_stun(self) -> None:
+        loop = asyncio.get_running_loop()
+        for group in stun_groups(self._config.stun):
+            places = Places(group, self._clock.now) if len(group) > 1 else None
+            for at in group:
+                host = None if at.ip.is_unspecified else str(at.ip)
+                for sock in listen_udp(host, at.port, "--stun"):
+                    transport, _ = await loop.create_datagram_endpoint(
+                        partial(StunServer, places, at), sock=sock
+                    )
+                    self._datagrams.append(transport)
 
     async def _listen_admin(self) -> None:
         office = Office(
@@ -316,7 +334,8 @@ class Server:
         parts = [f"{config.listen} TLS"] if config.tls != "off" else []
         parts += [f"{config.http} HTTP"] if config.http else []
         if config.relay and config.stun != "off":
-            parts.append(f"{config.stun} STUN")
+            tests = abilities(stun_groups(config.stun))
+            parts.append(f"{config.stun} STUN" + (f" {tests}" if tests else ""))
         return ", ".join(parts)
 
     def _warnings(self) -> tuple[str, ...]:
@@ -357,7 +376,7 @@ def _derp_map(config: Config, pin: str) -> DERPMap:
         ipv4, ipv6 = (host, "none") if address.version == 4 else ("none", host)
     stun_port = -1
     if config.stun != "off":
-        stun_port = config.stun_port or parse_address("stun", config.stun)[1]
+        stun_port = config.stun_port or stun_groups(config.stun)[0][0].port
     node = DERPNode(
         name=f"{config.region_id}a",
         region_id=config.region_id,
@@ -373,9 +392,35 @@ def _derp_map(config: Config, pin: str) -> DERPMap:
         region_id=config.region_id,
         region_code=config.region_code,
         region_name=config.region_name,
-        nodes=[node],
+        nodes=[node, *_second_stun(config, node)],
     )
     return DERPMap(regions={config.region_id: region}, omit_default_regions=True)
+
+
+def _second_stun(config: Config, node: DERPNode) -> list[DERPNode]:
+    """Return our other STUN address as a server of its own.
+
+    A client needs two to see whether its NAT maps by destination; so do stock clients.
+    """
+    if config.stun == "off" or config.relay_host:
+        return []
+    others: dict[int, str] = {}
+    for group in stun_groups(config.stun):
+        ips = [endpoint.ip for endpoint in reversed(group)]
+        if len(set(ips)) > 1:
+            ip = next(ip for ip in ips if str(ip) not in (node.ipv4, node.ipv6))
+            others[ip.version] = str(ip)
+    if not others:
+        return []
+    second = replace(
+        node,
+        name=f"{config.region_id}b",
+        ipv4=others.get(4, "none"),
+        ipv6=others.get(6, "none"),
+        stun_only=True,
+        can_port80=False,
+    )
+    return [second]
 
 
 def _own_addresses(url: str) -> Mapping[str, list[str]]:
