@@ -13,7 +13,7 @@ from ipaddress import IPv4Address
 
 import nacl.bindings
 
-from fuzz import door, seeds
+from fuzz import door, seeds, turn
 from warren.control.channel import ClientChannel, ServerChannel
 from warren.control.early import EarlyReader
 from warren.control.handshake import Initiator, initiation_version_untrusted, respond
@@ -293,6 +293,10 @@ TARGETS = [
     Target("portmap_wire", _portmap_wire, seeds.router_datagrams),
     Target("portmap_xml", _portmap_xml, seeds.router_pages),
     Target("portmapper", _portmapper, seeds.router_answers),
+    Target("turn_message", turn.message, turn.messages),
+    Target("turn_stream", turn.stream, turn.streams),
+    Target("turn_server", turn.server, turn.messages),
+    Target("turn_client", turn.client, turn.messages),
     Target("text", _text, seeds.texts),
     Target("front_door", door.entry, door.conversations),
 ]

