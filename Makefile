@@ -72,6 +72,7 @@ check-python: setup pebble ## the Python tests, the lab and the interop tests am
 bench: setup ## measure, beside peers in the same run
 	@tools/system-packages $(TEST_PACKAGES)
 	@$(BIN)/python -m bench $(ARGS)
+	@$(BIN)/python -m bench.punching
 
 fuzz: setup ## run every fuzz target for a minute
 	@$(BIN)/python -m fuzz $(ARGS)

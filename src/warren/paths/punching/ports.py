@@ -33,7 +33,7 @@ _NEWEST = 16
 _PREDICTED_MAX = 48
 _NEIGHBOURS = 8
 _NEIGHBOURED = 4
-_SEEN_ALONE = 8
+_SEEN_ALONE = 4
 _WRONG_SPAN = 8
 """A span is given up after this many times the guesses that a hit should take: odds of e⁻⁸."""
 

@@ -1,0 +1,222 @@
+"""`python -m bench.punching`: how many probes birthday punching needs, beside what theory says.
+
+The curve needs only the ports that a NAT gave and the order in which they are guessed, so its
+many runs leave the rest of the network out: the NAT gives 256 distinct random ports of 1024 to
+65535, and `warren.paths.punching.ports` guesses, from six samples, as the node does. Fewer runs
+of the whole simulator (both nodes' machines, NATs, relay, latency) stand beside it, and give the
+times for NATs of each kind, towards Warren and towards a model of the stock client.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import statistics
+import sys
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.machine import describe
+from warren import __version__
+from warren.lab.sim import SimNode, SimTailnet, SimWorld, StockNode
+from warren.netmap.endpoint import Endpoint
+from warren.paths.punching.easy import PROBES_MAX
+from warren.paths.punching.hard import SOCKETS
+from warren.paths.punching.ports import (
+    FIRST_PORT,
+    LAST_PORT,
+    PORTS,
+    Sample,
+    guesses,
+    infer,
+    plan_for,
+)
+
+COUNTS = (64, 128, 174, 256, 512, 1024)
+HARD_KINDS = ("symmetric", "symmetric-sequential", "carrier-block")
+EASY_KIND = "port-restricted"
+_SERVER = Endpoint.parse("192.0.2.1:3478")
+_SAMPLES = 6
+
+
+def theory(probes: int) -> float:
+    """Return the odds of a hit, each probe drawn anew."""
+    return 1 - (1 - SOCKETS / PORTS) ** probes
+
+
+def theory_distinct(probes: int) -> float:
+    """Return the odds of a hit where no port is probed twice, as the node does it."""
+    missed = math.prod((PORTS - SOCKETS - k) / (PORTS - k) for k in range(probes))
+    return 1 - missed
+
+
+def probes_needed(rng: random.Random) -> int | None:
+    """Punch once; return which probe hit, or None if `PROBES_MAX` were not enough."""
+    ports = rng.sample(range(FIRST_PORT, LAST_PORT + 1), SOCKETS + _SAMPLES)
+    outside = Endpoint.parse("198.51.100.1:0").ip
+    samples = [
+        Sample(_SERVER, Endpoint(outside, port), float(at))
+        for at, port in enumerate(ports[SOCKETS:])
+    ]
+    opened = set(ports[:SOCKETS])
+    plan = plan_for(infer(samples), SOCKETS)
+    for count, port in enumerate(islice(guesses(plan, rng.randbytes), PROBES_MAX), start=1):
+        if port in opened:
+            return count
+    return None
+
+
+def share(needed: list[int | None], probes: int) -> float:
+    """Return which share of the runs was connected after so many probes."""
+    return sum(count is not None and count <= probes for count in needed) / len(needed)
+
+
+def whole_run(seed: int, hard: str, stock: bool) -> tuple[float | None, int | None]:
+    """Run the whole simulator once: seconds until both sides are direct, and probes spent."""
+    world = SimWorld(seed)
+    tailnet = SimTailnet(world)
+    a = tailnet.node("a", hard)
+    b: SimNode | StockNode
+    b = tailnet.stock("b", EASY_KIND) if stock else tailnet.node("b", EASY_KIND)
+    tailnet.settle()
+    began = world.now
+    a.talk_to(b)
+    b.talk_to(a)
+    if not world.run(20.0, lambda: a.direct(b) is not None and b.direct(a) is not None):
+        return None, None
+    tried = a.paths[b.key].attempts if isinstance(b, StockNode) else b.paths[a.key].attempts
+    return world.now - began, sum(attempt.probes for attempt in tried)
+
+
+def measure(runs: int, whole_runs: int, seed: int) -> dict[str, Any]:
+    """Return the curve and the times, as JSON values."""
+    rng = random.Random(seed)
+    needed = [probes_needed(rng) for _ in range(runs)]
+    hits = [count for count in needed if count is not None]
+    times: list[dict[str, Any]] = []
+    spent: list[int | None] = []
+    for stock in (False, True):
+        for hard in HARD_KINDS:
+            done = [whole_run(seed + number, hard, stock) for number in range(whole_runs)]
+            if hard == "symmetric" and not stock:
+                spent = [probes for _, probes in done]
+            seconds = sorted(took for took, _ in done if took is not None)
+            times.append(
+                {
+                    "hard": hard,
+                    "easy": EASY_KIND,
+                    "easy_side": "stock client (model)" if stock else "Warren",
+                    "runs": whole_runs,
+                    "connected_20_s": len(seconds) / whole_runs,
+                    "connected_10_s": sum(took <= 10 for took in seconds) / whole_runs,
+                    "median_s": statistics.median(seconds) if seconds else None,
+                    "slowest_s": seconds[-1] if seconds else None,
+                }
+            )
+    return {
+        "name": "punching",
+        "sockets": SOCKETS,
+        "port_range": [FIRST_PORT, LAST_PORT],
+        "ports": PORTS,
+        "runs": runs,
+        "whole_runs": whole_runs,
+        "seed": seed,
+        "median_probes": statistics.median(hits),
+        "curve": [
+            {
+                "probes": count,
+                "connected": share(needed, count),
+                "error_95": 1.96 * math.sqrt(theory(count) * (1 - theory(count)) / runs),
+                "connected_whole": share(spent, count),
+                "theory": theory(count),
+                "theory_distinct": theory_distinct(count),
+            }
+            for count in COUNTS
+        ],
+        "times": times,
+    }
+
+
+def show(console: Console, found: dict[str, Any]) -> None:
+    """Print the curve and the times."""
+    first, last = found["port_range"]
+    console.print(
+        f"Birthday punching: {found['sockets']} ports open among {found['ports']:,} "
+        f"({first} to {last}), {found['runs']:,} simulated runs; "
+        f"half are connected after {found['median_probes']:.0f} probes. "
+        f"Theory: 1-(1-{SOCKETS}/{PORTS})ⁿ; distinct: no port is drawn twice."
+    )
+    curve = Table(show_edge=False, pad_edge=False)
+    for column in (
+        "probes",
+        "connected",
+        "±",
+        f"whole ({found['whole_runs']} runs)",
+        "theory",
+        "distinct",
+    ):
+        curve.add_column(column, justify="right")
+    for row in found["curve"]:
+        curve.add_row(
+            str(row["probes"]),
+            *(f"{100 * row[name]:.1f} %" for name in ("connected", "error_95", "connected_whole")),
+            *(f"{100 * row[name]:.1f} %" for name in ("theory", "theory_distinct")),
+        )
+    console.print(curve)
+    console.print(f"Until both sides are direct, towards a {EASY_KIND} NAT:")
+    times = Table(show_edge=False, pad_edge=False)
+    for column in ("hard side", "easy side", "runs", "in 10 s", "median", "slowest"):
+        times.add_column(column)
+    for row in found["times"]:
+        known = row["median_s"] is not None
+        times.add_row(
+            row["hard"],
+            row["easy_side"],
+            str(row["runs"]),
+            f"{100 * row['connected_10_s']:.1f} %",
+            f"{row['median_s']:.2f} s" if known else "-",
+            f"{row['slowest_s']:.1f} s" if known else "-",
+        )
+    console.print(times)
+
+
+def main() -> int:
+    """Measure, print, and keep the figures."""
+    words = argparse.ArgumentParser(prog="python -m bench.punching", description=__doc__)
+    words.add_argument("--runs", type=int, default=20_000, help="runs of the curve")
+    words.add_argument("--whole-runs", type=int, default=200, help="runs of the whole simulator")
+    words.add_argument("--seed", type=int, default=1)
+    words.add_argument("--json", action="store_true", help="print JSON and keep no file")
+    words.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
+    chosen = words.parse_args()
+    if chosen.runs < 1 or chosen.whole_runs < 1:
+        print("bench: the number of runs is at least 1", file=sys.stderr)
+        return 1
+    found = {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "version": __version__,
+        "machine": describe(),
+        **measure(chosen.runs, chosen.whole_runs, chosen.seed),
+    }
+    text = json.dumps(found, indent=2) + "\n"
+    if chosen.json:
+        sys.stdout.write(text)
+        return 0
+    console = Console()
+    show(console, found)
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    path = chosen.out / f"punching-{found['when'][:10]}.json"
+    path.write_text(text)
+    console.print(f"kept in {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
