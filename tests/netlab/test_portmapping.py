@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 
 import pytest
 from igd import PUBLIC_A, PUBLIC_B, Igd, renumber
@@ -252,6 +253,140 @@ def test_switched_on_while_we_run(home: World, igd: Igd) -> None:
             alice.wait_found(protocol, Finding.SILENT, 1)
         igd.start()
         alice.wait_mapped(20)
+
+
+def test_leases_are_renewed(home: World, igd: Igd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With leases of 6 s, three protocols keep their ports for longer than two of them."""
+    for module in ("datagram_asker", "upnp_asker"):
+        monkeypatch.setattr(f"warren.nat.{module}.LEASE_S", 6)
+    monkeypatch.setattr("warren.nat.datagram_asker.LEASE_MIN_S", 2)
+    igd.start()
+    with contextlib.ExitStack() as stack:
+        clients = [
+            stack.enter_context(Client(home["alice"], protocol, port=PORT + number))
+            for number, protocol in enumerate(EVERY)
+        ]
+        for client in clients:
+            client.wait_mapped()
+        end = time.monotonic() + 14
+        while time.monotonic() < end:
+            assert sorted(igd.mapped) == [PORT, PORT + 1, PORT + 2]
+            time.sleep(0.5)
+    assert igd.mapped == {}
+
+
+def test_several_routers(home: World, igd: Igd) -> None:
+    """The second gives nothing; what each one says is known apart."""
+    alice, bob = home["alice"], home["bob"]
+    alice.run(["ip", "route", "add", "default", "via", str(bob.address), "metric", "500"])
+    try:
+        igd.start()
+        with Client(alice) as client:
+            assert client.wait_mapped() == Endpoint(PUBLIC_A, PORT)
+            home.wait(
+                lambda: all(o.finding is Finding.SILENT for o in client.it.routers[1].outcomes),
+                5,
+                "the second router is silent",
+            )
+            first, second = client.it.routers
+            assert first.gateway.ip == IPv4Address("192.168.1.1")
+            assert second.gateway.ip == bob.address and second.mapping is None
+    finally:
+        alice.run(["ip", "route", "del", "default", "via", str(bob.address)])
+
+
+BOMB = (
+    b'<!DOCTYPE b [<!ENTITY a "' + b"x" * 1000 + b'">'
+    b'<!ENTITY c "' + b"&a;" * 1000 + b'"><!ENTITY d "' + b"&c;" * 1000 + b'">]><root>&d;</root>'
+)
+
+
+class EvilRouter:
+    """Answers searches, and HTTP with `page` before it falls silent with the line open."""
+
+    def __init__(self, part: Part, location: str, page: bytes) -> None:
+        self._answer = f"HTTP/1.1 200 OK\r\nST: x\r\nLOCATION: {location}\r\n\r\n".encode()
+        self._page = page
+        self.asked = 0
+        self._udp = part.socket(socket.SOCK_DGRAM)
+        self._tcp = part.socket(socket.SOCK_STREAM)
+        self._udp.bind(("192.168.1.1", 1900))
+        self._tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._tcp.bind(("192.168.1.1", 5000))
+        self._tcp.listen()
+        self._lines: list[socket.socket] = []
+        self._threads = [threading.Thread(target=work) for work in (self._search, self._serve)]
+
+    def _search(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                _, src = self._udp.recvfrom(4096)
+                if not src:
+                    return  # The socket was shut down.
+                self._udp.sendto(self._answer, src)
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                line, _ = self._tcp.accept()
+                self._lines.append(line)
+                self.asked += 1
+                with contextlib.suppress(OSError):
+                    line.recv(4096)
+                    line.settimeout(5)
+                    line.sendall(self._page)
+
+    def __enter__(self) -> EvilRouter:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for each in (self._udp, self._tcp):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+        for line in self._lines:
+            line.close()
+        for thread in self._threads:
+            thread.join(5)
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\n"
+PAGE = "http://192.168.1.1:5000/d.xml"
+
+
+@pytest.mark.parametrize(
+    ("page", "word"),
+    [
+        (HEAD + b"Content-Length: %d\r\n\r\n" % len(BOMB) + BOMB, "document type"),
+        (HEAD + b"\r\n" + bytes(4_000_000), "more than"),
+        (HEAD + b"Content-Length: 10\r\n\r\n", "did not answer"),
+        (
+            b"HTTP/1.1 302 x\r\nLocation: http://192.168.1.3/\r\nContent-Length: 0\r\n\r\n",
+            "redirects",
+        ),
+        (b"HTTP/1.1 404 x\r\nContent-Length: 0\r\n\r\n", "404"),
+        (b"SSH-2.0-dropbear\r\n\r\n", "HTTP"),
+    ],
+    ids=["bomb", "huge", "slow", "elsewhere", "absent", "garbage"],
+)
+def test_a_router_that_means_harm(home: World, page: bytes, word: str) -> None:
+    with EvilRouter(home["home"], PAGE, page) as router, Client(home["alice"]) as alice:
+        alice.wait_found(UPNP, Finding.BROKEN)
+        assert word in alice.details()[UPNP]
+        assert router.asked <= 3
+
+
+def test_a_search_answered_with_another_place(home: World) -> None:
+    """A router does not make us fetch what somebody else serves."""
+    with (
+        EvilRouter(home["home"], f"http://{home['bob'].address}:5000/", b"") as router,
+        Client(home["alice"]) as alice,
+    ):
+        alice.wait_found(UPNP, Finding.SILENT)
+        home.wait(lambda: alice.it.drops["port mapping: UPnP: names another machine"], 2, "a count")
+        assert router.asked == 0
 
 
 def test_a_router_behind_another_nat() -> None:
