@@ -28,10 +28,10 @@ class Auth(WireStruct, frozen=True, kw_only=True):
     oauth2_token: dict[str, Any] | None = msgspec.field(default=None, name="Oauth2Token")
 
 
-class RegisterRequest(WireStruct, frozen=True, kw_only=True):
+class RegisterRequest(WireStruct, frozen=True, kw_only=True, omit_defaults=False):
     """A node asks to join, to prolong, to leave (`expiry` in the past) or to wait.
 
-    Go clients always send the zero values of keys and times; the Rust client leaves them out.
+    Everything is written, as Go does: a zero time and zero keys mean something here.
     """
 
     version: int

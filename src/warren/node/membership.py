@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 import structlog
@@ -20,6 +20,7 @@ from warren.keys import DiscoPublic, MachinePublic, NodePublic
 from warren.netmap.fold import fold
 from warren.netmap.view import EMPTY, View
 from warren.netmap.wire import (
+    ZERO_TIME,
     Auth,
     Hostinfo,
     MapRequest,
@@ -54,9 +55,6 @@ UPDATE_PAUSE_S = 0.1
 """Changes that come together are reported together."""
 UPDATE_RETRY_S = 5.0
 CLOCK_TOLERANCE = timedelta(hours=12)
-# Go's zero time. A value of our own: the wire wants it present, and a struct leaves out a member
-# that is its very default.
-_NO_EXPIRY = datetime(1, 1, 1, tzinfo=UTC)
 
 log = structlog.get_logger(__name__)
 
@@ -315,7 +313,7 @@ class Membership:
         *,
         auth_key: str | None = None,
         followup: str = "",
-        expiry: datetime = _NO_EXPIRY,
+        expiry: datetime = ZERO_TIME,
     ) -> RegisterRequest:
         old = self._state.old_node_key()
         return RegisterRequest(
