@@ -20,7 +20,7 @@ HOME = "203.0.113.10"
 INSIDE_PORT = 41641
 
 
-@pytest.fixture(scope="module", params=["public", "firewall", "port-restricted", "symmetric"])
+@pytest.fixture(scope="module", params=[name for name in KINDS if name != "udp-blocked"])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     kind = request.param
     lan = "192.0.2.16/28" if not KINDS[kind].translate else "192.168.1.0/24"
@@ -88,7 +88,7 @@ def test_mapping(world: World) -> None:
 def test_filtering(world: World) -> None:
     kind = world.kind  # type: ignore[attr-defined]
     with (
-        udp(world, "in", INSIDE_PORT) as inside,
+        udp(world, "in", INSIDE_PORT + 1) as inside,
         udp(world, "a", 5000) as a1,
         udp(world, "a", 5001) as a2,
         udp(world, "b", 5000) as b1,
@@ -106,6 +106,63 @@ def test_filtering(world: World) -> None:
         "address-dependent": (True, False),
         "address-and-port-dependent": (False, False),
     }[kind.filtering]
+
+
+def test_hairpin() -> None:
+    """Two customers of a carrier that connects them see each other at their outside addresses."""
+    plan = Plan(
+        routers=(
+            Router("with", kind="carrier-hairpin", address=HOME),
+            Router("without", kind="full-cone", address="203.0.113.20"),
+        ),
+        hosts=(
+            Host("a", address=SERVER_A),
+            Host("in1", behind="with"),
+            Host("in2", behind="with"),
+            Host("out1", behind="without"),
+            Host("out2", behind="without"),
+        ),
+    )
+    with World(plan) as world, udp(world, "a", 3478) as server:
+        for one, two, works in (("in1", "in2", True), ("out1", "out2", False)):
+            with udp(world, one, 5001) as first, udp(world, two, 5002) as second:
+                at_first = outside_of(first, server, SERVER_A, 3478)
+                at_second = outside_of(second, server, SERVER_A, 3478)
+                first.sendto(b"hairpin", at_second)
+                assert arrives(second) is works
+                if works:
+                    second.sendto(b"back", at_first)
+                    second.sendto(b"again", at_first)
+                    data, source = first.recvfrom(100)
+                    assert (data, source) == (b"back", at_second)
+
+
+def test_sequential_ports() -> None:
+    plan = Plan(
+        routers=(Router("home", kind="symmetric-sequential", address=HOME),),
+        hosts=(Host("a", address=SERVER_A), Host("in", behind="home")),
+    )
+    with World(plan) as world, contextlib.ExitStack() as stack:
+        server = stack.enter_context(udp(world, "a", 3478))
+        ports = []
+        for number in range(6):
+            inside = stack.enter_context(udp(world, "in", 6000 + 11 * number))
+            ports.append(outside_of(inside, server, SERVER_A, 3478)[1])
+        assert ports == list(range(ports[0], ports[0] + 6))
+
+
+def test_block_of_ports() -> None:
+    plan = Plan(
+        routers=(Router("home", kind="carrier-block", address=HOME),),
+        hosts=(Host("a", address=SERVER_A), Host("in", behind="home")),
+    )
+    with World(plan) as world, udp(world, "in", 6000) as inside, contextlib.ExitStack() as stack:
+        ports = set()
+        for number in range(12):
+            server = stack.enter_context(udp(world, "a", 4000 + number))
+            ports.add(outside_of(inside, server, SERVER_A, 4000 + number)[1])
+        assert ports <= set(range(20480, 22528))
+        assert len(ports) > 8
 
 
 def test_early_packet_does_not_move_the_mapping() -> None:

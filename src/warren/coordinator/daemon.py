@@ -210,12 +210,18 @@ class Server:
         await self._listen_admin()
 
     async def _listen_stun(self) -> None:
-        loop = asyncio.get_running_loop()
-        for group in stun_groups(self._config.stun):
+        text, loop = self._config.stun, asyncio.get_running_loop()
+        groups = stun_groups(text)
+        if len(groups) == 1 and len(groups[0]) == 1:
+            # Without a host it means both families.
+            for sock in listen_udp(*parse_address("stun", text), "--stun"):
+                transport, _ = await loop.create_datagram_endpoint(StunServer, sock=sock)
+                self._datagrams.append(transport)
+            return
+        for group in groups:
             places = Places(group, self._clock.now) if len(group) > 1 else None
             for at in group:
-                host = None if at.ip.is_unspecified else str(at.ip)
-                for sock in listen_udp(host, at.port, "--stun"):
+                for sock in listen_udp(str(at.ip), at.port, "--stun"):
                     transport, _ = await loop.create_datagram_endpoint(
                         partial(StunServer, places, at), sock=sock
                     )

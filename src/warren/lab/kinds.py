@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from types import MappingProxyType
 from typing import Literal
 
@@ -25,6 +26,8 @@ class NatKind:
     everyday: the name that people use. translate: body of the nftables chain at `postrouting`,
     empty for a router that does not translate. filter_wan: whether packets from outside must
     belong to a flow that began inside. udp: False where the router forwards no UDP at all.
+    cone: let UDP in that conntrack alone would not, to the port's last user inside: from
+    "anybody", or from any port of an "address" that was written to. hairpin: also from inside.
     """
 
     name: str
@@ -34,12 +37,16 @@ class NatKind:
     translate: str
     filter_wan: bool = True
     udp: bool = True
+    cone: Literal["anybody", "address"] | None = None
+    hairpin: bool = False
 
 
 # Linux keeps the inside port while it is free ("port preservation", RFC 4787 §4.2.1), so one
 # inside socket has one outside port: endpoint-independent mapping for all practical purposes.
 # Conntrack lets in only replies from exactly the address and port that were written to.
 _MASQUERADE = f'oifname "{WAN}" masquerade'
+# The counter alone would be taken for a port in the wrong order of bytes.
+_IN_TURN = ", ".join(f"{number} : {30000 + number}" for number in range(4096))
 
 KINDS: Mapping[str, NatKind] = MappingProxyType(
     {
@@ -61,6 +68,31 @@ KINDS: Mapping[str, NatKind] = MappingProxyType(
                 translate="",
             ),
             NatKind(
+                name="full-cone",
+                everyday="full cone",
+                mapping="endpoint-independent",
+                filtering="endpoint-independent",
+                translate=_MASQUERADE,
+                cone="anybody",
+            ),
+            NatKind(
+                name="address-restricted",
+                everyday="address-restricted cone",
+                mapping="endpoint-independent",
+                filtering="address-dependent",
+                translate=_MASQUERADE,
+                cone="address",
+            ),
+            NatKind(
+                name="carrier-hairpin",
+                everyday="full cone that also connects its own customers",
+                mapping="endpoint-independent",
+                filtering="endpoint-independent",
+                translate=_MASQUERADE,
+                cone="anybody",
+                hairpin=True,
+            ),
+            NatKind(
                 name="port-restricted",
                 everyday="port-restricted cone",
                 mapping="endpoint-independent",
@@ -75,6 +107,26 @@ KINDS: Mapping[str, NatKind] = MappingProxyType(
                 translate=f"{_MASQUERADE} random,fully-random",
             ),
             NatKind(
+                name="symmetric-sequential",
+                everyday="symmetric, ports one after the other",
+                mapping="address-and-port-dependent",
+                filtering="address-and-port-dependent",
+                translate=(
+                    f'oifname "{WAN}" meta l4proto udp snat to OUTSIDE:numgen inc mod 4096 '
+                    f"map {{ {_IN_TURN} }}\n    {_MASQUERADE}"
+                ),
+            ),
+            NatKind(
+                name="carrier-block",
+                everyday="symmetric, ports from a carrier's block",
+                mapping="address-and-port-dependent",
+                filtering="address-and-port-dependent",
+                translate=(
+                    f'oifname "{WAN}" meta l4proto udp masquerade to :20480-22527 fully-random\n'
+                    f"    {_MASQUERADE}"
+                ),
+            ),
+            NatKind(
                 name="udp-blocked",
                 everyday="port-restricted for TCP, no UDP at all",
                 mapping=None,
@@ -87,8 +139,8 @@ KINDS: Mapping[str, NatKind] = MappingProxyType(
 )
 
 
-def ruleset(kind: NatKind) -> str:
-    """nftables input for a router of this kind; loads into an empty ruleset.
+def ruleset(kind: NatKind, outside: IPv4Address) -> str:
+    """nftables input for a router of this kind and outside address, for an empty ruleset.
 
     Unsolicited packets are dropped before conntrack confirms them. That is what real routers do,
     and it matters: a confirmed entry for the other side's early packet would clash with the reply
@@ -97,6 +149,8 @@ def ruleset(kind: NatKind) -> str:
     dead_udp = "" if kind.udp else "    meta l4proto udp drop\n"
     if kind.filter_wan:
         guard = f'    iifname "{WAN}" ct state established,related accept\n'
+        if kind.cone:
+            guard += f'    iifname "{WAN}" ct status dnat accept\n'
         guard += f'    iifname "{WAN}" drop\n'
     else:
         guard = ""
@@ -111,11 +165,38 @@ def ruleset(kind: NatKind) -> str:
     if kind.translate:
         rules += (
             "table ip nat {\n"
+            f"{_cone(kind, outside)}"
             "  chain postrouting {\n    type nat hook postrouting priority 100; policy accept;\n"
-            f"    {kind.translate}\n  }}\n"
+            f"    {kind.translate.replace('OUTSIDE', str(outside))}\n  }}\n"
             "}\n"
         )
     return rules
+
+
+def _cone(kind: NatKind, outside: IPv4Address) -> str:
+    """Who used a port last is remembered beside conntrack, and packets that it did not expect
+    are brought there. As ports are kept, inside and outside port are the same."""
+    if kind.cone is None:
+        return ""
+    known = "udp dport . ip saddr @written " if kind.cone == "address" else ""
+    rules = (
+        "  map user { type inet_service : ipv4_addr; flags dynamic,timeout; timeout 2m; }\n"
+        "  set written { type inet_service . ipv4_addr; flags dynamic,timeout; timeout 2m; }\n"
+        "  chain learn {\n    type filter hook forward priority -5; policy accept;\n"
+        f'    iifname "{LAN}" meta l4proto udp update @user {{ udp sport : ip saddr }}'
+        " update @written { udp sport . ip daddr }\n  }\n"
+        "  chain prerouting {\n    type nat hook prerouting priority -100; policy accept;\n"
+        f'    iifname "{WAN}" meta l4proto udp {known}dnat to udp dport map @user\n'
+    )
+    if not kind.hairpin:
+        return rules + "  }\n"
+    # The interface that a packet came from is not known in postrouting: a mark carries it there.
+    return (
+        f'{rules}    iifname "{LAN}" ip daddr {outside} meta l4proto udp ct mark set 1 '
+        "dnat to udp dport map @user\n  }\n"
+        "  chain hairpin {\n    type nat hook postrouting priority 99; policy accept;\n"
+        f"    ct mark 1 snat to {outside}\n  }}\n"
+    )
 
 
 BLOCK_UDP = """table inet blockudp {

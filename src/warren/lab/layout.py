@@ -78,7 +78,7 @@ def _router(router: Router, solved: Addressed) -> Iterator[Step]:
     yield Ip(router.name, f"addr add {solved.lan_gateway[router.name]}/{prefix} dev {LAN}")
     yield Ip(router.name, f"link set {LAN} up")
     yield Sysctl(router.name, "net/ipv4/ip_forward", "1")
-    yield Nft(router.name, ruleset(KINDS[router.kind]))
+    yield Nft(router.name, ruleset(KINDS[router.kind], solved.address[router.name]))
 
 
 def _uplink(
