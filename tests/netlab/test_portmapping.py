@@ -21,6 +21,7 @@ from warren.lab.mesh import Node, Server
 from warren.lab.plan import Host, Plan, Router
 from warren.lab.world import Part, World
 from warren.nat.mapping import Finding, MapProtocol
+from warren.nat.portmap import Portmapper
 from warren.netmap.endpoint import Endpoint
 from warren.node.portmapping import PortMapping
 
@@ -58,7 +59,11 @@ class Client:
 
         async def main() -> None:
             made = PortMapping(
-                SystemClock(), system_entropy, gateways=lambda: gateways, on_change=lambda: None
+                SystemClock(),
+                system_entropy,
+                gateways=lambda: gateways,
+                on_change=lambda: None,
+                secret=self.part.name.encode(),
             )
             made.set_disabled(self._disabled)
             made.set_port(self.port)
@@ -272,6 +277,21 @@ def test_leases_are_renewed(home: World, igd: Igd, monkeypatch: pytest.MonkeyPat
         while time.monotonic() < end:
             assert sorted(igd.mapped) == [PORT, PORT + 1, PORT + 2]
             time.sleep(0.5)
+    assert igd.mapped == {}
+
+
+@pytest.mark.parametrize("protocol", EVERY)
+def test_a_crash_leaves_a_port_that_is_ours_again(
+    home: World, igd: Igd, protocol: MapProtocol, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    igd.start()
+    with monkeypatch.context() as crash:
+        crash.setattr(Portmapper, "stop", lambda self, now: None)
+        with Client(home["alice"], protocol) as alice:
+            alice.wait_mapped()
+    assert list(igd.mapped) == [PORT]
+    with Client(home["alice"], protocol) as alice:
+        assert alice.wait_mapped() == Endpoint(PUBLIC_A, PORT)
     assert igd.mapped == {}
 
 

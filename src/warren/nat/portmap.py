@@ -8,6 +8,7 @@ restarted, and given back at the end. What came of each protocol stays readable 
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Collection
 from ipaddress import IPv4Address
@@ -37,6 +38,8 @@ PROBE_EVERY_S = 600.0
 _PROBE_AGAIN_MIN_S = 10.0
 """After a mapping was lost, or a router came back."""
 
+_KEY_BYTES = 32
+
 _ORDER = (MapProtocol.NATPMP, MapProtocol.PCP, MapProtocol.UPNP)
 
 
@@ -51,7 +54,8 @@ class Portmapper:
     poll_transmit, poll_event, next_timeout.
 
     router: where to ask; local_ip: the address of ours that it sees. disabled: protocols not to
-    use. entropy gives that many random bytes.
+    use. entropy gives that many random bytes. secret: makes PCP's nonce the same after a crash,
+    as the router gives a port that is still mapped only to who knows its nonce (RFC 6887 §11.3).
     """
 
     def __init__(
@@ -62,13 +66,16 @@ class Portmapper:
         entropy: Callable[[int], bytes],
         now: float,
         disabled: Collection[MapProtocol] = (),
+        secret: bytes | None = None,
     ) -> None:
         self.router = router
         self.local_ip = local_ip
         self.internal_port = internal_port
         self.drops: Counter[str] = Counter()
         self._disabled = frozenset(disabled)
-        nonce = Nonce(entropy(pcp.NONCE_BYTES))
+        mapped = router.packed + local_ip.packed + internal_port.to_bytes(2, "big")
+        key = entropy(_KEY_BYTES) if secret is None else secret
+        nonce = Nonce(hashlib.blake2s(key + mapped, digest_size=pcp.NONCE_BYTES).digest())
         self._natpmp = DatagramAsker(NatPmpDialect(internal_port), internal_port, now)
         self._pcp = DatagramAsker(PcpDialect(local_ip, internal_port, nonce), internal_port, now)
         self._upnp = UpnpAsker(router, local_ip, internal_port, entropy, now)

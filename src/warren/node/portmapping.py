@@ -60,7 +60,7 @@ class PortMapping:
     """Keeps one mapping at each of this machine's routers, as far as they give one.
 
     gateways: the routers now; called in a thread. on_change: called when `endpoints` or what is
-    known of a router changed.
+    known of a router changed. secret: of this node, the same after a restart.
     """
 
     def __init__(
@@ -70,9 +70,11 @@ class PortMapping:
         *,
         gateways: Callable[[], list[Gateway]],
         on_change: Callable[[], None],
+        secret: bytes | None = None,
     ) -> None:
         self._clock = clock
         self._entropy = entropy
+        self._secret = secret
         self._gateways = gateways
         self._on_change = on_change
         self._port = 0
@@ -182,6 +184,7 @@ class PortMapping:
                     self._entropy,
                     self._clock.now(),
                     self._disabled,
+                    self._secret,
                 )
                 talk = _Talk(mapper, self._clock, settings, self._on_change)
                 try:

@@ -119,7 +119,11 @@ class NodeService:
         )
         self._port4 = 0
         self._portmapping = PortMapping(
-            clock, entropy, gateways=default_gateways, on_change=self._on_mapped
+            clock,
+            entropy,
+            gateways=default_gateways,
+            on_change=self._on_mapped,
+            secret=state.log_id.encode(),
         )
         self._membership = Membership(
             state,
