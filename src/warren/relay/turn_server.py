@@ -111,6 +111,8 @@ class TurnService:
 
     def receive(self, flow: Flow, data: bytes) -> None:
         """Take one message of a client."""
+        if self._closed:
+            return
         self.machine.receive(flow, data, asyncio.get_running_loop().time())
         self._pump()
 
