@@ -63,12 +63,12 @@ def test_easy_pairs_need_no_punching(make_warren_world: Make, a: str, b: str) ->
         assert one.peak_sockets == 0
 
 
-@pytest.mark.parametrize("easy", ["port-restricted", "firewall"])
 @pytest.mark.parametrize("stock", [False, True])
-def test_random_ports_to_port_restricted(make_warren_world: Make, easy: str, stock: bool) -> None:
+def test_random_ports_to_port_restricted(make_warren_world: Make, stock: bool) -> None:
     """In at least 95 % of seeds within ten seconds."""
     times = []
-    for seed in SEEDS:
+    for seed in range(200):
+        easy = ("port-restricted", "firewall")[seed % 2]
         one, other = pair(make_warren_world(seed), "symmetric", easy, stock)
         times.append(connect(one, other, 20.0))
     assert within(times, 10.0) >= 0.95

@@ -37,7 +37,7 @@ class EasySide:
     """One attempt. It is over when `attempt.ended` is set; then `hit` is the path or None.
 
     scan: look for a single port and leave no likely one out, instead of hoping for one of many.
-    number: the hard side's number of the attempt, 0 if nobody invited.
+    number: the hard side's number of the attempt, None if nobody invited.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class EasySide:
         budget: ProbeBudget,
         entropy: Callable[[int], bytes],
         now: float,
-        number: int = 0,
+        number: int | None = None,
         scan: bool = False,
     ) -> None:
         self.address = address

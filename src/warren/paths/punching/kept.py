@@ -56,6 +56,11 @@ class KeptPath:
         """Whether its last pong still counts."""
         return self.alive and now < self._trusted_until
 
+    def lease(self, now: float) -> AsideLease | None:
+        """Return a lease for as long as the last pong counts, or None if it does not."""
+        left_ms = int((self._trusted_until - now) * 1000) if self.alive else 0
+        return AsideLease(self.at.endpoint, self.at.group, left_ms) if left_ms > 0 else None
+
     def note_active(self, now: float) -> None:
         """Traffic is being sent to the peer."""
         if now >= self._active_until or not self.is_trusted(now):

@@ -24,8 +24,9 @@ from warren.keys import NodePublic
 from warren.nat.stun import TxId as StunTxId
 from warren.netmap.endpoint import Endpoint
 from warren.paths.candidates import Source
-from warren.paths.machine import PathEvent, PeerPaths, Relay, Transmit, Via
+from warren.paths.machine import Lease, PathEvent, PeerPaths, Relay, Transmit, Via
 from warren.paths.punching.attempt import Attempt, Outcome
+from warren.paths.punching.budget import Address
 from warren.paths.punching.easy import EasySide
 from warren.paths.punching.hard import SOCKETS, HardSide
 from warren.paths.punching.kept import KeptPath
@@ -55,6 +56,9 @@ WISH_S = 15.0
 """A call from the peer says for this long that it wants a path."""
 BACKOFF_S, BACKOFF_MAX_S = 120.0, 1800.0
 NO_ROOM_S = 1.0
+LAG_S = 7.0
+"""A peer that still trusts a path which is gone finds out in this time (its trust's length)."""
+_PASSING = (PunchReason.BUSY, PunchReason.ADDRESS_NOT_YOURS)
 SETTLE_S = 2.0
 """After a success, a path that is lost at once is not punched anew before this."""
 ATTEMPTS_KEPT = 8
@@ -85,6 +89,8 @@ class PunchingPaths:
         self._failures = 0
         self._not_before = 0.0
         self._wished_until = 0.0
+        self._missed_at: Address | None = None
+        self._missed_until = 0.0
         self._without_since: float | None = None
         self._leased_aside = False
         self._out: deque[AnyTransmit] = deque()
@@ -118,12 +124,17 @@ class PunchingPaths:
         self.paths.network_changed(now)
         self._turn(now)
 
+    def close(self, now: float) -> None:
+        """The peer is gone from the map: close every socket; `poll_transmit` says which."""
+        self._stop_attempts(Outcome.STOPPED, now)
+        self._drop_kept()
+
     # What happens.
 
     def note_active(self, now: float) -> None:
         """Traffic is being sent to the peer."""
         self.paths.note_active(now)
-        if self.kept is not None:
+        if self.kept is not None and not self.paths.is_trusted(now):
             self.kept.note_active(now)
         self._turn(now)
 
@@ -190,9 +201,15 @@ class PunchingPaths:
     def poll_event(self) -> AnyPathEvent | None:
         """Return the next thing that the owner should do or know."""
         event = self.paths.poll_event()
-        if event is not None:
-            return event
-        return self._events.popleft() if self._events else None
+        if event is None:
+            return self._events.popleft() if self._events else None
+        if isinstance(event, Lease) and event.endpoint is None and self.kept is not None:
+            lease = self.kept.lease(self._now)
+            if lease is not None:
+                # The ordinary path is gone; the punched one takes over without a gap.
+                self._leased_aside = True
+                return lease
+        return event
 
     def next_timeout(self) -> tuple[float, str] | None:
         """Tell when `handle_timeout` is due, and why; None: not before something comes in."""
@@ -231,6 +248,8 @@ class PunchingPaths:
         self._settle_hard(now)
         self._settle_easy(now)
         self._settle_kept(now)
+        if not self._own.enabled:
+            self._stop_attempts(Outcome.STOPPED, now)
         if self.path(now) is not None:
             self._without_since = None
             if self.paths.is_trusted(now):
@@ -340,6 +359,8 @@ class PunchingPaths:
             return PunchReason.ADDRESS_NOT_YOURS
         if self._easy is not None or self._hard is not None or self.path(now) is not None:
             return PunchReason.BUSY
+        if invite.address.ip == self._missed_at and now < self._missed_until:
+            return PunchReason.BUSY
         return 0
 
     def _guess(self, easy: EasySide, now: float) -> None:
@@ -383,7 +404,9 @@ class PunchingPaths:
             # One more round trip makes it a path of the ordinary machine, which then keeps it.
             self.paths.candidates.add(easy.hit.endpoint, Source.PONG, now)
             self.paths.ping(now)
-        elif easy.number and easy.attempt.outcome is Outcome.EXHAUSTED:
+        elif easy.number is not None and easy.attempt.outcome is Outcome.EXHAUSTED:
+            # An honest peer waits longer than this before it invites again.
+            self._missed_at, self._missed_until = easy.address, now + BACKOFF_S / 2
             self._say(PunchEnd(easy.number, PunchReason.EXHAUSTED))
         self._ended(easy.attempt, now)
 
@@ -391,6 +414,9 @@ class PunchingPaths:
         self.why = attempt.sentence()
         if attempt.succeeded:
             self._failures, self._not_before = 0, now + SETTLE_S
+        elif attempt.refusal in _PASSING and not self._failures:
+            # The peer's view lags behind ours by seconds, once.
+            self._failures, self._not_before = 1, now + LAG_S
         elif attempt.outcome not in (Outcome.SUPERSEDED, Outcome.STOPPED):
             self._failures += 1
             pause_s = min(BACKOFF_S * 2 ** min(self._failures - 1, 8), BACKOFF_MAX_S)
