@@ -13,7 +13,7 @@ from ipaddress import IPv4Address
 
 import nacl.bindings
 
-from fuzz import door, seeds, turn
+from fuzz import door, engine, seeds, turn
 from warren.control.channel import ClientChannel, ServerChannel
 from warren.control.early import EarlyReader
 from warren.control.handshake import Initiator, initiation_version_untrusted, respond
@@ -297,6 +297,7 @@ TARGETS = [
     Target("turn_stream", turn.stream, turn.streams),
     Target("turn_server", turn.server, turn.messages),
     Target("turn_client", turn.client, turn.messages),
+    Target("engine_datagram", engine.datagram, engine.datagrams),
     Target("text", _text, seeds.texts),
     Target("front_door", door.entry, door.conversations),
 ]

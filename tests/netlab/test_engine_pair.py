@@ -24,9 +24,11 @@ from warren.engine.commands import (
     SendPacket,
     SendRelayed,
     SetFilter,
+    SetForward,
     SetHome,
     SetPath,
     SetRegion,
+    SetTurn,
     Splice,
 )
 from warren.engine.events import (
@@ -203,6 +205,7 @@ def test_a_lapsed_lease_leaves_no_direct_path(pair: tuple[End, End]) -> None:
 def test_garbage_is_counted_and_the_tunnel_lives_on(joined: tuple[End, End]) -> None:
     a, b = joined
     assert "3 received" in a.ping(b.v4)
+    a.apply(SetForward(vni=2, a="192.0.2.1:1", b="192.0.2.2:2"), SetTurn(server="192.0.2.1:1"))
     noise = random.Random(1)
     stranger = b.part.socket(socket.SOCK_DGRAM)
     to = (str(a.part.address), PORT)
@@ -214,6 +217,9 @@ def test_garbage_is_counted_and_the_tunnel_lives_on(joined: tuple[End, End]) -> 
         lambda: struct.pack("<I", 2) + noise.randbytes(88),
         lambda: struct.pack("<I", 3) + noise.randbytes(60),
         lambda: bytes([0, 0, 0x7A, 0x12, 0, 0, 1, 0]) + noise.randbytes(60),
+        lambda: bytes([0, 0x80, 0x7A, 0x11, 0, 0, 1, 0]) + noise.randbytes(200),
+        lambda: bytes([0, 0, 0x7A, 0x12, 0, 0, 2, 0]) + noise.randbytes(60),
+        lambda: bytes([0x40, 1, 0, 60]) + noise.randbytes(noise.randrange(50, 70)),
         lambda: disco,
     ]
     for _ in range(1500):
@@ -222,7 +228,8 @@ def test_garbage_is_counted_and_the_tunnel_lives_on(joined: tuple[End, End]) -> 
     drops = wait_until(
         lambda: d if "unknown-datagram" in (d := a.drops()) else None, 5, "drops are counted"
     )
-    for name in ("wireguard-no-session", "wireguard-bad-mac", "geneve"):
+    named = "wireguard-no-session", "wireguard-bad-mac", "geneve", "forward-stranger"
+    for name in (*named, "turn-stranger"):
         assert drops.get(name, 0) > 0, drops
     # The bucket, or the queue that nobody drained meanwhile.
     assert drops.get("rate-limit", 0) + drops.get("event-queue", 0) > 0, drops

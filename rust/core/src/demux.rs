@@ -1,7 +1,8 @@
 //! What a datagram from the network is, by its first bytes alone (PROTOCOL §5.2).
 //!
-//! The kinds exclude each other: STUN begins with two zero bits and holds its cookie, Geneve
-//! begins with a zero byte, ChannelData with 0x4, disco with 0x54, WireGuard with 1 to 4.
+//! The kinds exclude each other: WireGuard begins with 1 to 4 and three zero bytes, STUN with two
+//! zero bits, no zero byte behind them, and its cookie, Geneve with a zero byte, ChannelData with
+//! 0x4, disco with 0x54.
 //! What only a TURN server of ours may send is named as such; who sent it is for the caller to
 //! check.
 //!
@@ -117,7 +118,9 @@ fn classify_inner(bytes: &[u8]) -> Inner {
 }
 
 fn classify_stun(d: &[u8]) -> Option<Kind> {
-    if d.len() < 20 || d[0] & 0xc0 != 0 || d[4..8] != [0x21, 0x12, 0xa4, 0x42] {
+    // No method in use ends in a zero byte, as WireGuard's types do, whose receiver index may be
+    // anything, the cookie too.
+    if d.len() < 20 || d[0] & 0xc0 != 0 || d[1] == 0 || d[4..8] != [0x21, 0x12, 0xa4, 0x42] {
         return None;
     }
     // The class's two bits lie among those of the method (RFC 8489 §5).
@@ -325,6 +328,16 @@ mod tests {
         assert_eq!(classify(&d), Kind::Unknown);
     }
 
+    #[test]
+    fn no_receiver_index_makes_wireguard_anything_else() {
+        for (kind, len) in [(1, 148), (2, 92), (3, 64), (4, 32), (4, 1400)] {
+            let mut d = vec![0; len];
+            d[0] = kind;
+            d[4..8].copy_from_slice(&[0x21, 0x12, 0xa4, 0x42]);
+            assert!(matches!(classify(&d), Kind::WireGuard(_)), "{kind}");
+        }
+    }
+
     /// What each kind must be, said a second time and slowly.
     fn holds(d: &[u8], kind: Kind) -> bool {
         let inner_holds = |at: usize, end: usize, inner: Inner| match inner {
@@ -403,6 +416,8 @@ mod tests {
             }
             let kind = classify(&d);
             assert!(holds(&d, kind), "{kind:?} {d:02x?}");
+            let wireguard = matches!(kind, Kind::WireGuard(_));
+            assert_eq!(wireguard, wireguard_kind(&d).is_some(), "{d:02x?}");
             assert!(matches!(
                 classify_relayed(&d),
                 Kind::Disco | Kind::WireGuard(_) | Kind::Unknown

@@ -112,10 +112,14 @@ impl SocketGroups {
         self.retain(|_| false);
     }
 
-    /// Closes all of a group but one, which may carry a tunnel from now on. Whether it is open.
+    /// Closes all of a group but one, which may carry a tunnel from now on. False when that one
+    /// is not open: nothing is closed then.
     pub fn keep(&self, kept: SocketRef) -> bool {
-        self.retain(|socket| socket.group != kept.group || *socket == kept);
-        self.widen(kept)
+        let open = self.widen(kept);
+        if open {
+            self.retain(|socket| socket.group != kept.group || *socket == kept);
+        }
+        open
     }
 
     /// Gives a socket a tunnel's buffers. Whether it is open.
