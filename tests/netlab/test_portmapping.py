@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import threading
 import time
@@ -476,6 +477,15 @@ def test_two_symmetric_homes_are_direct_by_one_mapping(natpmp: bool, upnp: bool)
         assert alice.ping_until_direct("bob", 20).path
         assert alice.status()["self"]["endpoints"][0] == mapped
         assert igd.mapped == {PORT: f"{world['alice'].address}:{PORT}"}
+        found = json.loads(alice.run("netcheck", "--json"))["routers"]
+        assert [router["external"] for router in found] == [mapped]
+        assert {p["protocol"]: p["finding"] for p in found[0]["protocols"]} == (
+            {"NAT-PMP": "mapped", "PCP": "spoken", "UPnP": "silent"}
+            if natpmp
+            else {"NAT-PMP": "silent", "PCP": "silent", "UPnP": "mapped"}
+        )
+        off = "UPnP" if natpmp else "NAT-PMP"
+        assert f"Your router's {off} is off" in " ".join(alice.run("netcheck").split())
         assert alice.stop() == 0
         assert igd.mapped == {}, "given back on a clean stop"
         for program in world.programs:

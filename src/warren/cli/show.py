@@ -150,4 +150,6 @@ def netcheck(report: NetcheckReport) -> None:
     for region in report.regions:
         latency = "no answer" if region.latency_ms is None else f"{region.latency_ms:.1f} ms"
         rows.append([f"relay {region.code} ({region.region})", latency])
+    for router in report.routers:
+        rows += [[f"router {router.address}", protocol.text] for protocol in router.protocols]
     table(rows)

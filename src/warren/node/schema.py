@@ -143,6 +143,24 @@ class RegionLatency(msgspec.Struct, kw_only=True):
     latency_ms: float | None = None
 
 
+class PortMapProtocol(msgspec.Struct, kw_only=True):
+    """What came of one way to ask a router for a port (`warren.nat.mapping.Finding`)."""
+
+    protocol: str
+    finding: str
+    text: str
+    """A sentence for a person."""
+
+
+class RouterReport(msgspec.Struct, kw_only=True):
+    """A router that was asked for a port; `external` is what it opened."""
+
+    address: str
+    model: str = ""
+    external: str | None = None
+    protocols: list[PortMapProtocol] = []
+
+
 class NetcheckReport(msgspec.Struct, kw_only=True):
     """What this machine's network allows."""
 
@@ -154,6 +172,7 @@ class NetcheckReport(msgspec.Struct, kw_only=True):
     home_region_code: str | None = None
     regions: list[RegionLatency] = []
     endpoints: list[str] = []
+    routers: list[RouterReport] = []
 
 
 class ApiError(msgspec.Struct, kw_only=True):

@@ -28,6 +28,7 @@ from warren.engine.commands import Rebind
 from warren.engine.events import Bound, Dialed, Fault, Handshake, PeerGone, RegionState
 from warren.engine.protocol import Engine, Snapshot
 from warren.keys import DiscoPrivate, NodePublic
+from warren.nat.mapping import sentence
 from warren.netmap.endpoint import Endpoint
 from warren.netmap.node import NetInfo, Node
 from warren.netmap.view import EMPTY, View
@@ -50,7 +51,9 @@ from warren.node.schema import (
     NetcheckReport,
     PingReply,
     PingRequest,
+    PortMapProtocol,
     RegionLatency,
+    RouterReport,
     Status,
     UpRequest,
 )
@@ -336,7 +339,27 @@ class NodeService:
             home_region_code=statuses.region_code(view, self._measuring.home_region),
             regions=regions,
             endpoints=[str(own.endpoint) for own in self._measuring.endpoints],
+            routers=self.routers(),
         )
+
+    def routers(self) -> list[RouterReport]:
+        """Tell what each router said to the request for a port."""
+        return [
+            RouterReport(
+                address=str(router.gateway.ip),
+                model=router.model,
+                external=str(router.mapping.external) if router.mapping else None,
+                protocols=[
+                    PortMapProtocol(
+                        protocol=outcome.protocol.value,
+                        finding=outcome.finding.value,
+                        text=sentence(outcome),
+                    )
+                    for outcome in router.outcomes
+                ],
+            )
+            for router in self._portmapping.routers
+        ]
 
     def find_address(self, name: str) -> str | None:
         """Return the first address of a machine by name, for the proxy; None if unknown."""
