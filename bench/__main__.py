@@ -45,6 +45,7 @@ def main() -> int:
         bench = MeshBench(world, chosen.runs, chosen.seconds, status.update)
         report["offloads"] = bench.offloads()
         figures = bench.measure()
+    report["machine"]["load_1min_after"] = describe()["load_1min"]
     report["figures"] = [figure.data() for figure in figures]
     text = json.dumps(report, indent=2) + "\n"
     if chosen.json:
@@ -63,7 +64,8 @@ def show(console: Console, report: dict[str, Any], figures: list[Figure]) -> Non
     machine = report["machine"]
     console.print(
         f"{machine['cpu']}, {machine['cores']} cores shared by both ends, the server and the "
-        f"load; {machine['memory_mb']} MB; Linux {machine['kernel']}; load {machine['load_1min']}; "
+        f"load; {machine['memory_mb']} MB; Linux {machine['kernel']}; load {machine['load_1min']} before, "
+        f"{machine['load_1min_after']} after; "
         f"offloads: {', '.join(report['offloads']) or 'none'}"
     )
     table = Table(show_edge=False, pad_edge=False)
