@@ -147,14 +147,18 @@ class Mapper:
 def _for_peers(hostinfo: Hostinfo) -> Hostinfo:
     """Return what peers may know of a host: nothing that only we or its owner need.
 
-    Without the measurements of its network, most reports of a node change nothing for others.
+    Without latencies, most reports of a node change nothing for others. What its NAT is like
+    stays: a peer chooses by it how to reach it, and can tell a person why it cannot.
     """
+    net_info = hostinfo.net_info
+    if net_info is not None:
+        net_info = structs.replace(net_info, derp_latency={}, preferred_derp=0)
     return structs.replace(
         hostinfo,
         backend_log_id="",
         frontend_log_id="",
         push_device_token="",
-        net_info=None,
+        net_info=net_info,
         request_tags=[],
         tpm=None,
         wol_macs=[],
