@@ -1,8 +1,9 @@
 """The engine's twin for tests: same commands and events, no sockets, no threads, no crypto.
 
 Engines of one `MemoryNetwork` reach each other's datagrams by address where the network's
-`reaches` allows it, and through relay regions by key. STUN requests to `stun` are answered. A
-tunnel packet arrives where the peer's allowed IPs say, if a lease or a relay can carry it.
+`reaches` allows it, and through relay regions by key. STUN requests to `stun` are answered.
+Groups of sockets have ports of their own, and a peer relay's sessions are passed on; there is no
+TURN. A tunnel packet arrives where the peer's allowed IPs say, if a lease or a relay can carry it.
 """
 
 from __future__ import annotations
@@ -11,15 +12,21 @@ import os
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address, ip_network
 
+import msgspec
+
 from warren.engine.commands import (
     AnyCommand,
+    CloseSockets,
     Dial,
+    KeepSocket,
+    OpenSockets,
     Peer,
     Rebind,
     SendDatagram,
     SendPacket,
     SendRelayed,
     SetFilter,
+    SetForward,
     SetHome,
     SetIdentity,
     SetPath,
@@ -33,6 +40,7 @@ from warren.engine.events import (
     Bound,
     Datagram,
     Dialed,
+    Fault,
     ProbeReply,
     RegionState,
     Relayed,
@@ -43,6 +51,8 @@ from warren.netmap.endpoint import Endpoint
 
 _EVENTS_MAX = 4096
 _TSMP = 99
+_GROUPED_MAX = 1024
+_FIRST_GROUPED_PORT = 50_000
 
 
 class MemoryNetwork:
@@ -65,17 +75,17 @@ class MemoryNetwork:
         self.stun = stun
         self.engines: list[MemoryEngine] = []
 
-    def carry(self, sender: MemoryEngine, to: Endpoint, data: bytes) -> None:
-        """Take a datagram where it goes, or lose it."""
-        src = sender.endpoint
+    def carry(self, sender: MemoryEngine, src: Endpoint, sent: SendDatagram) -> None:
+        """Take a datagram from `src` where it goes, or lose it."""
+        to = Endpoint.parse(sent.to)
         if to == self.stun_at:
-            reply = self.stun(data, src)
+            reply = self.stun(sent.data, src)
             if reply is not None:
-                sender.give(Datagram(src=str(to), data=reply))
+                sender.take(to, src, SendDatagram(to=str(src), data=reply))
             return
         for engine in self.engines:
-            if engine.endpoint == to and self.reaches(src, to):
-                engine.give(Datagram(src=str(src), data=data))
+            if engine.has(to) and self.reaches(src, to):
+                engine.take(src, to, sent)
 
     def relay(self, sender: MemoryEngine, region: int, peer: bytes, data: bytes) -> None:
         """Take bytes through a region to whoever has the key and is connected there."""
@@ -93,12 +103,16 @@ class MemoryEngine:
         self.commands: list[AnyCommand] = []
         self.peers: dict[bytes, Peer] = {}
         self.leases: dict[bytes, tuple[str, float]] = {}
+        self.paths: dict[bytes, SetPath] = {}
+        self.sockets: dict[tuple[int, int], Endpoint] = {(0, 0): endpoint}
+        self.forwards: dict[int, tuple[str, str]] = {}
         self.regions: dict[int, bool] = {}
         self.home = 0
         self.filter: SetFilter | None = None
         self.public_key = b""
         self.addresses: list[str] = []
         self._network = network
+        self._next_port = _FIRST_GROUPED_PORT
         self._events: list[AnyEvent] = []
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._closed = False
@@ -165,6 +179,30 @@ class MemoryEngine:
             os.eventfd_write(self._wake, 1)
         self._events.append(event)
 
+    def has(self, at: Endpoint) -> bool:
+        """Whether one of the sockets has this address."""
+        return at in self.sockets.values()
+
+    def take(self, src: Endpoint, at: Endpoint, sent: SendDatagram) -> None:
+        """Take a datagram that reached the socket `at`: for us, or to be passed on."""
+        ends = self.forwards.get(sent.vni)
+        if ends is not None and not sent.control:
+            if str(src) in ends:
+                to = ends[1 - ends.index(str(src))]
+                self._network.carry(self, at, msgspec.structs.replace(sent, to=to))
+            return
+        group, index = next(key for key, socket in self.sockets.items() if socket == at)
+        self.give(
+            Datagram(
+                src=str(src),
+                data=sent.data,
+                group=group,
+                index=index,
+                vni=sent.vni,
+                control=sent.control,
+            )
+        )
+
     def traffic(self, peer: bytes) -> None:
         """Pretend that the machine sends something to a peer."""
         direct = self.direct(peer, self._network.now()) is not None
@@ -173,7 +211,9 @@ class MemoryEngine:
     def direct(self, peer: bytes, now: float) -> str | None:
         """Return the leased path to a peer, while it is valid."""
         addr, until = self.leases.get(peer, ("", 0.0))
-        return addr if now < until else None
+        path = self.paths.get(peer)
+        closed = path is not None and (path.group, path.index) not in self.sockets
+        return addr if now < until and not closed else None
 
     def _do(self, command: AnyCommand) -> None:
         if isinstance(command, SetIdentity):
@@ -191,6 +231,7 @@ class MemoryEngine:
             if command.addr is not None:
                 until = self._network.now() + command.lease_ms / 1000
                 self.leases[command.peer] = (command.addr, until)
+                self.paths[command.peer] = command
         elif isinstance(command, SetRegion):
             if not command.nodes:
                 self.regions.pop(command.region, None)
@@ -200,7 +241,9 @@ class MemoryEngine:
                 self.regions[command.region] = True
                 self.give(RegionState(region=command.region, connected=True))
         elif isinstance(command, SendDatagram):
-            self._network.carry(self, Endpoint.parse(command.to), command.data)
+            src = self.sockets.get((command.group, command.index))
+            if src is not None:
+                self._network.carry(self, src, command)
         elif isinstance(command, SendRelayed):
             self.regions.setdefault(command.region, True)
             self._network.relay(self, command.region, command.peer, command.data)
@@ -210,6 +253,39 @@ class MemoryEngine:
             self.give(self._bound())
         elif isinstance(command, Dial):
             self.give(Dialed(id=command.id, error="the twin has no TCP"))
+        else:
+            self._do_sockets(command)
+
+    def _do_sockets(self, command: AnyCommand) -> None:
+        if isinstance(command, OpenSockets):
+            self._open(command.group, command.count)
+        elif isinstance(command, CloseSockets):
+            self._close_others(command.group, None)
+        elif isinstance(command, KeepSocket):
+            if (command.group, command.index) in self.sockets:
+                self._close_others(command.group, command.index)
+            else:
+                text = f"socket {command.index} of group {command.group} is not open"
+                self.give(Fault(message=text))
+        elif isinstance(command, SetForward):
+            self.forwards.pop(command.vni, None)
+            if command.a is not None and command.b is not None:
+                self.forwards[command.vni] = (command.a, command.b)
+
+    def _open(self, group: int, count: int) -> None:
+        if any(key[0] == group for key in self.sockets):
+            self.give(Fault(message=f"socket group {group} is open already"))
+        elif len(self.sockets) - 1 + count > _GROUPED_MAX:
+            self.give(Fault(message=f"more than {_GROUPED_MAX} sockets in all groups"))
+        else:
+            for index in range(count):
+                self.sockets[group, index] = Endpoint(self.endpoint.ip, self._next_port)
+                self._next_port += 1
+
+    def _close_others(self, group: int, kept: int | None) -> None:
+        closed = [key for key in self.sockets if key[0] == group and key[1] != kept]
+        for key in closed:
+            del self.sockets[key]
 
     def _send_packet(self, packet: bytes) -> None:
         """Answer a TSMP ping for the peer that has the packet's IPv4 destination."""

@@ -182,6 +182,9 @@ fn read(command: Command) -> Result<Action, MalformedSeam> {
             }
             Action::OpenSockets { group, count }
         }
+        Command::CloseSockets { group: 0 } | Command::KeepSocket { group: 0, .. } => {
+            return malformed("socket groups are numbered from 1");
+        }
         Command::CloseSockets { group } => Action::CloseSockets { group },
         Command::KeepSocket { group, index } => Action::KeepSocket(SocketRef { group, index }),
         Command::SetForward { vni, a, b } => {
@@ -315,6 +318,8 @@ mod tests {
             control_without_vni(),
             Command::OpenSockets { group: 0, count: 1 },
             Command::OpenSockets { group: 1, count: 0 },
+            Command::CloseSockets { group: 0 },
+            Command::KeepSocket { group: 0, index: 0 },
             Command::OpenSockets {
                 group: 1,
                 count: 513,
