@@ -64,8 +64,8 @@ def show(console: Console, report: dict[str, Any], figures: list[Figure]) -> Non
     machine = report["machine"]
     console.print(
         f"{machine['cpu']}, {machine['cores']} cores shared by both ends, the server and the "
-        f"load; {machine['memory_mb']} MB; Linux {machine['kernel']}; load {machine['load_1min']} before, "
-        f"{machine['load_1min_after']} after; "
+        f"load; {machine['memory_mb']} MB; Linux {machine['kernel']}; "
+        f"load {machine['load_1min']} before, {machine['load_1min_after']} after; "
         f"offloads: {', '.join(report['offloads']) or 'none'}"
     )
     table = Table(show_edge=False, pad_edge=False)
