@@ -218,7 +218,7 @@ def uclient(*arguments: str, host: str = "127.0.0.1") -> subprocess.Popen[str]:
 
 def test_coturns_client_loses_nothing(ours: OurServer, tmp_path: Path) -> None:
     user = ("-u", "alice", "-w", "wonderland")
-    port, tls = str(ours.port), str(ours.tls_port)
+    port = str(ours.port)
     before = ours.counters.to_peers
     with OurServer(tmp_path, ACCOUNTS, host="::1", max_per_user=500) as six:
         runs = [
@@ -226,7 +226,7 @@ def test_coturns_client_loses_nothing(ours: OurServer, tmp_path: Path) -> None:
             uclient(*user, "-p", port, "-y", "-s"),  # Send indications
             uclient(*user, "-p", port, "-y", "-c", "-D"),  # padded channels
             uclient(*user, "-p", port, "-y", "-t"),
-            uclient(*user, "-p", tls, "-y", "-t", "-S"),
+            uclient(*user, "-p", port, "-y", "-t", "-S"),
             uclient(*user, "-p", port, "-y", "-Z"),  # both families in one allocation
             uclient(*user, "-p", port, "-y", "-N"),  # wrong requests among the right ones
             uclient(*user, "-p", port, "-y", "-m", "5"),
@@ -280,7 +280,7 @@ async def test_aioice_relays_through_our_server(ours: OurServer, transport: str)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     turn, collect = await create_turn_endpoint(
         _Collect,
-        ("127.0.0.1", ours.tls_port if transport == "tls" else ours.port),
+        ("127.0.0.1", ours.port),
         "alice",
         "wonderland",
         ssl=context if transport == "tls" else None,
@@ -323,7 +323,7 @@ async def test_ice_between_two_that_only_have_our_server(ours: OurServer) -> Non
 
 @pytest.mark.parametrize("transport", ["udp", "tcp", "tls"])
 def test_our_client_and_our_server(ours: OurServer, transport: str) -> None:
-    port = ours.tls_port if transport == "tls" else ours.port
+    port = ours.port
     flow, peer = Flow(transport, "127.0.0.1", port), Peer()
     relayed = allocate(flow)
     flow.do(lambda client, now: client.open_channel(peer.endpoint, now))
@@ -337,7 +337,7 @@ def test_our_client_and_our_server(ours: OurServer, transport: str) -> None:
 
 def test_garbage_on_every_port(ours: OurServer) -> None:
     for transport in ("tcp", "tls"):
-        port = ours.tls_port if transport == "tls" else ours.port
+        port = ours.port
         with connect(transport, "127.0.0.1", port) as sock:
             sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
             sock.settimeout(5)

@@ -19,15 +19,16 @@ from pathlib import Path
 
 import uvloop
 
-from warren.edge.listen import listen_udp
+from warren.edge.listen import listen_tcp, listen_udp
 from warren.edge.tls import load_certificate, make_self_signed, server_context
-from warren.nat.turn.allocation import Transport, TurnCounters, TurnSettings
+from warren.nat.turn.allocation import TurnCounters, TurnSettings
 from warren.nat.turn.client import TurnClient
 from warren.nat.turn.credentials import Accounts, Credentials
 from warren.nat.turn.events import Event
 from warren.nat.turn.reach import Reach
 from warren.nat.turn.server import TurnServer
 from warren.netmap.endpoint import Endpoint
+from warren.relay.turn_doors import TurnDoors
 from warren.relay.turn_server import RelayAddress, TurnService
 
 USER = Credentials("alice", "wonderland")
@@ -206,7 +207,8 @@ class OurServer:
         self._relays = {ip.version: RelayAddress(ip, ip) for ip in ips}
         self._context = server_context()
         load_certificate(self._context, *make_self_signed(host, datetime.now(UTC)), scratch)
-        self.port, self.tls_port = free_port(host), 0
+        self.port = free_port(host)
+        """For UDP, TCP and TLS."""
         self.service: TurnService | None = None
         self._ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -239,17 +241,10 @@ class OurServer:
         self.service = service = TurnService(machine, self._relays, os.urandom)
         for sock in listen_udp(self.host, self.port, "--turn"):
             service.serve_datagrams(sock)
-        servers = [
-            await loop.create_server(
-                lambda: service.stream(Transport.TCP), self.host, self.port, reuse_address=True
-            ),
-            await loop.create_server(
-                lambda: service.stream(Transport.TLS), self.host, 0, ssl=self._context
-            ),
-        ]
-        self.tls_port = servers[1].sockets[0].getsockname()[1]
-        self._ready.set()
-        await self._stop.wait()
-        for server in servers:
-            server.close()
+        doors = TurnDoors(service, listen_tcp(self.host, self.port, "--turn"), self._context)
+        async with asyncio.TaskGroup() as tasks:
+            serving = tasks.create_task(doors.run())
+            self._ready.set()
+            await self._stop.wait()
+            serving.cancel()
         service.close()
