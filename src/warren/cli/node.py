@@ -1,4 +1,4 @@
-"""The commands of a machine: up, down, logout, status, ip, ping, netcheck, version, daemon."""
+"""The commands of a machine: up, down, logout, status, ip, ping, why, netcheck, daemon."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from warren.node.schema import (
     SelfStatus,
     Status,
     UpRequest,
+    WhyRequest,
 )
 
 _REACH_TIMEOUT_S = 30.0
@@ -63,6 +64,7 @@ def add_commands(app: typer.Typer) -> None:
         (status, "Example: warren status --json"),
         (ip, "Example: warren ip -4 laptop"),
         (ping, "Example: warren ping --until-direct --timeout 10 laptop"),
+        (why, "Example: warren why laptop"),
         (netcheck, "Example: warren netcheck --json"),
         (version, "Example: warren version"),
         (daemon, "Example: warren daemon --state /srv/node2 --tun warren1 --port 41642"),
@@ -225,6 +227,21 @@ def ping(
         raise NodeError(f"No pong from {peer}.")
     if until_direct and not direct:
         raise NodeError(f"No direct path to {peer} within {timeout:g} s; the relay carries on.")
+
+
+def why(
+    peer: Annotated[str, typer.Argument(help="Name or address of a machine.")],
+    json: Json = False,
+    socket: Socket = None,
+) -> None:
+    """Explain the path to a machine: what was tried, what failed, and what you could change."""
+    result = NodeClient(places(None, socket).socket).why(WhyRequest(peer=peer))
+    if json:
+        show.json(result)
+        return
+    from warren.cli.explain import show_explanation
+
+    show_explanation(result)
 
 
 def netcheck(json: Json = False, socket: Socket = None) -> None:

@@ -17,11 +17,13 @@ import msgspec
 from warren.node.locate import Places
 from warren.node.schema import (
     ApiError,
+    Explanation,
     NetcheckReport,
     PingReply,
     PingRequest,
     Status,
     UpRequest,
+    WhyRequest,
 )
 
 _PREFIX = "/warren/v0"
@@ -78,6 +80,10 @@ class NodeClient:
     def netcheck(self) -> NetcheckReport:
         """Measure the network."""
         return self._call("POST", "/netcheck", None, NetcheckReport, 30)
+
+    def why(self, request: WhyRequest) -> Explanation:
+        """Explain the path to a peer."""
+        return self._call("POST", "/why", request, Explanation)
 
     def _call(
         self,

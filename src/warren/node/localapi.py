@@ -19,11 +19,13 @@ import structlog
 from warren.edge.linux.local_socket import peer_uid
 from warren.node.schema import (
     ApiError,
+    Explanation,
     NetcheckReport,
     PingReply,
     PingRequest,
     Status,
     UpRequest,
+    WhyRequest,
 )
 
 PREFIX = "/warren/v0"
@@ -75,6 +77,10 @@ class NodeActions(Protocol):
         """Measure the network now."""
         ...
 
+    def why(self, request: WhyRequest) -> Explanation:
+        """Explain the path to a peer, from what is known now."""
+        ...
+
 
 class _Request(NamedTuple):
     query: dict[str, list[str]]
@@ -100,6 +106,7 @@ class LocalApi:
             ("POST", f"{PREFIX}/logout"): (self._log_out, True),
             ("POST", f"{PREFIX}/ping"): (self._ping, True),
             ("POST", f"{PREFIX}/netcheck"): (self._netcheck, True),
+            ("POST", f"{PREFIX}/why"): (self._why, False),
         }
 
     async def run(self, listener: socket.socket) -> None:
@@ -202,6 +209,9 @@ class LocalApi:
 
     async def _netcheck(self, request: _Request) -> NetcheckReport:
         return await self._actions.netcheck()
+
+    async def _why(self, request: _Request) -> Explanation:
+        return self._actions.why(msgspec.json.decode(request.body, type=WhyRequest))
 
 
 async def _read_request(

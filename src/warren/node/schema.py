@@ -179,3 +179,70 @@ class ApiError(msgspec.Struct, kw_only=True):
     """The body of every answer that is not 200."""
 
     error: str
+class WhyRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Explain the path to a peer: an address, a host name or a full MagicDNS name."""
+
+    peer: str
+
+
+class CandidateStatus(msgspec.Struct, kw_only=True):
+    """One address at which a peer was tried.
+
+    sources: `map`, `call` (told by the peer over the relay), `ping` (it pinged from there),
+    `pong` (it answered from there). result: `used`; `works` (it answers, but another is used);
+    `lost` (it answered once); `silent` (it never did); `asked` (a first ping is under way);
+    `untried`. why: a phrase that tells why it is not used. seen_as: our address as seen there.
+    """
+
+    address: str
+    sources: list[str]
+    result: Literal["used", "works", "lost", "silent", "asked", "untried"]
+    why: str = ""
+    pings: int = 0
+    pongs: int = 0
+    last_ping_ago_s: float | None = None
+    last_pong_ago_s: float | None = None
+    latency_ms: float | None = None
+    seen_as: str | None = None
+
+
+class SideStatus(msgspec.Struct, kw_only=True):
+    """What the network of one side is like; None: not known. nat `hard`: symmetric."""
+
+    udp: bool | None = None
+    ipv6: bool | None = None
+    nat: Literal["unknown", "easy", "hard"] = "unknown"
+    port_mapping: bool | None = None
+    upnp: bool | None = None
+    natpmp: bool | None = None
+    pcp: bool | None = None
+
+
+class OwnEndpointStatus(msgspec.Struct, kw_only=True):
+    """Where peers are told to try this node."""
+
+    address: str
+    source: Literal["local", "stun", "port mapping", "stun address with the local port"]
+
+
+class Explanation(msgspec.Struct, kw_only=True):
+    """Why the path to a peer is what it is.
+
+    cause: one word for what keeps the path from being direct, empty if it is. reasons, advice,
+    punching: sentences; advice is what a person could change.
+    """
+
+    peer: str
+    address: str
+    path: PathStatus
+    summary: str
+    cause: str = ""
+    reasons: list[str] = []
+    advice: list[str] = []
+    punching: list[str] = []
+    candidates: list[CandidateStatus] = []
+    own: SideStatus
+    theirs: SideStatus
+    own_endpoints: list[OwnEndpointStatus] = []
+
+

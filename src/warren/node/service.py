@@ -49,6 +49,7 @@ from warren.node.reconcile import NOTHING, Desired, Settings, desire, own_addres
 from warren.node.schema import (
     BackendState,
     NetcheckReport,
+    Explanation,
     PingReply,
     PingRequest,
     PortMapProtocol,
@@ -57,8 +58,11 @@ from warren.node.schema import (
     Status,
     UpRequest,
 )
+    WhyRequest,
 from warren.node.state import MalformedServerUrl, NodeState, Prefs, StateProblem
 from warren.paths.machine import Relay
+from warren.node.why import explain
+from warren.node.why_facts import gather
 
 HOUSEKEEPING_S = 60.0
 NETWORK_SETTLES_S = 0.3
@@ -372,6 +376,34 @@ class NodeService:
         """A STUN datagram came in."""
         if not self._measuring.receive(data, src, now):
             self._dataplane.drops["stun not asked for"] += 1
+
+    def why(self, request: WhyRequest) -> Explanation:
+        """Explain the path to a peer, from what is known now."""
+        view = self._membership.view
+        node = self._find_peer(view, request.peer)
+        stats = {peer.key: peer for peer in self._engine.snapshot().peers}
+        return explain(
+            gather(
+                view,
+                node,
+                stats.get(node.key.raw),
+                self._dataplane.paths_of(node.key),
+                self._net_info(),
+                self._measuring.endpoints,
+                [outcome for router in self._portmapping.routers for outcome in router.outcomes],
+                self._clock.now(),
+            )
+        )
+
+    def _find_peer(self, view: View, name: str) -> Node:
+        if self._membership.phase != "running" or view.node is None:
+            raise RequestFailed(409, "This machine is not up; `warren up` brings it back.")
+        node = statuses.find_machine(view, name)
+        if node is None:
+            raise RequestFailed(404, f"There is no machine {name[:80]!r} in this network.")
+        if node is view.node:
+            raise RequestFailed(400, f"{name[:80]!r} is this machine itself.")
+        return node
 
     def on_endpoints_wanted(self) -> None:
         """A peer is to be called: measure own endpoints."""

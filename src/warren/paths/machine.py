@@ -242,6 +242,10 @@ class PeerPaths:
         """Return the direct path in use, or None while the relay is."""
         return self._best if self.is_trusted(now) else None
 
+    def searching_s(self, now: float) -> float | None:
+        """Return for how long a path is being searched; None: no search is on."""
+        return None if self._search_started is None else max(0.0, now - self._search_started)
+
     def relay_region(self) -> int:
         """Return the region through which the peer is reached; 0 if none is known."""
         return self.home_region or self._heard_region

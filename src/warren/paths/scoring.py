@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from warren.netmap.endpoint import Endpoint
 
@@ -39,9 +39,12 @@ def nearness(endpoint: Endpoint) -> int:
         return points + 50
     if ip.is_link_local:
         return points + 30
-    if any(ip.version == net.version and ip in net for net in _PRIVATE):
-        return points + 20
-    return points
+    return points + 20 if is_private(ip) else points
+
+
+def is_private(ip: IPv4Address | IPv6Address) -> bool:
+    """Whether an address is of a private network (RFC 1918, RFC 4193)."""
+    return any(ip.version == net.version and ip in net for net in _PRIVATE)
 
 
 def worth_a_switch(points: float) -> bool:

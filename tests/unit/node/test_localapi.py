@@ -16,7 +16,17 @@ import pytest
 from warren.edge.linux.local_socket import SocketProblem, listen_local
 from warren.node.client import DaemonAbsent, NodeClient, NodeError
 from warren.node.localapi import BODY_MAX_BYTES, CONNECTIONS_MAX, LocalApi, RequestFailed
-from warren.node.schema import NetcheckReport, PingReply, PingRequest, Status, UpRequest
+from warren.node.schema import (
+    Explanation,
+    NetcheckReport,
+    PathStatus,
+    PingReply,
+    PingRequest,
+    SideStatus,
+    Status,
+    UpRequest,
+    WhyRequest,
+)
 
 
 class Actions:
@@ -52,6 +62,17 @@ class Actions:
 
     async def netcheck(self) -> NetcheckReport:
         return NetcheckReport(udp=True)
+
+    def why(self, request: WhyRequest) -> Explanation:
+        self.asked.append(request)
+        return Explanation(
+            peer=request.peer,
+            address="100.64.0.2",
+            path=PathStatus(kind="none"),
+            summary="So.",
+            own=SideStatus(),
+            theirs=SideStatus(nat="hard"),
+        )
 
 
 class Served:
@@ -103,6 +124,9 @@ async def test_client_and_server_agree(served: Served) -> None:
     assert isinstance(pong, PingReply)
     assert pong.kind == "tsmp"
     assert await served.call("netcheck") == NetcheckReport(udp=True)
+    why = await served.call("why", WhyRequest(peer="bob"))
+    assert isinstance(why, Explanation)
+    assert (why.peer, why.theirs.nat) == ("bob", "hard")
 
 
 async def test_what_the_node_refuses_reaches_the_person(served: Served) -> None:
@@ -143,6 +167,9 @@ def body(answer: bytes) -> str:
         (head(length=12) + b'{"unknown":1', 400),
         (head(length=13) + b'{"unknown":1}', 400),
         (head("POST", "/warren/v0/ping", 2) + b"{}", 400),
+        (head("POST", "/warren/v0/why", 2) + b"{}", 400),
+        (head("POST", "/warren/v0/why", 10) + b'{"peer":[]', 400),
+        (head("GET", "/warren/v0/why"), 405),
         (head(length=BODY_MAX_BYTES + 1) + bytes(BODY_MAX_BYTES + 1), 413),
         (b"GARBAGE\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),

@@ -1,0 +1,64 @@
+"""Gathers what `warren.node.why` explains from the parts of a running node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from warren.engine.protocol import PeerStats
+from warren.nat.mapping import Outcome
+from warren.netmap.node import NetInfo, Node
+from warren.netmap.view import View
+from warren.node import statuses
+from warren.node.measuring import (
+    TYPE_LOCAL,
+    TYPE_PORTMAPPED,
+    TYPE_STUN,
+    TYPE_STUN_LOCAL_PORT,
+    OwnEndpoint,
+)
+from warren.node.schema import OwnEndpointStatus
+from warren.node.why import Facts
+from warren.paths.machine import PeerPaths
+
+_Kind = Literal["local", "stun", "port mapping", "stun address with the local port"]
+_KINDS: dict[int, _Kind] = {
+    TYPE_LOCAL: "local",
+    TYPE_STUN: "stun",
+    TYPE_PORTMAPPED: "port mapping",
+    TYPE_STUN_LOCAL_PORT: "stun address with the local port",
+}
+
+
+def gather(
+    view: View,
+    node: Node,
+    stats: PeerStats | None,
+    paths: PeerPaths | None,
+    own: NetInfo | None,
+    own_endpoints: Sequence[OwnEndpoint],
+    outcomes: Sequence[Outcome],
+    now: float,
+    punching: Sequence[str] = (),
+) -> Facts:
+    """Return the facts of this moment about one peer."""
+    return Facts(
+        peer=statuses.first_name(node),
+        address=next(iter(statuses.plain_addresses(node)), ""),
+        online=node.online,
+        path=statuses.path_status(view, node, stats, paths, now),
+        active=paths.is_active(now) if paths else False,
+        searching_s=paths.searching_s(now) if paths else None,
+        candidates=None if paths is None else list(paths.candidates),
+        own=own,
+        own_endpoints=[
+            OwnEndpointStatus(address=str(each.endpoint), source=_KINDS[each.kind])
+            for each in own_endpoints
+        ],
+        own_ipv6=any(each.endpoint.ip.version == 6 for each in own_endpoints),
+        mapped=any(each.kind == TYPE_PORTMAPPED for each in own_endpoints),
+        outcomes=outcomes,
+        theirs=node.hostinfo.net_info,
+        punching=punching,
+        now=now,
+    )
