@@ -510,7 +510,7 @@ fn a_peer_relay_carries_between_two_addresses_only() {
         snapshot(&relay.engine.shared).forwards.is_empty()
     });
     a.send(&packet(&a, &b, b"too late"));
-    until("unknown now", || relay.drops("wireguard-no-session") == 1);
+    until("unknown now", || relay.drops("wireguard-no-session") >= 1);
 }
 
 /// A TURN server as far as data goes: one channel for one client, one relayed address.
