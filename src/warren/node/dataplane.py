@@ -15,11 +15,29 @@ from typing import NamedTuple, Protocol
 import structlog
 
 from warren.disco.malformed import MalformedDisco
-from warren.disco.messages import Ping, TxId, encode_message, parse_message_untrusted
+from warren.disco.messages import (
+    AllocateUDPRelayEndpointRequest,
+    AllocateUDPRelayEndpointResponse,
+    CallMeMaybeVia,
+    Message,
+    Ping,
+    TxId,
+    encode_message,
+    parse_message_untrusted,
+)
 from warren.disco.sealed import NONCE_BYTES, SharedBox, sender_of_untrusted
 from warren.edge.clock import Clock
 from warren.edge.entropy import Entropy
-from warren.engine.commands import AnyCommand, SendDatagram, SendPacket, SendRelayed, SetPath
+from warren.engine.commands import (
+    AnyCommand,
+    CloseSockets,
+    KeepSocket,
+    OpenSockets,
+    SendDatagram,
+    SendPacket,
+    SendRelayed,
+    SetPath,
+)
 from warren.engine.events import (
     Active,
     AnyEvent,
@@ -35,10 +53,17 @@ from warren.engine.events import (
 )
 from warren.engine.protocol import Engine
 from warren.keys import DiscoPrivate, DiscoPublic, NodePublic
-from warren.nat.stun import looks_like_stun
+from warren.nat.report import Report
+from warren.nat.stun import (
+    MalformedStun,
+    binding_request,
+    looks_like_stun,
+    parse_binding_response_untrusted,
+)
 from warren.netmap.endpoint import Endpoint, MalformedEndpoint
 from warren.netmap.node import Node
 from warren.netmap.view import View
+from warren.node.peer_relay import PeerRelays
 from warren.node.probes import parse_answer_untrusted
 from warren.node.reconcile import home_region
 from warren.paths.machine import (
@@ -49,6 +74,11 @@ from warren.paths.machine import (
     Relay,
     Via,
 )
+from warren.paths.punching import sockets
+from warren.paths.punching.ports import Sample
+from warren.paths.punching.puncher import AnyPathEvent, AnyTransmit, PunchingPaths
+from warren.paths.punching.roles import ATTRIBUTE_OFF, OwnSide, PeerSide
+from warren.paths.punching.sockets import Aside, AsideLease, AsideTransmit, StunAsk
 
 _WAITERS_MAX = 4096
 
@@ -80,7 +110,7 @@ class Pong(NamedTuple):
 class _Link:
     """One peer that speaks disco."""
 
-    def __init__(self, node: Node, box: SharedBox, paths: PeerPaths) -> None:
+    def __init__(self, node: Node, box: SharedBox, paths: PunchingPaths) -> None:
         self.node = node
         self.box = box
         self.paths = paths
@@ -95,6 +125,8 @@ class Dataplane:
         self._clock = clock
         self._entropy = entropy
         self._disco = disco
+        self.own_side = OwnSide(entropy)
+        """What punching knows of this node's NAT; whoever measures it fills it in."""
         self._own_key = NodePublic.zero()
         self._listener: Listener | None = None
         self._links: dict[NodePublic, _Link] = {}
@@ -109,6 +141,7 @@ class Dataplane:
         self._probes: dict[bytes, asyncio.Future[Pong]] = {}
         self._pending: list[AnyCommand] = []
         self.drops: Counter[str] = Counter()
+        self.relays = PeerRelays(engine, clock, entropy, disco, self)
 
     async def run(self, listener: Listener) -> None:
         """Serve the engine's events until cancelled."""
@@ -123,20 +156,24 @@ class Dataplane:
             loop.remove_reader(handle)
             if self._timer is not None:
                 self._timer.cancel()
+            self.relays.close()
 
     def set_view(self, view: View, own_key: NodePublic) -> None:
         """Keep one machine for each peer of the map that speaks disco."""
         now = self._clock.now()
         if own_key != self._own_key:
             self._own_key = own_key
-            for key in self._links:
+            for key, link in self._links.items():
+                self._part_from(link, now)
                 self._pending.append(SetPath(peer=key.raw, addr=None, lease_ms=0))
             self._links.clear()
+        self.own_side.enabled = view.node is None or ATTRIBUTE_OFF not in view.node.cap_map
         self._inside = _inside_addresses(view)
         nodes = {node.key: node for node in view.peers.values()}
         for key, link in list(self._links.items()):
             node = nodes.get(key)
             if node is None or node.disco_key != link.box.peer:
+                self._part_from(link, now)
                 del self._links[key]
                 self._pending.append(SetPath(peer=key.raw, addr=None, lease_ms=0))
         for key, node in nodes.items():
@@ -147,10 +184,12 @@ class Dataplane:
                 continue
             self._links[key] = link = link_or_none
             link.node = node
-            link.paths.set_peer(self._usable(node.endpoints), home_region(node), now)
+            endpoints = self._usable(node.endpoints)
+            link.paths.set_peer(endpoints, home_region(node), PeerSide.of(node.hostinfo), now)
             self._settle(link, now)
         self._by_disco = {link.box.peer: link for link in self._links.values()}
         self._flush()
+        self.relays.set_view(view, own_key)
 
     def set_own_endpoints(self, endpoints: tuple[Endpoint, ...]) -> None:
         """Take own endpoints that were measured just now."""
@@ -160,17 +199,69 @@ class Dataplane:
             link.paths.set_own_endpoints(endpoints, now)
             self._settle(link, now)
         self._flush()
+        self.relays.set_own_endpoints(endpoints)
+
+    def set_nat(self, report: Report, stun_servers: tuple[Endpoint, ...]) -> None:
+        """Take what a measuring told of this node's NAT; punching builds on it."""
+        own = self.own_side
+        own.udp = report.udp
+        own.stun_servers = stun_servers
+        if report.mapping_varies is not None:
+            own.hard = report.mapping_varies
+        for number, mapped in enumerate(report.mapped_v4):
+            # Which server saw which is not told; the order of their answers is.
+            at = report.started + number * 1e-6
+            own.memory.note(Sample(stun_servers[0] if stun_servers else mapped, mapped, at))
 
     def network_changed(self) -> None:
         """The machine's network changed: no path is trusted any more."""
         now = self._clock.now()
+        self.own_side.forget()
         for link in self._links.values():
             link.paths.network_changed(now)
             self._settle(link, now)
         self._flush()
+        self.relays.network_changed()
+
+    def box_of(self, key: NodePublic) -> SharedBox | None:
+        """Return the box shared with a peer."""
+        link = self._links.get(key)
+        return link.box if link else None
+
+    def key_of(self, disco: DiscoPublic) -> NodePublic | None:
+        """Return the peer that has a disco key."""
+        link = self._by_disco.get(disco)
+        return link.node.key if link else None
+
+    def is_direct(self, key: NodePublic, now: float) -> bool:
+        """Whether a direct path to a peer is trusted."""
+        link = self._links.get(key)
+        return link is not None and link.paths.is_trusted(now)
+
+    def is_inside(self, endpoint: Endpoint) -> bool:
+        """Whether an address is one of the network's own."""
+        return endpoint.ip in self._inside
+
+    def send_relayed(self, key: NodePublic, message: Message) -> None:
+        """Seal a message for a peer and send it over its relay region."""
+        link = self._links.get(key)
+        region = self.region_of(key)
+        if link is not None and region:
+            data = link.box.seal(encode_message(message), self._entropy(NONCE_BYTES))
+            self._engine.apply([SendRelayed(region=region, peer=key.raw, data=data)])
+
+    def region_of(self, key: NodePublic) -> int:
+        """Return the region through which a peer is reached; 0 if none is known."""
+        paths = self.paths_of(key)
+        return paths.relay_region() if paths else 0
 
     def paths_of(self, key: NodePublic) -> PeerPaths | None:
-        """Return the machine of a peer, for those who show it."""
+        """Return the machine of a peer's ordinary paths, for those who show it."""
+        link = self._links.get(key)
+        return link.paths.paths if link else None
+
+    def punching_of(self, key: NodePublic) -> PunchingPaths | None:
+        """Return the same with punching: attempts, and the path through a kept socket."""
         link = self._links.get(key)
         return link.paths if link else None
 
@@ -236,6 +327,7 @@ class Dataplane:
             if link is not None:
                 link.paths.note_active(now)
                 self._settle(link, now)
+                self.relays.note_active(link.node.key, now)
         elif isinstance(event, ProbeReply):
             answer = parse_answer_untrusted(event.packet)
             waiter = self._probes.get(answer.nonce) if answer else None
@@ -252,8 +344,15 @@ class Dataplane:
         except MalformedEndpoint:
             self.drops["source unreadable"] += 1
             return
+        via: Via | Aside = src
+        if event.group:
+            via = Aside(event.group, event.index, src)
         if src.ip in self._inside:
             self.drops["disco through the tunnel"] += 1
+        elif event.vni:
+            self.relays.take_wrapped(event, src, now)
+        elif isinstance(via, Aside) and looks_like_stun(event.data):
+            self._take_aside_stun(via, event.data, now)
         elif looks_like_stun(event.data):
             if self._listener is not None:
                 self._listener.on_stun(event.data, src, now)
@@ -263,7 +362,20 @@ class Dataplane:
             if link is None:
                 self.drops["disco of unknown key"] += 1
             else:
-                self._open(link, event.data, src, now)
+                self._open(link, event.data, via, now)
+
+    def _take_aside_stun(self, via: Aside, data: bytes, now: float) -> None:
+        try:
+            tx_id, mapped = parse_binding_response_untrusted(data)
+        except MalformedStun:
+            self.drops["stun malformed"] += 1
+            return
+        for link in self._links.values():
+            if link.paths.owns_group(via.group):
+                link.paths.receive_stun(tx_id, mapped, now)
+                self._settle(link, now)
+                return
+        self.drops["stun not asked for"] += 1
 
     def _take_relayed(self, event: Relayed, now: float) -> None:
         link = self._links.get(NodePublic(event.peer))
@@ -273,7 +385,7 @@ class Dataplane:
         else:
             self._open(link, event.data, Relay(event.region), now)
 
-    def _open(self, link: _Link, packet: bytes, via: Via, now: float) -> None:
+    def _open(self, link: _Link, packet: bytes, via: Via | Aside, now: float) -> None:
         try:
             message = parse_message_untrusted(link.box.open_untrusted(packet))
         except (MalformedDisco, MalformedEndpoint):
@@ -281,6 +393,15 @@ class Dataplane:
             return
         if isinstance(message, Ping) and message.node_key not in (link.node.key, NodePublic.zero()):
             self.drops["disco ping for another node key"] += 1
+            return
+        if isinstance(
+            message,
+            AllocateUDPRelayEndpointRequest | AllocateUDPRelayEndpointResponse | CallMeMaybeVia,
+        ):
+            if isinstance(via, Relay):
+                self.relays.take_relayed(link.node.key, message, now)
+            else:
+                self.drops["relay session not told over a relay"] += 1
             return
         link.paths.receive(message, via, now)
         self._settle(link, now)
@@ -291,7 +412,7 @@ class Dataplane:
         except MalformedDisco:
             self.drops["disco key malformed"] += 1
             return None
-        paths = PeerPaths(self._own_key, self._entropy)
+        paths = PunchingPaths(self._own_key, self.own_side)
         if self._own_endpoints_at is not None:
             paths.set_own_endpoints(self._own_endpoints, self._own_endpoints_at)
         return _Link(node, box, paths)
@@ -312,29 +433,70 @@ class Dataplane:
         """Collect what a machine wants to say and do, and remember when it is due."""
         paths = link.paths
         while (transmit := paths.poll_transmit()) is not None:
-            data = link.box.seal(encode_message(transmit.message), self._entropy(NONCE_BYTES))
-            if isinstance(transmit.to, Relay):
-                region, peer = transmit.to.region, link.node.key.raw
-                self._pending.append(SendRelayed(region=region, peer=peer, data=data))
-            else:
-                self._pending.append(SendDatagram(to=str(transmit.to), data=data))
+            self._pending.append(self._compile(link, transmit))
         while (event := paths.poll_event()) is not None:
-            if isinstance(event, Lease):
-                addr = str(event.endpoint) if event.endpoint else None
-                command = SetPath(peer=link.node.key.raw, addr=addr, lease_ms=event.lease_ms)
-                self._pending.append(command)
-            elif isinstance(event, Ponged):
-                waiter = self._pongs.get(event.tx_id)
-                if waiter is not None and not waiter.done():
-                    waiter.set_result(Pong(event.via, event.rtt_s))
-            elif isinstance(event, EndpointsWanted) and self._listener is not None:
-                self._listener.on_endpoints_wanted()
+            self._take_path_event(link, event, now)
+        self.relays.set_direct(link.node.key, now)
         due = paths.next_timeout()
         when = due[0] if due else None
         if when is not None and when != link.due:
             self._due_count += 1
             heapq.heappush(self._due, (when, self._due_count, link))
         link.due = when
+
+    def _compile(self, link: _Link, transmit: AnyTransmit) -> AnyCommand:
+        """Return the engine's command for what a machine wants to send or do with sockets."""
+        if isinstance(transmit, sockets.OpenSockets):
+            return OpenSockets(group=transmit.group, count=transmit.count)
+        if isinstance(transmit, sockets.KeepSocket):
+            return KeepSocket(group=transmit.group, index=transmit.index)
+        if isinstance(transmit, sockets.CloseSockets):
+            return CloseSockets(group=transmit.group)
+        if isinstance(transmit.message, StunAsk):
+            data = binding_request(transmit.message.tx_id)
+        else:
+            data = link.box.seal(encode_message(transmit.message), self._entropy(NONCE_BYTES))
+        if isinstance(transmit, AsideTransmit):
+            at = transmit.to
+            return SendDatagram(to=str(at.endpoint), data=data, group=at.group, index=at.index)
+        if isinstance(transmit.to, Relay):
+            return SendRelayed(region=transmit.to.region, peer=link.node.key.raw, data=data)
+        return SendDatagram(to=str(transmit.to), data=data)
+
+    def _take_path_event(self, link: _Link, event: AnyPathEvent, now: float) -> None:
+        peer = link.node.key.raw
+        gone = isinstance(event, Lease | AsideLease) and not event.lease_ms
+        if gone and (instead := self.relays.fallback(link.node.key, now)) is not None:
+            self._pending.append(instead)
+        elif isinstance(event, Lease):
+            addr = str(event.endpoint) if event.endpoint else None
+            self._pending.append(SetPath(peer=peer, addr=addr, lease_ms=event.lease_ms))
+        elif isinstance(event, AsideLease):
+            at = event.at
+            self._pending.append(
+                SetPath(
+                    peer=peer,
+                    addr=str(at.endpoint),
+                    lease_ms=event.lease_ms,
+                    group=at.group,
+                    index=at.index,
+                )
+                if event.lease_ms
+                else SetPath(peer=peer, addr=None, lease_ms=0)
+            )
+        elif isinstance(event, Ponged):
+            waiter = self._pongs.get(event.tx_id)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(Pong(event.via, event.rtt_s))
+        elif isinstance(event, EndpointsWanted) and self._listener is not None:
+            self._listener.on_endpoints_wanted()
+
+    def _part_from(self, link: _Link, now: float) -> None:
+        """A peer is gone: its sockets are closed."""
+        link.paths.close(now)
+        while (transmit := link.paths.poll_transmit()) is not None:
+            if isinstance(transmit, sockets.CloseSockets):
+                self._pending.append(self._compile(link, transmit))
 
     def _flush(self) -> None:
         """Hand commands to the engine and set the one timer."""

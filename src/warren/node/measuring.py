@@ -35,6 +35,7 @@ FRESH_S = 2.0
 NAMES_KEEP_S = 300.0
 NAMES_TIMEOUT_S = 5.0
 ENDPOINTS_MAX = 64
+STUN_SERVERS_MAX = 8
 
 # PROTOCOL §3.2.
 TYPE_LOCAL, TYPE_STUN, TYPE_PORTMAPPED, TYPE_STUN_LOCAL_PORT = 1, 2, 3, 4
@@ -91,6 +92,8 @@ class Measuring:
         self._names_at: float | None = None
         self._told: NetInfo | None = None
         self.report: Report | None = None
+        self.stun_servers: tuple[Endpoint, ...] = ()
+        """The servers that the last measuring could ask over IPv4."""
         self.home_region = 0
         self.endpoints: tuple[OwnEndpoint, ...] = ()
         self.resolved: dict[str, list[str]] = {}
@@ -187,6 +190,9 @@ class Measuring:
         now = self._clock.now()
         addresses = {name: [ip_address(t) for t in texts] for name, texts in self.resolved.items()}
         targets = stun_targets(self._derp_map, addresses, ipv6=self._ports[1] != 0)
+        self.stun_servers = tuple(t.endpoint for t in targets if t.endpoint.is_v4)[
+            :STUN_SERVERS_MAX
+        ]
         fastest = None if full else self._history.fastest(now)
         self._netcheck = Netcheck(targets, self._entropy, now, fastest, self.home_region)
         try:

@@ -462,6 +462,8 @@ class NodeService:
         self._on_measured()
 
     def _on_measured(self) -> None:
+        if self._measuring.report is not None:
+            self._dataplane.set_nat(self._measuring.report, self._measuring.stun_servers)
         self._dataplane.set_own_endpoints(tuple(own.endpoint for own in self._measuring.endpoints))
         if self._membership.view.node is not None:
             self._refresh()

@@ -179,6 +179,13 @@ class PeerPaths:
         else:
             self._drop("peer relay message")
 
+    def adopt(self, endpoint: Endpoint, rtt_s: float, seen_as: Endpoint, now: float) -> None:
+        """Take an address that answered a punching probe; it is kept like one found here."""
+        candidate = self.candidates.add(endpoint, Source.PONG, now)
+        if candidate is not None:
+            candidate.record_pong(rtt_s, seen_as, now)
+            self._consider(candidate, now)
+
     def handle_timeout(self, now: float) -> None:
         """Do what is due."""
         self._expire_flights(now)

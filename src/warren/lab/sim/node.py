@@ -189,8 +189,7 @@ class SimNode(_Member):
     def move(self, network: Router | None) -> None:
         """Take the machine to another network; the system would tell the node."""
         self.world.move(self.host, network)
-        self.own.memory.forget()
-        self.own.hard = None
+        self.own.forget()
         for key, paths in self.paths.items():
             paths.network_changed(self.world.now)
             self._settle(key)
@@ -254,8 +253,7 @@ class SimNode(_Member):
             if isinstance(event, Lease):
                 self._lease(key, event.endpoint, event.lease_ms)
             elif isinstance(event, AsideLease):
-                kept = paths.kept.at if paths.kept is not None else None
-                self._lease(key, kept if event.lease_ms else None, event.lease_ms)
+                self._lease(key, event.at if event.lease_ms else None, event.lease_ms)
             elif isinstance(event, EndpointsWanted):
                 self.measure()
         due = paths.next_timeout()

@@ -59,7 +59,7 @@ class KeptPath:
     def lease(self, now: float) -> AsideLease | None:
         """Return a lease for as long as the last pong counts, or None if it does not."""
         left_ms = int((self._trusted_until - now) * 1000) if self.alive else 0
-        return AsideLease(self.at.endpoint, self.at.group, left_ms) if left_ms > 0 else None
+        return AsideLease(self.at, left_ms) if left_ms > 0 else None
 
     def note_active(self, now: float) -> None:
         """Traffic is being sent to the peer."""
@@ -101,7 +101,7 @@ class KeptPath:
             self._due = now + max(timing.SUSPECT_AFTER_S, 3 * self.latency_s)
         if self._unanswered > timing.SUSPECT_TRIES and self.is_trusted(now):
             self._trusted_until = now
-            self._events.append(AsideLease(self.at.endpoint, self.at.group, 0))
+            self._events.append(AsideLease(self.at, 0))
 
     def poll_transmit(self) -> AsideTransmit | SocketCommand | None:
         """Return the next thing to send or do, in order."""
@@ -120,7 +120,7 @@ class KeptPath:
         if self.alive:
             self.alive = False
             self._trusted_until = 0.0
-            self._events.append(AsideLease(self.at.endpoint, self.at.group, 0))
+            self._events.append(AsideLease(self.at, 0))
             self._out.append(CloseSockets(self.at.group))
 
     def _trust(self, now: float) -> None:
@@ -128,7 +128,7 @@ class KeptPath:
         self._unanswered = 0
         self._flights.clear()
         self._due = now + (timing.HEARTBEAT_S if now < self._active_until else IDLE_PING_S)
-        self._events.append(AsideLease(self.at.endpoint, self.at.group, int(timing.TRUST_S * 1000)))
+        self._events.append(AsideLease(self.at, int(timing.TRUST_S * 1000)))
 
     def _ping(self, now: float) -> None:
         if len(self._flights) >= _FLIGHTS_MAX:

@@ -108,8 +108,9 @@ class PortMemory:
         self._samples: deque[Sample] = deque(maxlen=SAMPLES_MAX)
 
     def note(self, sample: Sample) -> None:
-        """Remember a sample; IPv6 ones say nothing here."""
-        if not sample.mapped.is_v4 or sample.mapped.port == 0:
+        """Remember a sample; IPv6 ones, and a port that is known already, say nothing here."""
+        known = any(sample.mapped == earlier.mapped for earlier in self._samples)
+        if known or not sample.mapped.is_v4 or sample.mapped.port == 0:
             return
         if self._samples and self._samples[-1].mapped.ip != sample.mapped.ip:
             self._samples.clear()

@@ -23,7 +23,6 @@ from warren.disco.punching import PunchReason
 from warren.keys import NodePublic
 from warren.nat.stun import TxId as StunTxId
 from warren.netmap.endpoint import Endpoint
-from warren.paths.candidates import Source
 from warren.paths.machine import Lease, PathEvent, PeerPaths, Relay, Transmit, Via
 from warren.paths.punching.attempt import Attempt, Outcome
 from warren.paths.punching.budget import Address
@@ -401,9 +400,7 @@ class PunchingPaths:
             return
         self._easy = None
         if easy.hit is not None:
-            # One more round trip makes it a path of the ordinary machine, which then keeps it.
-            self.paths.candidates.add(easy.hit.endpoint, Source.PONG, now)
-            self.paths.ping(now)
+            self.paths.adopt(easy.hit.endpoint, easy.hit.rtt_s, easy.hit.seen_as, now)
         elif easy.number is not None and easy.attempt.outcome is Outcome.EXHAUSTED:
             # An honest peer waits longer than this before it invites again.
             self._missed_at, self._missed_until = easy.address, now + BACKOFF_S / 2

@@ -45,6 +45,12 @@ class OwnSide:
     probes: ProbeBudget = field(default_factory=ProbeBudget)
     sockets: SocketBudget = field(default_factory=SocketBudget)
 
+    def forget(self) -> None:
+        """Drop what was known of the NAT: the network changed."""
+        self.hard = None
+        self.udp = True
+        self.memory.forget()
+
 
 @dataclass(frozen=True)
 class PeerSide:

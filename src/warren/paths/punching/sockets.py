@@ -69,8 +69,7 @@ class OverRelay(NamedTuple):
 
 
 class AsideLease(NamedTuple):
-    """Let data take `endpoint` from the kept socket of `group` for `lease_ms`."""
+    """Let data take the kept socket for `lease_ms`; 0: not any more."""
 
-    endpoint: Endpoint
-    group: int
+    at: Aside
     lease_ms: int
