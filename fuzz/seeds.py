@@ -166,6 +166,7 @@ def router_datagrams() -> list[bytes]:
         bytes.fromhex("0281000000001c2000000e10") + bytes(12) + pcp_map + b"\x80\0\0\4abcd",
         b"HTTP/1.1 200 OK\r\nST: upnp:rootdevice\r\nSERVER: x\r\n"
         b"LOCATION: http://192.168.1.1:5000/rootDesc.xml\r\n\r\n",
+        b"NOTIFY * HTTP/1.1\r\nNTS: ssdp:alive\r\nBOOTID.UPNP.ORG: 17\r\n\r\n",
     ]
 
 

@@ -46,7 +46,12 @@ from warren.nat.mapping import Call, Reply
 from warren.nat.natpmp import MalformedNatPmp, parse_natpmp_response_untrusted
 from warren.nat.pcp import MalformedPcp, parse_pcp_response_untrusted
 from warren.nat.portmap import Portmapper
-from warren.nat.ssdp import MalformedSsdp, parse_location_untrusted, parse_ssdp_answer_untrusted
+from warren.nat.ssdp import (
+    MalformedSsdp,
+    parse_location_untrusted,
+    parse_ssdp_answer_untrusted,
+    parse_ssdp_notice_untrusted,
+)
 from warren.nat.stun import (
     MalformedStun,
     binding_response,
@@ -230,6 +235,8 @@ def _portmap_wire(data: bytes) -> None:
     with suppress(MalformedSsdp):
         found = parse_ssdp_answer_untrusted(data)
         assert parse_location_untrusted(str(found.location)) == found.location
+    with suppress(MalformedSsdp):
+        parse_ssdp_notice_untrusted(data)
 
 
 def _portmap_xml(data: bytes) -> None:

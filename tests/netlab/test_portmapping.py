@@ -236,7 +236,7 @@ def test_a_router_that_hangs(home: World, igd: Igd) -> None:
     assert time.monotonic() - began < 2
 
 
-@pytest.mark.parametrize("protocol", [NATPMP, PCP])
+@pytest.mark.parametrize("protocol", EVERY)
 def test_a_router_that_restarts(home: World, igd: Igd, protocol: MapProtocol) -> None:
     """It announces itself, so its mapping is back in a moment instead of an hour."""
     igd.start()
@@ -250,14 +250,15 @@ def test_a_router_that_restarts(home: World, igd: Igd, protocol: MapProtocol) ->
         assert alice.external is not None and crosses(home, home["alice"], alice.external)
 
 
-def test_switched_on_while_we_run(home: World, igd: Igd) -> None:
+@pytest.mark.parametrize(("natpmp", "upnp"), [(True, False), (False, True)])
+def test_switched_on_while_we_run(home: World, igd: Igd, natpmp: bool, upnp: bool) -> None:
     """Nobody waits ten minutes for a router that says that it is there."""
     igd.start()
     igd.stop()
     with Client(home["alice"]) as alice:
         for protocol in EVERY:
             alice.wait_found(protocol, Finding.SILENT, 1)
-        igd.start()
+        igd.start(natpmp=natpmp, upnp=upnp)
         alice.wait_mapped(20)
 
 

@@ -127,7 +127,7 @@ class Portmapper:
     def receive(self, data: bytes, src: Endpoint, now: float, announced: bool = False) -> bool:
         """Take a datagram; tell whether it was of use. Never raises; what it drops it counts.
 
-        announced: it came by multicast to the port where routers tell of their restart.
+        announced: it came by multicast, to a port where routers tell of their restart.
         """
         dropped = self._drop_reason(data, src, now, announced)
         if dropped is not None:
@@ -185,6 +185,10 @@ class Portmapper:
             return "too long"
         name = MapProtocol.UPNP
         try:
+            if announced and data[:1] == b"N":
+                if name not in self._disabled and self._upnp.notice(data):
+                    self._probe_soon(now)
+                return None
             if src.port != natpmp.PORT:
                 if announced or name in self._disabled:
                     return "from another port than the router's"

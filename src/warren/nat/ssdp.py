@@ -24,6 +24,8 @@ GATEWAY_V2 = "urn:schemas-upnp-org:device:InternetGatewayDevice:2"
 _MAX_LINES = 64
 _MAX_PATH_CHARS = 512
 _STATUS = re.compile(r"HTTP/1\.[01] 200(?: [^\r\n]*)?")
+_NOTIFY = re.compile(r"NOTIFY \* HTTP/1\.[01]")
+_BOOT_ID = "bootid.upnp.org"
 _URL = re.compile(r"http://(\d{1,3}(?:\.\d{1,3}){3})(?::(\d{1,5}))?(/[\x21-\x7e]*)?", re.I)
 
 
@@ -47,6 +49,15 @@ class SsdpAnswer(NamedTuple):
     location: Location
     target: str
     server: str
+    boot_id: str = ""
+    """Another one after every start of the device; empty where it does not tell."""
+
+
+class SsdpNotice(NamedTuple):
+    """What a device multicasts of itself unasked: that it is there, or going."""
+
+    alive: bool
+    boot_id: str
 
 
 def search_request(target: str, host: Endpoint) -> bytes:
@@ -62,11 +73,32 @@ def search_request(target: str, host: Endpoint) -> bytes:
 
 def parse_ssdp_answer_untrusted(data: bytes) -> SsdpAnswer:
     """Read an answer to a search. Raises MalformedSsdp."""
-    if len(data) > MAX_BYTES:
-        raise MalformedSsdp(f"an answer does not have {len(data)} bytes")
-    lines = data.decode("latin-1").split("\n", _MAX_LINES)
-    if not _STATUS.fullmatch(lines[0].rstrip("\r")):
+    first, headers = _read(data)
+    if not _STATUS.fullmatch(first):
         raise MalformedSsdp("not an answer to a search")
+    if "location" not in headers:
+        raise MalformedSsdp("the answer names no place")
+    return SsdpAnswer(
+        parse_location_untrusted(headers["location"]),
+        _plain(headers.get("st", "")),
+        _plain(headers.get("server", "")),
+        _plain(headers.get(_BOOT_ID, "")),
+    )
+
+
+def parse_ssdp_notice_untrusted(data: bytes) -> SsdpNotice:
+    """Read what a device multicasts of itself (§1.2). Raises MalformedSsdp."""
+    first, headers = _read(data)
+    if not _NOTIFY.fullmatch(first):
+        raise MalformedSsdp("not a notice")
+    return SsdpNotice(headers.get("nts") == "ssdp:alive", _plain(headers.get(_BOOT_ID, "")))
+
+
+def _read(data: bytes) -> tuple[str, dict[str, str]]:
+    """Split a head into its first line and its headers, names in lower case."""
+    if len(data) > MAX_BYTES:
+        raise MalformedSsdp(f"a message does not have {len(data)} bytes")
+    lines = data.decode("latin-1").split("\n", _MAX_LINES)
     headers: dict[str, str] = {}
     for line in lines[1:_MAX_LINES]:
         name, colon, value = line.partition(":")
@@ -75,13 +107,7 @@ def parse_ssdp_answer_untrusted(data: bytes) -> SsdpAnswer:
         if not colon:
             raise MalformedSsdp("a line is no header")
         headers.setdefault(name.strip().lower(), value.strip())
-    if "location" not in headers:
-        raise MalformedSsdp("the answer names no place")
-    return SsdpAnswer(
-        parse_location_untrusted(headers["location"]),
-        _plain(headers.get("st", "")),
-        _plain(headers.get("server", "")),
-    )
+    return lines[0].rstrip("\r"), headers
 
 
 def parse_location_untrusted(url: str) -> Location:

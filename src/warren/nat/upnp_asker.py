@@ -82,6 +82,7 @@ class UpnpAsker:
         self._ready = False
         self._check_due = False
         self._renew_at: float | None = None
+        self._boot_id = ""
         self._service: Service | None = None
         # A port that was asked for, and perhaps given: to be deleted if we stop right then.
         self._wanted: tuple[Service, int] | None = None
@@ -130,6 +131,7 @@ class UpnpAsker:
             return "names another machine"
         if now - self._probed_at > LATE_S:
             return "not asked for"
+        self._boot_id = answer.boot_id or self._boot_id
         if len(self._found) >= _LOCATIONS_MAX and answer.location not in self._found:
             return "too many"
         self._found.setdefault(answer.location)
@@ -145,6 +147,20 @@ class UpnpAsker:
             self._check_due = False
             self._begin(self._check(self.mapping), now)
         return None
+
+    def notice(self, data: bytes) -> bool:
+        """Take what the router multicasts of itself; tell whether it has started anew.
+
+        It repeats itself every minute or so, so that only another boot id is news, or that it
+        speaks at all where it was silent. Raises MalformedSsdp.
+        """
+        heard = ssdp.parse_ssdp_notice_untrusted(data)
+        if not heard.alive:
+            return False
+        before, self._boot_id = self._boot_id, heard.boot_id or self._boot_id
+        if self.outcome.finding is Finding.SILENT:
+            return True
+        return bool(before) and self._boot_id != before
 
     def receive_reply(self, number: int, reply: _Came, now: float) -> bool:
         """Take what came of a request; tell whether it was waited for."""

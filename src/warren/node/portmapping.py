@@ -19,8 +19,8 @@ import structlog
 from warren.edge.clock import Clock
 from warren.edge.entropy import Entropy
 from warren.edge.fetch import FetchFailed, fetch
-from warren.edge.linux.gateways import Gateway, announcement_socket, router_socket
-from warren.nat import natpmp
+from warren.edge.linux.gateways import Gateway, group_socket, router_socket
+from warren.nat import natpmp, ssdp
 from warren.nat.mapping import Call, CallFailed, Mapping, MapProtocol, Outcome, Reply
 from warren.nat.portmap import Portmapper
 from warren.netmap.endpoint import Endpoint
@@ -33,6 +33,11 @@ RELEASE_LIMIT_S = 1.0
 """How long giving a mapping back may hold up a stop."""
 LOOK_AGAIN_S = 60.0
 
+# Where routers tell of themselves unasked.
+_GROUPS = (
+    Endpoint(IPv4Address("224.0.0.1"), natpmp.ANNOUNCE_PORT),
+    Endpoint(ssdp.GROUP, ssdp.PORT),
+)
 _DISABLE_UPNP = "debug-disable-upnp"
 
 log = structlog.get_logger(__name__)
@@ -216,7 +221,7 @@ class _Talk(asyncio.DatagramProtocol):
         self._on_change = on_change
         self._woken = asyncio.Event()
         self._transport: asyncio.DatagramTransport | None = None
-        self._announcements: asyncio.DatagramTransport | None = None
+        self._listening: list[asyncio.DatagramTransport] = []
         self._calls: list[Call] = []
         self._ending = False
         self._task: asyncio.Task[None] | None = None
@@ -230,9 +235,10 @@ class _Talk(asyncio.DatagramProtocol):
     def start(self, tasks: asyncio.TaskGroup) -> None:
         """Open the socket and begin. Raises OSError."""
         self._sockets.append(router_socket(self.mapper.local_ip))
-        with suppress(OSError):
-            # Without it a router's restart is seen ten minutes later at worst.
-            self._sockets.append(announcement_socket(natpmp.ANNOUNCE_PORT, self.mapper.local_ip))
+        for group in _GROUPS:
+            with suppress(OSError):
+                # Without it a router's restart is seen ten minutes later at worst.
+                self._sockets.append(group_socket(group, self.mapper.local_ip))
         self._task = tasks.create_task(self._run(), name=f"router {self.mapper.router}")
 
     async def stop(self) -> None:
@@ -252,6 +258,8 @@ class _Talk(asyncio.DatagramProtocol):
 
     def _take(self, data: bytes, addr: tuple[Any, ...], *, announced: bool) -> None:
         src = Endpoint(cast(IPv4Address, ip_address(addr[0])), addr[1])
+        if announced and src.ip != self.mapper.router:
+            return  # Every device of the network tells of itself here: no fault of anybody's.
         if self.mapper.receive(data, src, self._clock.now(), announced):
             self._woken.set()
 
@@ -260,10 +268,11 @@ class _Talk(asyncio.DatagramProtocol):
         try:
             own, *listening = self._sockets
             self._transport, _ = await loop.create_datagram_endpoint(lambda: self, sock=own)
-            for each in listening:
-                self._announcements, _ = await loop.create_datagram_endpoint(
-                    lambda: _Announcements(self), sock=each
+            for heard in listening:
+                transport, _ = await loop.create_datagram_endpoint(
+                    lambda: _Announcements(self), sock=heard
                 )
+                self._listening.append(transport)
             async with asyncio.TaskGroup() as calls:
                 while True:
                     self._pump()
@@ -274,11 +283,12 @@ class _Talk(asyncio.DatagramProtocol):
                     self.mapper.handle_timeout(self._clock.now())
         finally:
             await self._release()
-            for transport in (self._transport, self._announcements):
-                if transport is not None:
-                    transport.close()
-            for each in self._sockets:
+            for each in self._listening:
                 each.close()
+            if self._transport is not None:
+                self._transport.close()
+            for made in self._sockets:
+                made.close()
 
     async def _release(self) -> None:
         """Give back what is mapped. Runs while the task is being cancelled."""

@@ -170,6 +170,29 @@ def announce(rig: Rig, protocol: MapProtocol) -> None:
     rig.pump()
 
 
+def test_upnp_notices_are_news_after_a_restart_only() -> None:
+    def notify(boot_id: int) -> None:
+        text = f"NOTIFY * HTTP/1.1\r\nNTS: ssdp:alive\r\nBOOTID.UPNP.ORG: {boot_id}\r\n\r\n"
+        rig.mapper.receive(text.encode(), Endpoint(ROUTER, 1900), rig.now, announced=True)
+        rig.advance(1)
+
+    rig = Rig(only(UPNP))
+    rig.advance(30)
+    for _ in range(20):
+        notify(1)
+    asked = len(rig.router.asked)
+    rig.router.restart(rig.now)
+    notify(1)
+    assert len(rig.router.asked) == asked
+    notify(2)
+    rig.advance(10)
+    assert list(rig.router.mapped) == [PORT]
+    sent = rig.sent
+    for number in range(100):
+        notify(number)
+    assert rig.sent - sent <= 10 * 10, "once in ten seconds at most"
+
+
 def test_an_announcement_ends_the_ten_minutes_of_silence() -> None:
     rig = Rig(FakeRouter())
     rig.advance(60)

@@ -17,6 +17,7 @@ from warren.nat.ssdp import (
     MalformedSsdp,
     parse_location_untrusted,
     parse_ssdp_answer_untrusted,
+    parse_ssdp_notice_untrusted,
     search_request,
 )
 from warren.nat.upnp import (
@@ -70,6 +71,18 @@ def test_answer() -> None:
 def test_bad_answers(bad: bytes) -> None:
     with pytest.raises(MalformedSsdp):
         parse_ssdp_answer_untrusted(bad)
+
+
+def test_notice() -> None:
+    notice = (
+        b"NOTIFY * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\nNTS: ssdp:alive\r\n"
+        b"BOOTID.UPNP.ORG: 17\r\n\r\n"
+    )
+    assert parse_ssdp_notice_untrusted(notice) == (True, "17")
+    assert parse_ssdp_notice_untrusted(notice.replace(b"alive", b"byebye")) == (False, "17")
+    for bad in (b"", ANSWER, b"M-SEARCH * HTTP/1.1\r\n\r\n", notice + bytes(5000)):
+        with pytest.raises(MalformedSsdp):
+            parse_ssdp_notice_untrusted(bad)
 
 
 @pytest.mark.parametrize(

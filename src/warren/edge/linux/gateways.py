@@ -7,9 +7,10 @@ from contextlib import suppress
 from ipaddress import IPv4Address, ip_address
 from typing import NamedTuple
 
+from warren.netmap.endpoint import Endpoint
+
 _TABLE_MAIN = 254
 _MULTICAST_HOPS = 2
-_ALL_HOSTS = "224.0.0.1"
 
 
 class Gateway(NamedTuple):
@@ -61,18 +62,18 @@ def router_socket(local_ip: IPv4Address) -> socket.socket:
     return made
 
 
-def announcement_socket(port: int, local_ip: IPv4Address) -> socket.socket:
-    """Return a UDP socket that hears what is multicast to all hosts of one network.
+def group_socket(group: Endpoint, local_ip: IPv4Address) -> socket.socket:
+    """Return a UDP socket that hears what is multicast to a group in the network of `local_ip`.
 
     Others may listen at the same port. Raises OSError.
     """
     made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind((_ALL_HOSTS, port))
-        membership = socket.inet_aton(_ALL_HOSTS) + local_ip.packed
+        made.bind((str(group.ip), group.port))
+        membership = group.ip.packed + local_ip.packed
         with suppress(OSError):
-            # Every host is a member already; asking chooses the interface where that matters.
+            # Of 224.0.0.1 every host is a member already, which some kernels call an error.
             made.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
     except OSError:
         made.close()
