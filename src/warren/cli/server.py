@@ -64,6 +64,14 @@ def serve(
         str | None,
         _flag("UDP port of STUN, off, or two addresses: A:3478,B:3478 [:3478].", "STUN"),
     ] = None,
+    turn: Annotated[
+        str | None,
+        _flag("Public address and port of the TURN server, or off [off].", "TURN"),
+    ] = None,
+    turn_allow: Annotated[
+        str | None,
+        _flag("Private networks that TURN may reach, with commas [none].", "TURN_ALLOW"),
+    ] = None,
     tls: Annotated[
         str | None, _flag("acme, self-signed, files or off [self-signed].", "TLS")
     ] = None,

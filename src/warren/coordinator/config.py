@@ -8,7 +8,7 @@ import socket
 import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -47,6 +47,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     stun: str = ":3478"
     """UDP port; `off` for none. Two addresses, with a comma between them, or one address with two
     ports let machines find out how their NAT behaves."""
+    turn: str = "off"
+    """UDP and TCP port of the TURN server, with its public address, such as 203.0.113.7:5349; TLS
+    is on the TCP port, too. With a comma one for each family. `off` for none."""
+    turn_allow: str = ""
+    """Networks that the TURN server may reach though they are private or its own; with commas."""
     tls: str = "self-signed"
     """`acme`, `self-signed`, `files` or `off`."""
     tls_cert: str = ""
@@ -108,6 +113,8 @@ def check(config: Config) -> None:
             stun_groups(text)
         elif text:
             parse_address(name, text)
+    turn_places(config)
+    turn_networks(config.turn_allow)
     if config.tls not in _TLS_MODES:
         raise BadConfig(f"tls is {config.tls!r}; it can be {', '.join(_TLS_MODES)}")
     if config.tls == "files" and not (config.tls_cert and config.tls_key):
@@ -190,6 +197,33 @@ def stun_groups(text: str) -> list[list[Endpoint]]:
         return group_places(endpoints)
     except ValueError as error:
         raise BadConfig(f"stun is {text!r}, but {error}") from error
+
+
+def turn_places(config: Config) -> list[Endpoint]:
+    """Return where the TURN server listens, at most once for each family. Raises BadConfig."""
+    places: list[Endpoint] = []
+    for part in config.turn.split(",") if config.turn != "off" else ():
+        host, port = parse_address("turn", part.strip())
+        if host is None or ip_address(host).is_unspecified or not port:
+            raise BadConfig(
+                f"turn is {config.turn!r}; write it with the address that others send to, "
+                "such as 203.0.113.7:5349"
+            )
+        places.append(Endpoint.of(ip_address(host), port))
+    if len({place.is_v4 for place in places}) != len(places):
+        raise BadConfig(f"turn is {config.turn!r}; it can be one address of each family")
+    stun_ports = {place.port for group in stun_groups(config.stun) for place in group}
+    if any(place.port in stun_ports for place in places):
+        raise BadConfig("turn and stun need different ports, such as 5349 and 3478")
+    return places
+
+
+def turn_networks(text: str) -> list[IPv4Network | IPv6Network]:
+    """Read networks with commas between them. Raises BadConfig."""
+    try:
+        return [ip_network(part.strip()) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise BadConfig(f"turn-allow: {error}") from error
 
 
 def state_directory(config_state: str) -> Path:

@@ -34,6 +34,8 @@ from warren.coordinator.config import (
     public_url,
     relay_address,
     stun_groups,
+    turn_networks,
+    turn_places,
 )
 from warren.coordinator.default_policy import AllowAll
 from warren.coordinator.delta import Delta
@@ -48,19 +50,25 @@ from warren.coordinator.session import Maps
 from warren.coordinator.settings import Settings
 from warren.coordinator.snapshot import Snapshot
 from warren.coordinator.store import Store, StoreProblem
+from warren.coordinator.turn_grants import TurnGrants
 from warren.coordinator.web import http_protocol, site
 from warren.edge.aside import run_aside
 from warren.edge.clock import Clock, SystemClock
 from warren.edge.entropy import Entropy, system_entropy
 from warren.edge.files import FileLock, owner_only_from_now_on, private_directory
 from warren.edge.http import Door, Lobby, Routes
+from warren.edge.linux.interfaces import local_networks
 from warren.edge.listen import listen_tcp, listen_udp, listen_unix, raise_file_limit
 from warren.keys import NodePublic
 from warren.nat.places import abilities
+from warren.nat.turn.allocation import Transport
+from warren.nat.turn.grants import TurnPlace
+from warren.nat.turn.reach import Reach
 from warren.netmap.derpmap import DERPMap, DERPNode, DERPRegion
 from warren.relay import serve as relay
 from warren.relay.hub import Hub
 from warren.relay.stun_server import Places, StunServer
+from warren.relay.turn_doors import TurnSite, open_turn
 
 _log = structlog.get_logger("server")
 
@@ -142,7 +150,10 @@ class Server:
         if config.tls != "off":
             self._certificates.load()
         self._registry = Registry(store, store.load())
-        self._mapper = Mapper(self._settings, _derp_map(config, self._certificates.pin))
+        self._grants = TurnGrants(self._identity.relay, _turn_ways(config, host))
+        self._mapper = Mapper(
+            self._settings, _derp_map(config, self._certificates.pin), self._grants.capability
+        )
         self._maps = Maps(self._registry, self._mapper, AllowAll(), clock, entropy)
         self._presence = Presence(self._registry, self._maps, self._settings, clock)
         self._registration = Registration(self._registry, self._settings, clock, entropy)
@@ -161,6 +172,7 @@ class Server:
         self._addresses: dict[str, list[str]] = {}
         self._servers: list[asyncio.Server] = []
         self._datagrams: list[asyncio.DatagramTransport] = []
+        self._turn: TurnSite | None = None
         self._kick_due: asyncio.TimerHandle | None = None
         self._registry.listen(self._membership_changed)
 
@@ -180,6 +192,9 @@ class Server:
                 ]
                 if self._config.tls != "off":
                     running.append(tasks.create_task(self._certificates.keep()))
+                if self._turn is not None:
+                    running.append(tasks.create_task(self._turn.doors.run()))
+                    running.append(tasks.create_task(self._renew_grants()))
                 await self._stopping.wait()
                 _log.info("stopping")
                 for task in running:
@@ -207,6 +222,7 @@ class Server:
                 )
         if config.relay:
             await self._listen_stun()
+        self._turn = await self._listen_turn()
         await self._listen_admin()
 
     async def _listen_stun(self) -> None:
@@ -226,6 +242,23 @@ class Server:
                         partial(StunServer, places, at), sock=sock
                     )
                     self._datagrams.append(transport)
+
+    async def _listen_turn(self) -> TurnSite | None:
+        places = turn_places(self._config)
+        if not places:
+            return None
+        own = await asyncio.to_thread(local_networks)
+        reach = Reach(own, turn_networks(self._config.turn_allow))
+        accounts = self._grants.accounts(lambda: self._registry.snapshot, self._clock.wall)
+        context = self._certificates.context if self._config.tls != "off" else None
+        return open_turn(places, self._settings.domain, accounts, reach, context, self._entropy)
+
+    async def _renew_grants(self) -> None:
+        """Tell machines when their credentials for TURN become others."""
+        changed = Delta(change=Change(everything=True, why=frozenset({"turn credentials"})))
+        while (due_s := self._grants.changes_in_s(self._clock.wall())) is not None:
+            await asyncio.sleep(due_s + 1)
+            await self._registry.observe(lambda _: changed)
 
     async def _listen_admin(self) -> None:
         office = Office(
@@ -284,6 +317,8 @@ class Server:
             server.close()
         for transport in self._datagrams:
             transport.close()
+        if self._turn is not None:
+            self._turn.service.close()
         self._lobby.abort_all()
         self._maps.end_all()
         self._hub.stop(_RECONNECT_MS, _TRY_FOR_MS)
@@ -322,6 +357,7 @@ class Server:
 
     def _about(self) -> shapes.ServerStatus:
         snapshot, wall = self._registry.snapshot, self._clock.wall()
+        turn = {} if self._turn is None else self._turn.counts()
         return shapes.ServerStatus(
             version=__version__,
             url=self._settings.url,
@@ -332,7 +368,7 @@ class Server:
             online=sum(node.online for node in snapshot.nodes.values()),
             pending=sum(p.expiry > wall and not p.rejected for p in snapshot.pending.values()),
             relay_clients=len(self._hub),
-            relay=self._hub.counters.as_dict(),
+            relay=self._hub.counters.as_dict() | turn,
         )
 
     def _ports(self) -> str:
@@ -342,6 +378,7 @@ class Server:
         if config.relay and config.stun != "off":
             tests = abilities(stun_groups(config.stun))
             parts.append(f"{config.stun} STUN" + (f" {tests}" if tests else ""))
+        parts += [f"{config.turn} TURN"] if config.turn != "off" else []
         return ", ".join(parts)
 
     def _warnings(self) -> tuple[str, ...]:
@@ -401,6 +438,18 @@ def _derp_map(config: Config, pin: str) -> DERPMap:
         nodes=[node, *_second_stun(config, node)],
     )
     return DERPMap(regions={config.region_id: region}, omit_default_regions=True)
+
+
+def _turn_ways(config: Config, name: str) -> list[TurnPlace]:
+    """Return the ways to the TURN server; TLS only where its certificate is one for a name."""
+    ways = [
+        TurnPlace(transport, str(place.ip), place.port)
+        for transport in (Transport.UDP, Transport.TCP)
+        for place in turn_places(config)
+    ]
+    if config.tls in ("acme", "files"):
+        ways += [TurnPlace(Transport.TLS, name, place.port) for place in turn_places(config)[:1]]
+    return ways
 
 
 def _second_stun(config: Config, node: DERPNode) -> list[DERPNode]:

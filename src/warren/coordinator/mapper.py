@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
 
@@ -11,11 +11,13 @@ from msgspec import structs
 from warren.coordinator.addresses import V4_POOL, V6_POOL
 from warren.coordinator.default_policy import CompiledPolicy
 from warren.coordinator.records import NodeRecord, UserRecord
+from warren.coordinator.relay_rules import concern_relays, relay_rules
 from warren.coordinator.settings import Settings
 from warren.coordinator.snapshot import Snapshot
 from warren.netmap.derpmap import DERPMap
 from warren.netmap.dnsconfig import DNSConfig
-from warren.netmap.node import Hostinfo, Node, UserProfile
+from warren.netmap.filterrule import FilterRule
+from warren.netmap.node import CapMap, Hostinfo, Node, UserProfile
 from warren.netmap.view import View
 
 TAGGED_DEVICES = UserProfile(
@@ -27,11 +29,18 @@ TAGGED_DEVICES = UserProfile(
 class Mapper:
     """Makes views. It remembers the map entry of each record, and nothing else.
 
-    derp_map: the relays, the same for all nodes.
+    derp_map: the relays, the same for all nodes. grants: what a node's own entry says beside the
+    policy's capabilities.
     """
 
-    def __init__(self, settings: Settings, derp_map: DERPMap) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        derp_map: DERPMap,
+        grants: Callable[[NodeRecord, datetime], CapMap] = lambda node, wall: {},
+    ) -> None:
         self._settings = settings
+        self._grants = grants
         self._derp_map = derp_map
         self._dns = _dns_config(settings.domain)
         self._entries: dict[int, tuple[NodeRecord, bool, Node]] = {}
@@ -48,7 +57,7 @@ class Mapper:
             derp_map=self._derp_map,
             dns=self._dns,
             domain=self._settings.domain,
-            packet_filters=policy.filters(node) if node.in_force(wall) else {"base": []},
+            packet_filters=_filters(node, snapshot, policy, wall),
             profiles=_profiles([entry, *peers.values()], snapshot),
         )
 
@@ -72,12 +81,17 @@ class Mapper:
         for peer_id in changed:
             if peer_id not in new:
                 peers.pop(peer_id, None)
+        filters = view.packet_filters
+        if any(
+            concern_relays(node, view.peers.get(peer), snapshot.nodes.get(peer)) for peer in changed
+        ):
+            filters = _filters(node, snapshot, policy, wall)
         assert view.node is not None
         before = {view.peers[peer].user for peer in changed if peer in view.peers}
         profiles = view.profiles
         if before != {entry.user for entry in new.values()}:
             profiles = _profiles([view.node, *peers.values()], snapshot)
-        return structs.replace(view, peers=peers, profiles=profiles)
+        return structs.replace(view, peers=peers, profiles=profiles, packet_filters=filters)
 
     def forget(self, node_ids: Iterable[int]) -> None:
         """Let go of what is remembered of nodes that are gone."""
@@ -113,7 +127,7 @@ class Mapper:
         return structs.replace(
             self._entry(record, wall),
             hostinfo=record.hostinfo,
-            cap_map=policy.capabilities(record),
+            cap_map={**policy.capabilities(record), **self._grants(record, wall)},
             online=True,
             last_seen=None,
         )
@@ -142,6 +156,14 @@ class Mapper:
             machine_authorized=record.authorized,
             expired=expired,
         )
+
+
+def _filters(
+    node: NodeRecord, snapshot: Snapshot, policy: CompiledPolicy, wall: datetime
+) -> dict[str, list[FilterRule]]:
+    if not node.in_force(wall):
+        return {"base": []}
+    return {**policy.filters(node), **relay_rules(node, snapshot.nodes.values(), policy)}
 
 
 def _for_peers(hostinfo: Hostinfo) -> Hostinfo:

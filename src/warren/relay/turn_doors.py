@@ -9,11 +9,18 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import structlog
 
-from warren.nat.turn.allocation import Transport
-from warren.relay.turn_server import TurnService
+from warren.edge.entropy import Entropy
+from warren.edge.listen import PortProblem, listen_tcp, listen_udp
+from warren.nat.turn.allocation import Transport, TurnSettings
+from warren.nat.turn.credentials import Accounts
+from warren.nat.turn.reach import Reach
+from warren.nat.turn.server import TurnServer
+from warren.netmap.endpoint import Endpoint
+from warren.relay.turn_server import RelayAddress, TurnService
 
 _log = structlog.get_logger("turn")
 
@@ -101,3 +108,48 @@ async def _peek(connection: socket.socket) -> int | None:
         loop.remove_reader(connection)
     data = connection.recv(1, socket.MSG_PEEK)
     return data[0] if data else None
+
+
+class TurnSite(NamedTuple):
+    """A TURN server that listens: close its service, and run its doors, at most once each."""
+
+    service: TurnService
+    doors: TurnDoors
+
+    def counts(self) -> dict[str, int]:
+        """Return the counters by name, with `turn_` before them."""
+        machine = self.service.machine
+        found = {f"turn_{name}": count for name, count in machine.counters.as_dict().items()}
+        return found | {"turn_allocations": len(machine)}
+
+
+def open_turn(
+    places: Sequence[Endpoint],
+    realm: str,
+    accounts: Accounts,
+    reach: Reach,
+    context: ssl.SSLContext | None,
+    entropy: Entropy,
+) -> TurnSite:
+    """Listen at public addresses of this machine, one of a family; relay from the same ones.
+
+    Raises PortProblem.
+    """
+    ips = {place.ip.version: place.ip for place in places}
+    settings = TurnSettings(realm, frozenset(ips.values()))
+    now = asyncio.get_running_loop().time()
+    machine = TurnServer(settings, accounts, reach, entropy, now)
+    relays: dict[int, RelayAddress] = {version: RelayAddress(ip, ip) for version, ip in ips.items()}
+    service = TurnService(machine, relays, entropy)
+    streams: list[socket.socket] = []
+    try:
+        for place in places:
+            for sock in listen_udp(str(place.ip), place.port, "--turn"):
+                service.serve_datagrams(sock)
+            streams += listen_tcp(str(place.ip), place.port, "--turn")
+    except PortProblem:
+        service.close()
+        for sock in streams:
+            sock.close()
+        raise
+    return TurnSite(service, TurnDoors(service, streams, context))

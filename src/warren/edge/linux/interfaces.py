@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_interface,
+)
 from typing import NamedTuple
 
 _IFF_UP = 1
@@ -38,4 +45,20 @@ def local_addresses() -> list[LocalAddress]:
                 continue
             kind = link.get(("linkinfo", "kind"))
             found.append(LocalAddress(ip, str(link.get("ifname")), kind == "tun"))
+    return found
+
+
+def local_networks() -> list[IPv4Network | IPv6Network]:
+    """Return the networks that this machine has an address in, loopback included.
+
+    Raises OSError.
+    """
+    from pyroute2 import IPRoute
+
+    found = []
+    with IPRoute() as kernel:
+        for message in kernel.get_addr():
+            text = message.get("local") or message.get("address")
+            if text:
+                found.append(ip_interface(f"{text}/{message['prefixlen']}").network)
     return found

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import msgspec
@@ -80,6 +80,11 @@ def issue(secret: bytes, owner: str, places: Sequence[TurnPlace], wall: datetime
     """
     ends = (int(wall.timestamp()) // _SLOT_S + 2) * _SLOT_S
     return Grant(tuple(places), timed_credentials(secret, owner, ends), ends)
+
+
+def turnover(wall: datetime) -> datetime:
+    """Return when `issue` gives others than at `wall`."""
+    return datetime.fromtimestamp((int(wall.timestamp()) // _SLOT_S + 1) * _SLOT_S, UTC)
 
 
 def encode(grant: Grant) -> bytes:
