@@ -304,6 +304,7 @@ TARGETS = [
     Target("turn_stream", turn.stream, turn.streams),
     Target("turn_server", turn.server, turn.messages),
     Target("turn_client", turn.client, turn.messages),
+    Target("turn_grant", turn.grant, turn.grants),
     Target("engine_datagram", engine.datagram, engine.datagrams),
     Target("text", _text, seeds.texts),
     Target("front_door", door.entry, door.conversations),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from contextlib import suppress
+from datetime import UTC, datetime
 from ipaddress import ip_address
 
 from warren.nat.stun import MalformedStun, TxId, encode_header
@@ -28,6 +29,13 @@ from warren.nat.turn.framing import (
     is_channel_data,
     parse_channel_data_untrusted,
 )
+from warren.nat.turn.grants import (
+    MalformedGrant,
+    TurnPlace,
+    issue,
+    parse_grant_untrusted,
+)
+from warren.nat.turn.grants import encode as encode_grant
 from warren.nat.turn.message import (
     Message,
     encode_message,
@@ -122,6 +130,23 @@ def client(data: bytes) -> None:
     machine.handle_timeout(1e6)
     while machine.poll_event() is not None:
         pass
+
+
+def grant(data: bytes) -> None:
+    """Read a coordinator's grant, and what it read once more."""
+    with suppress(MalformedGrant):
+        read = parse_grant_untrusted(data)
+        assert parse_grant_untrusted(encode_grant(read)) == read
+
+
+def grants() -> list[bytes]:
+    """A grant with a way of each kind."""
+    places = [
+        TurnPlace(Transport.UDP, "192.0.2.1", 3478),
+        TurnPlace(Transport.TCP, "2001:db8::1", 3478),
+        TurnPlace(Transport.TLS, "turn.example.com", 443),
+    ]
+    return [encode_grant(issue(b"secret", "n5", places, datetime(2026, 1, 1, tzinfo=UTC)))]
 
 
 def messages() -> list[bytes]:
