@@ -20,6 +20,7 @@ from warren.edge.linux.gateways import default_gateways
 from warren.lab import sandbox
 from warren.lab.mesh import Node, Server
 from warren.lab.plan import Host, Plan, Router
+from warren.lab.stock import StockClient
 from warren.lab.world import Part, World
 from warren.nat.mapping import Finding, MapProtocol
 from warren.nat.portmap import Portmapper
@@ -450,6 +451,44 @@ TWO_HOMES = Plan(
 )
 
 
+@pytest.mark.interop
+@pytest.mark.parametrize("router_of", ["alice", "dave"])
+def test_a_stock_client_is_direct_by_a_mapping_on_either_side(router_of: str) -> None:
+    """A stock client and a node behind symmetric NATs, of which one has a router that maps."""
+    homes = {"alice": "home-a", "dave": "home-b"}
+    with World(TWO_HOMES) as world:
+        renumber(world, "home-a", PUBLIC_A)
+        renumber(world, "home-b", PUBLIC_B)
+        igd = Igd(world, homes[router_of])
+        igd.start()
+        server = Server(world["server"], world.scratch / "server")
+        server.start()
+        server.create_user("tester")
+        key = server.create_key("tester", "--reusable")
+        tun = sandbox.tun_available()
+        alice = Node(world["alice"], "alice", world.scratch / "alice", tun=tun, port=PORT)
+        alice.start()
+        alice.wait_daemon()
+        alice.up(server.url, key)
+        dave = StockClient(
+            world["bob"],
+            "dave",
+            server=server.url,
+            state=world.scratch / "dave",
+            auth_key=key,
+            port=PORT + 1,
+        )
+        dave.start()
+        dave.wait_joined()
+        world.wait(lambda: alice.peer("dave"), 10, "alice knows dave")
+        pong = alice.ping_until_direct("dave", 30)
+        assert pong.via == "direct"
+        if router_of == "dave":
+            assert pong.path == f"{PUBLIC_B}:{PORT + 1}"
+        else:
+            assert igd.mapped == {PORT: f"{world['alice'].address}:{PORT}"}
+
+
 @pytest.mark.parametrize(("natpmp", "upnp"), [(True, False), (False, True)])
 def test_two_symmetric_homes_are_direct_by_one_mapping(natpmp: bool, upnp: bool) -> None:
     with World(TWO_HOMES) as world:
@@ -487,6 +526,10 @@ def test_two_symmetric_homes_are_direct_by_one_mapping(natpmp: bool, upnp: bool)
         )
         off = "UPnP" if natpmp else "NAT-PMP"
         assert f"Your router's {off} is off" in " ".join(alice.run("netcheck").split())
+        alice.run("down")
+        world.wait(lambda: not igd.mapped, 5, "`warren down` gives the port back")
+        alice.run("up")
+        world.wait(lambda: igd.mapped, 10, "`warren up` asks for it again")
         assert alice.stop() == 0
         assert igd.mapped == {}, "given back on a clean stop"
         for program in world.programs:
