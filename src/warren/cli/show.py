@@ -6,7 +6,7 @@ import sys
 
 import msgspec
 
-from warren.node.schema import NetcheckReport, PeerStatus, PingReply, Status
+from warren.node.schema import NatReport, NetcheckReport, PeerStatus, PingReply, Status
 
 _STATES = {
     "stopped": "Stopped. `warren up` brings this machine back.",
@@ -137,15 +137,21 @@ def pong(reply: PingReply) -> None:
 
 
 def netcheck(report: NetcheckReport) -> None:
-    """Print what the network allows."""
+    """Print what the network allows: one fact a line, and then what it means."""
     varies = {None: "unknown", False: "no (easy NAT or none)", True: "yes (hard NAT)"}
+    portal = {None: "unknown", False: "no", True: "yes: sign in to this network first"}
     rows = [
         ["UDP", "works" if report.udp else "blocked"],
         ["IPv4", report.ipv4 or "none"],
         ["IPv6", report.ipv6 or "none"],
         ["mapping varies by destination", varies[report.mapping_varies]],
-        ["home relay", report.home_region_code or "none"],
     ]
+    families = [("IPv4", report.nat4), ("IPv6", report.nat6)]
+    for family, nat in families:
+        if nat is not None:
+            rows += [[f"{family} {fact}", value] for fact, value in _nat_rows(nat)]
+    rows.append(["captive portal", portal[report.captive_portal]])
+    rows.append(["home relay", report.home_region_code or "none"])
     rows += [["endpoint", endpoint] for endpoint in report.endpoints]
     for region in report.regions:
         latency = "no answer" if region.latency_ms is None else f"{region.latency_ms:.1f} ms"
@@ -153,3 +159,23 @@ def netcheck(report: NetcheckReport) -> None:
     for router in report.routers:
         rows += [[f"router {router.address}", protocol.text] for protocol in router.protocols]
     table(rows)
+    for family, nat in families:
+        if nat is not None and nat.meaning and (nat.udp or family == "IPv4"):
+            print(f"\n{family}: {' '.join(nat.meaning)}")
+
+
+def _nat_rows(nat: NatReport) -> list[tuple[str, str]]:
+    rows = [("NAT", f"{nat.name} ({nat.difficulty})" if nat.udp else nat.name)]
+    if not nat.udp:
+        return rows
+    if nat.translated:
+        rows.append(("mapping", nat.mapping))
+    rows.append(("filtering", nat.filtering))
+    if nat.translated:
+        rows.append(("ports", nat.ports_text))
+    if nat.hairpin is not None:
+        rows.append(("hairpin", "yes" if nat.hairpin else "no"))
+    if nat.mtu_bytes is not None:
+        rows.append(("MTU", f"{nat.mtu_bytes} bytes pass whole"))
+    rows += [("server not believed", f"{server} says {said}") for server, said in nat.liars.items()]
+    return rows

@@ -28,6 +28,7 @@ class NatKind:
     belong to a flow that began inside. udp: False where the router forwards no UDP at all.
     cone: let UDP in that conntrack alone would not, to the port's last user inside: from
     "anybody", or from any port of an "address" that was written to. hairpin: also from inside.
+    forward: False where nothing passes at all, so that only what runs on the router helps.
     """
 
     name: str
@@ -39,6 +40,7 @@ class NatKind:
     udp: bool = True
     cone: Literal["anybody", "address"] | None = None
     hairpin: bool = False
+    forward: bool = True
 
 
 # Linux keeps the inside port while it is free ("port preservation", RFC 4787 §4.2.1), so one
@@ -134,6 +136,15 @@ KINDS: Mapping[str, NatKind] = MappingProxyType(
                 translate=_MASQUERADE,
                 udp=False,
             ),
+            NatKind(
+                name="http-proxy",
+                everyday="nothing passes but an HTTP proxy",
+                mapping=None,
+                filtering=None,
+                translate=_MASQUERADE,
+                udp=False,
+                forward=False,
+            ),
         )
     }
 )
@@ -147,6 +158,8 @@ def ruleset(kind: NatKind, outside: IPv4Address) -> str:
     tuple of our own flow, and a port-preserving NAT would then pick another port.
     """
     dead_udp = "" if kind.udp else "    meta l4proto udp drop\n"
+    if not kind.forward:
+        dead_udp = "    drop\n"
     if kind.filter_wan:
         guard = f'    iifname "{WAN}" ct state established,related accept\n'
         if kind.cone:
@@ -183,19 +196,21 @@ def _cone(kind: NatKind, outside: IPv4Address) -> str:
         "  map user { type inet_service : ipv4_addr; flags dynamic,timeout; timeout 2m; }\n"
         "  set written { type inet_service . ipv4_addr; flags dynamic,timeout; timeout 2m; }\n"
         "  chain learn {\n    type filter hook forward priority -5; policy accept;\n"
-        f'    iifname "{LAN}" meta l4proto udp update @user {{ udp sport : ip saddr }}'
+        f'    iifname "{LAN}" ip saddr != {outside} meta l4proto udp'
+        " update @user { udp sport : ip saddr }"
         " update @written { udp sport . ip daddr }\n  }\n"
         "  chain prerouting {\n    type nat hook prerouting priority -100; policy accept;\n"
         f'    iifname "{WAN}" meta l4proto udp {known}dnat to udp dport map @user\n'
     )
     if not kind.hairpin:
         return rules + "  }\n"
-    # The interface that a packet came from is not known in postrouting: a mark carries it there.
+    # The source is changed before conntrack looks, so that also a host that writes to itself by
+    # the outside address is let through: Linux drops what has one address at both ends.
     return (
-        f'{rules}    iifname "{LAN}" ip daddr {outside} meta l4proto udp ct mark set 1 '
+        f'{rules}    iifname "{LAN}" ip daddr {outside} meta l4proto udp '
         "dnat to udp dport map @user\n  }\n"
-        "  chain hairpin {\n    type nat hook postrouting priority 99; policy accept;\n"
-        f"    ct mark 1 snat to {outside}\n  }}\n"
+        "  chain hairpin {\n    type filter hook prerouting priority -300; policy accept;\n"
+        f'    iifname "{LAN}" ip daddr {outside} meta l4proto udp ip saddr set {outside}\n  }}\n'
     )
 
 

@@ -35,9 +35,15 @@ class Server:
     """`warren server` on one public host; everything it keeps is in `state`."""
 
     def __init__(
-        self, part: Part, state: Path, tls: Sequence[str] = ("--tls", "self-signed")
+        self,
+        part: Part,
+        state: Path,
+        tls: Sequence[str] = ("--tls", "self-signed"),
+        stun_others: Sequence[str] = (),
     ) -> None:
-        """tls: flags that choose its certificate."""
+        """tls: flags that choose its certificate. stun_others: further addresses of the host on
+        which it is to serve STUN, IPv6 ones in brackets."""
+        self._stun_others = tuple(stun_others)
         self.part = part
         self.state = state
         self._tls = tls
@@ -62,7 +68,8 @@ class Server:
             "--listen",
             f"{address}:{SERVER_TLS_PORT}",
         ]
-        argv += ["--stun", f"{address}:{STUN_PORT}", *self._tls]
+        stun = ",".join(f"{each}:{STUN_PORT}" for each in (address, *self._stun_others))
+        argv += ["--stun", stun, *self._tls]
         self._program = self.part.spawn(argv, "server", env=command_environment())
         wait_until(self._answers, deadline_s, "the server answers", self.program.tail)
         return time.monotonic() - began

@@ -179,6 +179,7 @@ class Discovery:
         self._asks: dict[TxId, _Ask] = {}
         self._out: deque[Sending] = deque()
         self._stages = deque([self._ask_elsewhere, self._ask_from_elsewhere])
+        self._asked: list[Endpoint] = []
         self._said: dict[Endpoint, DiscoveryResponse] = {}
         self._seen: dict[tuple[int, Endpoint], tuple[float, Endpoint]] = {}
         self._heard: set[_What] = set()
@@ -190,7 +191,8 @@ class Discovery:
         self._finished = False
         unique = {server.ip: server for server in reversed(servers)}
         for number, server in enumerate(s for s in servers if unique[s.ip] == s):
-            if number < SERVERS_MAX and not any(a.to == server for a in self._asks.values()):
+            if number < SERVERS_MAX and server not in self._asked:
+                self._asked.append(server)
                 self._ask(_What.SERVER, _MAPPING, server, now + number * _GAP_S)
         self.handle_timeout(now)
 
@@ -330,7 +332,7 @@ class Discovery:
 
     def _choose_server(self) -> Endpoint:
         """Return the believed server that can do most, and remember its other address."""
-        believed = weigh({to: said.mapped for to, said in self._said.items()}).believed
+        believed = weigh(self._votes()).believed
         known = [(to, _other_of(to, self._said[to])) for to in believed]
         both = [_Server(to, other) for to, other in known if other is not None]
         both.sort(key=lambda server: -(2 * server.has_address + server.has_port))
@@ -366,6 +368,10 @@ class Discovery:
 
     # Conclusions.
 
+    def _votes(self) -> dict[Endpoint, Endpoint]:
+        """Return who said what, in the order of asking."""
+        return {to: self._said[to].mapped for to in self._asked if to in self._said}
+
     def _is_translated(self, mapped: Endpoint) -> bool:
         return mapped.ip not in self._own
 
@@ -374,7 +380,7 @@ class Discovery:
         self._stages.clear()
         self._asks.clear()
         self._out.clear()
-        verdict = weigh({to: said.mapped for to, said in self._said.items()})
+        verdict = weigh(self._votes())
         seen = {
             key: mapped for key, (_, mapped) in self._seen.items() if key[1] not in verdict.liars
         }
@@ -391,7 +397,7 @@ class Discovery:
             samples=samples,
             hairpin=_What.HAIRPIN in self._heard if _What.HAIRPIN in self._tried else None,
             mtu_bytes=self._reached_size,
-            answered=tuple(self._said),
+            answered=tuple(self._votes()),
             discovery_server=self._server.first if self._server else None,
             liars=verdict.liars,
             dropped=dict(self._dropped),

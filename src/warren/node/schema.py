@@ -161,8 +161,41 @@ class RouterReport(msgspec.Struct, kw_only=True):
     protocols: list[PortMapProtocol] = []
 
 
+class NatReport(msgspec.Struct, kw_only=True):
+    """How the NAT or firewall in front behaves, for one IP family (RFC 4787, RFC 5780).
+
+    name: the everyday one. difficulty: open, easy, hard, blocked or unknown. mapped: our addresses
+    as servers saw them. ports: kept, sequential, block, random or unknown; port_samples are pairs
+    of own and outside port, in the order of asking. liars: servers that the majority contradicts,
+    and what they said. dropped: datagrams that were no answers, by reason. meaning: sentences.
+    """
+
+    udp: bool
+    name: str
+    difficulty: str
+    translated: bool | None = None
+    mapped: list[str] = []
+    mapping: str = "unknown"
+    filtering: str = "unknown"
+    ports: str = "unknown"
+    ports_text: str = ""
+    port_step: int | None = None
+    port_block: list[int] | None = None
+    port_samples: list[list[int]] = []
+    hairpin: bool | None = None
+    mtu_bytes: int | None = None
+    servers: list[str] = []
+    discovery_server: str | None = None
+    liars: dict[str, str] = {}
+    dropped: dict[str, int] = {}
+    meaning: list[str] = []
+
+
 class NetcheckReport(msgspec.Struct, kw_only=True):
-    """What this machine's network allows."""
+    """What this machine's network allows. nat4, nat6: None where there is nobody to ask by it.
+
+    captive_portal: None where no relay could be asked.
+    """
 
     udp: bool
     ipv4: str | None = None
@@ -173,6 +206,9 @@ class NetcheckReport(msgspec.Struct, kw_only=True):
     regions: list[RegionLatency] = []
     endpoints: list[str] = []
     routers: list[RouterReport] = []
+    nat4: NatReport | None = None
+    nat6: NatReport | None = None
+    captive_portal: bool | None = None
 
 
 class ApiError(msgspec.Struct, kw_only=True):

@@ -43,6 +43,7 @@ from warren.node.hostinfo import MalformedHostname, check_hostname, make_hostinf
 from warren.node.localapi import RequestFailed
 from warren.node.measuring import Measuring
 from warren.node.membership import Facts, Membership
+from warren.node.natreport import examine_network
 from warren.node.portmapping import PortMapping, disabled_protocols
 from warren.node.probes import icmp_echo, tsmp_ping
 from warren.node.reconcile import NOTHING, Desired, Settings, desire, own_addresses, reconcile
@@ -324,6 +325,14 @@ class NodeService:
         assert report is not None
         view = self._membership.view
         latency = report.latency
+        nat = await examine_network(
+            view.derp_map,
+            self._measuring.resolved,
+            latency,
+            self._clock,
+            self._entropy,
+            local_addresses,
+        )
         regions = [
             RegionLatency(
                 region=number,
@@ -344,6 +353,9 @@ class NodeService:
             regions=regions,
             endpoints=[str(own.endpoint) for own in self._measuring.endpoints],
             routers=self.routers(),
+            nat4=nat.nat4,
+            nat6=nat.nat6,
+            captive_portal=nat.captive_portal,
         )
 
     def routers(self) -> list[RouterReport]:

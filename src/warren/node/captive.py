@@ -1,0 +1,75 @@
+"""Whether something between us and the internet answers in its stead (PROTOCOL §4.4).
+
+A relay that serves port 80 answers 204 and gives a challenge back. A hotel's portal answers with
+a page, or leads to one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+
+import h11
+
+from warren.edge.entropy import Entropy
+from warren.netmap.endpoint import Endpoint
+
+LIMIT_S = 2.0
+_MAX_HEAD_BYTES = 16 * 1024
+_READ_BYTES = 4096
+_RELAYS_MAX = 3
+
+
+async def find_portal(
+    relays: Sequence[tuple[str, Endpoint]], entropy: Entropy, limit_s: float = LIMIT_S
+) -> bool | None:
+    """Ask relays, given as host name and address, all at once; True: a portal answered for one.
+
+    None: nobody answered at all, or there is nobody to ask.
+    """
+    answers = await asyncio.gather(
+        *(
+            _ask(host, at, f"warren-{entropy(8).hex()}", limit_s)
+            for host, at in relays[:_RELAYS_MAX]
+        )
+    )
+    known = [answer for answer in answers if answer is not None]
+    return any(known) if known else None
+
+
+async def _ask(host: str, at: Endpoint, challenge: str, limit_s: float) -> bool | None:
+    try:
+        async with asyncio.timeout(limit_s):
+            reader, writer = await asyncio.open_connection(str(at.ip), at.port)
+            try:
+                return await _is_portal(reader, writer, host, challenge)
+            finally:
+                writer.close()
+    except (OSError, TimeoutError, h11.ProtocolError):
+        return None
+
+
+async def _is_portal(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, challenge: str
+) -> bool | None:
+    http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
+    name = f"[{host}]" if ":" in host else host
+    headers = [("Host", name), ("X-Tailscale-Challenge", challenge), ("Connection", "close")]
+    request = h11.Request(method="GET", target="/generate_204", headers=headers)
+    writer.write(http.send(request) or b"")
+    writer.write(http.send(h11.EndOfMessage()) or b"")
+    while True:
+        event = http.next_event()
+        if isinstance(event, h11.Response):
+            given = dict(event.headers).get(b"x-tailscale-response", b"")
+            return event.status_code != 204 or given != f"response {challenge}".encode()
+        if event is h11.NEED_DATA:
+            data = await reader.read(_READ_BYTES)
+            http.receive_data(data)
+            if not data:
+                with suppress(h11.ProtocolError):
+                    http.next_event()
+                return None
+        elif not isinstance(event, h11.InformationalResponse):
+            return None

@@ -1,0 +1,125 @@
+"""`warren netcheck` says of every NAT kind of the lab what it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from warren.lab import sandbox
+from warren.lab.kinds import KINDS
+from warren.lab.mesh import Node, Server
+from warren.lab.plan import Host, Plan, Router
+from warren.lab.world import World
+
+pytestmark = pytest.mark.netlab
+
+SERVER, OTHER = "198.51.100.10", "198.51.100.11"
+EXPECTED: dict[str, tuple[str, str, str]] = {
+    # kind: everyday name, how hard it is, how ports are given out
+    "public": ("no NAT, no firewall", "open", "unknown"),
+    "firewall": ("no NAT, a stateful firewall", "easy", "unknown"),
+    "full-cone": ("full cone", "easy", "kept"),
+    "address-restricted": ("address-restricted cone", "easy", "kept"),
+    "carrier-hairpin": ("full cone", "easy", "kept"),
+    "port-restricted": ("port-restricted cone", "easy", "kept"),
+    "symmetric": ("symmetric NAT", "hard", "random"),
+    "symmetric-sequential": ("symmetric NAT", "hard", "sequential"),
+    "carrier-block": ("symmetric NAT", "hard", "block"),
+    "udp-blocked": ("UDP blocked", "blocked", "unknown"),
+}
+KINDS_HERE = list(KINDS)
+
+
+class Net:
+    """A server with two STUN addresses, and one router of each kind with a node behind it."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.server = Server(world["server"], world.scratch / "server", stun_others=(OTHER,))
+        self.server.start()
+        self.server.create_user("tester")
+        self.key = self.server.create_key("tester", "--reusable")
+
+    def netcheck(self, host: str) -> tuple[dict[str, Any], str]:
+        """Let a node join here and measure; its report, and what a person reads."""
+        node = Node(
+            self.world[host],
+            host,
+            self.world.scratch / host,
+            tun=sandbox.tun_available(),
+        )
+        node.start()
+        node.wait_daemon()
+        node.up(self.server.url, self.key)
+        try:
+            report: dict[str, Any] = json.loads(node.run("netcheck", "--json", timeout_s=30))
+            return report, node.run("netcheck", timeout_s=30)
+        finally:
+            node.stop()
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[Net]:
+    routers = [
+        Router(
+            f"r{number}",
+            kind=kind,
+            address=f"203.0.113.{10 + number}",
+            lan="192.168.1.0/24" if KINDS[kind].translate else f"192.0.2.{16 + 16 * number}/28",
+        )
+        for number, kind in enumerate(KINDS_HERE)
+    ]
+    plan = Plan(
+        routers=(
+            *routers,
+            Router("inner", kind="symmetric", behind="r2", lan="192.168.2.0/24"),
+        ),
+        hosts=(
+            Host("server", address=SERVER, extra=(OTHER,)),
+            *(Host(f"h{number}", behind=f"r{number}") for number in range(len(KINDS_HERE))),
+            Host("double", behind="inner"),
+        ),
+    )
+    with World(plan) as world:
+        yield Net(world)
+
+
+@pytest.mark.parametrize("kind", KINDS_HERE)
+def test_every_kind_is_known_for_what_it_is(net: Net, kind: str) -> None:
+    report, text = net.netcheck(f"h{KINDS_HERE.index(kind)}")
+    nat, rule = report["nat4"], KINDS[kind]
+    assert (nat["name"], nat["difficulty"], nat["ports"]) == EXPECTED[kind]
+    assert report["udp"] is nat["udp"] is rule.udp
+    assert report["captive_portal"] is False
+    assert nat["name"] in text
+    assert report["regions"][0]["code"] in text
+    assert report["home_region"] == 900
+    if not rule.udp:
+        assert "relay" in nat["meaning"][0]
+        return
+    assert nat["filtering"] == (rule.filtering or "endpoint-independent")
+    assert nat["liars"] == {}
+    assert nat["mtu_bytes"] == 1500
+    assert nat["discovery_server"] == f"{SERVER}:3478"
+    assert nat["translated"] is bool(rule.translate)
+    assert report["regions"][0]["latency_ms"] is not None
+    if rule.mapping is not None:
+        assert nat["mapping"] == rule.mapping
+        assert nat["hairpin"] is rule.hairpin
+        assert report["mapping_varies"] is (rule.mapping != "endpoint-independent")
+    if nat["ports"] == "block":
+        first, last = nat["port_block"]
+        assert first <= 20700
+        assert last >= 22300
+        assert last - first <= 4096
+    if nat["ports"] == "sequential":
+        assert nat["port_step"] == 1
+
+
+def test_two_nats_behave_like_the_worse_one(net: Net) -> None:
+    report, _ = net.netcheck("double")
+    assert report["nat4"]["name"] == "symmetric NAT"
+    assert report["nat4"]["mapped"][0].startswith("203.0.113.12:")
