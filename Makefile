@@ -32,13 +32,20 @@ $(STAMPS)/bin/pebble: $(STAMPS)/python
 	@PATH="$$PATH:$(CURDIR)/$(BIN)" GOBIN="$(CURDIR)/$(STAMPS)/bin" go install github.com/letsencrypt/pebble/v2/cmd/pebble@v2
 	@touch $@
 
+RUST_CLIENT := tests/interop/rust-client
+
+$(STAMPS)/rust-client: $(STAMPS)/tools $(wildcard $(RUST_CLIENT)/Cargo.* $(RUST_CLIENT)/src/*.rs)
+	@echo "building a client of the official Rust implementation, a peer of the tests (some minutes)"
+	@cd $(RUST_CLIENT) && cargo build --locked --quiet
+	@touch $@
+
 engine: $(STAMPS)/engine ## build the packet engine
 
 $(STAMPS)/tools:
 	@mkdir -p $(STAMPS)
 	@command -v $(PYTHON) >/dev/null || { echo "warren: python3 (3.11 or newer) is missing; get it with: sudo apt-get install python3 python3-venv" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "warren: $(PYTHON) is older than 3.11; say make PYTHON=/path/to/a/newer/python3" >&2; exit 1; }
-	@command -v cargo >/dev/null || { echo "warren: cargo (Rust 1.91 or newer) is missing; get it from https://rustup.rs" >&2; exit 1; }
+	@command -v cargo >/dev/null || { echo "warren: cargo (Rust 1.92 or newer) is missing; get it from https://rustup.rs" >&2; exit 1; }
 	@command -v cc >/dev/null || tools/system-packages build-essential
 	@touch $@
 
@@ -65,7 +72,7 @@ check-rust: setup ## format, lint and test the engine
 	@cd rust && cargo clippy --release --workspace --all-targets --quiet -- -D warnings
 	@cd rust && cargo test --release --workspace --quiet
 
-check-python: setup pebble ## the Python tests, the lab and the interop tests among them
+check-python: setup pebble $(STAMPS)/rust-client ## the Python tests, the lab and the interop tests among them
 	@tools/system-packages $(TEST_PACKAGES)
 	@WARREN_TESTS_SKIP_NOTHING=1 $(BIN)/pytest
 
