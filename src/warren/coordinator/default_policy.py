@@ -39,6 +39,10 @@ class CompiledPolicy(Protocol):
         """Return what the node may do, as its own map entry says."""
         ...
 
+    def may_relay(self, relay: NodeRecord, client: NodeRecord) -> bool:
+        """Whether `client` may have its traffic passed on by `relay`."""
+        ...
+
 
 class AllowAll:
     """Every node sees and reaches every other."""
@@ -54,3 +58,7 @@ class AllowAll:
     def capabilities(self, node: NodeRecord) -> CapMap:
         """Return the same for all."""
         return _SELF_CAPABILITIES
+
+    def may_relay(self, relay: NodeRecord, client: NodeRecord) -> bool:
+        """A person's relay serves that person's machines; a tagged one is everybody's."""
+        return bool(relay.tags) or (not client.tags and relay.user_id == client.user_id)
