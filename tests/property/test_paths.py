@@ -243,19 +243,90 @@ def test_never_a_black_hole(seed: int, when: float, kinds: tuple[str, str]) -> N
     assert all(side.direct(world.now) for side in world.sides)
 
 
-def test_dead_path_is_left_before_its_lease_ends() -> None:
-    """A missing pong is asked for three times in two seconds, then the other way is taken."""
-    world = World(3, ("open", "open"))
+def two_ways(seed: int, loss: float = 0.0) -> tuple[World, Side, Endpoint, Endpoint]:
+    """A world in which `a` reaches `b` at two public addresses."""
+    world = World(seed, ("open", "open"), loss)
     a, b = world.sides
     second = Endpoint.parse("203.0.113.9:41641")
     b.nat.lets_in = lambda src, at: at in (b.nat.outside, second)  # type: ignore[method-assign]
     a.paths.set_peer([b.nat.outside, second], REGION, 0.0)
-    world.run(10.0)
+    return world, a, b.nat.outside, second
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), when=st.floats(4, 90), one_way=st.booleans())
+def test_a_dead_path_is_left_for_the_next_best_within_three_seconds(
+    seed: int, when: float, one_way: bool
+) -> None:
+    """Whenever it dies, and if only in one direction: while traffic flows, 3 s and no more."""
+    world, a, _, _ = two_ways(seed)
+    world.run(when)
     used = a.direct(world.now)
     assert used is not None
-    world.cut = lambda src, dst: dst == used
-    world.run(world.now + timing.HEARTBEAT_S + 2.5)
+    world.cut = lambda src, dst: dst == used or (not one_way and src == used)
+    world.run(when + 3.0)
     assert a.direct(world.now) not in (None, used)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32), when=st.floats(4, 90), kinds=st.sampled_from(WORKING))
+def test_without_another_path_the_relay_is_taken_within_three_seconds(
+    seed: int, when: float, kinds: tuple[str, str]
+) -> None:
+    """Both sides find out for themselves."""
+    world = World(seed, kinds)
+    world.run(when)
+    assert all(side.direct(world.now) for side in world.sides)
+    world.cut = lambda src, dst: True
+    world.run(when + 3.0)
+    assert not any(side.direct(world.now) for side in world.sides)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32), when=st.floats(4, 60), kinds=st.sampled_from(WORKING))
+def test_another_network_is_direct_again_within_five_seconds(
+    seed: int, when: float, kinds: tuple[str, str]
+) -> None:
+    """A side moves behind another NAT of the same kind; both find each other again."""
+    world = World(seed, kinds)
+    world.run(when)
+    mover, other = world.sides
+    moved = Endpoint.parse("203.0.113.77:41641")
+    mover.nat = Nat(kinds[0], Endpoint.parse("192.168.7.2:41641"), moved)
+    mover.paths.network_changed(world.now)
+    world.settle(mover)
+    world.run(when + 5.0)
+    assert mover.direct(world.now)
+    found = other.direct(world.now)
+    assert found is not None
+    assert found.ip == moved.ip
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32), ratio=st.floats(0.8, 1.25), wobble=st.floats(0.0, 0.3))
+def test_no_flapping_between_ways_that_wobble(seed: int, ratio: float, wobble: float) -> None:
+    """Two ways of nearly the same length whose lengths change all the time: it settles."""
+    world, a, first, second = two_ways(seed)
+    base_s = world.latency_s
+
+    def wander() -> None:
+        world.latency_s = base_s * world.rng.uniform(1 - wobble, 1 + wobble)
+        world.at(world.now + 0.4, wander)
+
+    send = world.send
+
+    def stretched(side: Side, to: Endpoint | Relay, message: Message) -> None:
+        kept = world.latency_s
+        if second in (to, world.answer_from.get(getattr(message, "tx_id", b""))):
+            world.latency_s *= ratio
+        send(side, to, message)
+        world.latency_s = kept
+
+    world.send = stretched  # type: ignore[method-assign]
+    wander()
+    world.run(900.0)
+    assert a.direct(world.now) in (first, second)
+    assert len(a.switches) <= 5
 
 
 @settings(max_examples=20, deadline=None)

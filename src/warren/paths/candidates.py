@@ -36,6 +36,13 @@ class Candidate:
     """Smoothed round trip."""
     seen_as: Endpoint | None = None
     """Our own address as the peer saw it on this path."""
+    left_at: float | None = None
+    """When a better path replaced it as the best one."""
+
+    def begin_anew(self) -> None:
+        """Forget what was seen from another network."""
+        self.pings = self.pongs = 0
+        self.pinged_at = self.ponged_at = self.latency_s = self.seen_as = self.left_at = None
 
     def record_pong(self, rtt_s: float, seen_as: Endpoint, now: float) -> None:
         """Note that a ping was answered."""

@@ -7,8 +7,8 @@ lose a packet (PROTOCOL §5.3–5.5).
 
 A search runs while the peer is active and no path is trusted: pings to all candidates, and a
 CallMeMaybe over the peer's relay, so that both sides ping at the same time and both their NATs
-let the other in. A path that works is pinged every 3 s. When a pong stays out, the path is asked
-again three times beside all others before it is left.
+let the other in. A path that works is pinged every 1.2 s while traffic flows, else every 3 s.
+When a pong stays out, the path is asked again four times beside all others before it is left.
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ class PeerPaths:
         self._trusted_until = 0.0
         self._switched_at = 0.0
         self._active_until = 0.0
+        self._busy_until = 0.0
         self._flights: dict[TxId, _Flight] = {}
         self._own: tuple[Endpoint, ...] = ()
         self._own_at: float | None = None
@@ -101,6 +102,11 @@ class PeerPaths:
         self._next_search = 0.0
         self._next_heartbeat = 0.0
         self._next_upgrade = 0.0
+        self._next_warming = 0.0
+        self._peer_pinged_at: float | None = None
+        self._peer_called_at: float | None = None
+        self._nudge_at: float | None = None
+        self._nudged_at: float | None = None
         self._suspect_since: float | None = None
         self._suspect_tries = 0
         self._next_suspect = 0.0
@@ -132,9 +138,18 @@ class PeerPaths:
 
     def network_changed(self, now: float) -> None:
         """This machine's addresses changed: trust nothing, and search again if active."""
-        self._own_at = None
+        self._own_at = self._called_at = self._nudge_at = None
+        self._flights.clear()
         self._lose_path()
+        for candidate in self.candidates:
+            candidate.begin_anew()
         if self.is_active(now):
+            self._start_search(now)
+
+    def relay_connected(self, region: int, now: float) -> None:
+        """The relay of a region is back: a call that went to it before may be lost."""
+        if self._search_started is not None and region == self.relay_region():
+            self._called_at = None
             self._start_search(now)
 
     # What happens.
@@ -143,10 +158,12 @@ class PeerPaths:
         """Traffic is being sent to the peer."""
         was_active = self.is_active(now)
         self._active_until = now + timing.ACTIVE_S
+        self._busy_until = now + timing.BUSY_S
         if self.is_trusted(now):
             if not was_active:
                 self._next_heartbeat = now
                 self._next_upgrade = now + timing.UPGRADE_S
+            self._next_heartbeat = min(self._next_heartbeat, now + timing.BUSY_HEARTBEAT_S)
         elif self._search_started is None:
             self._start_search(now)
 
@@ -191,6 +208,8 @@ class PeerPaths:
         self._expire_flights(now)
         if self._call_by is not None and now >= self._call_by:
             self._call(now)
+        if self._nudge_at is not None and now >= self._nudge_at:
+            self._nudge(now)
         if self._best is not None and not self.is_trusted(now):
             self._suspect_since = None
         if not self.is_active(now):
@@ -223,6 +242,8 @@ class PeerPaths:
             due.append((oldest.at + timing.PING_TIMEOUT_S, "a ping times out"))
         if self._call_by is not None:
             due.append((self._call_by, "a call waits for endpoints"))
+        if self._nudge_at is not None:
+            due.append((self._nudge_at, "the peer has not pinged yet"))
         if self._search_started is not None:
             due.append((self._next_search, "the next round of a search"))
         elif self._active_until > 0:
@@ -301,11 +322,13 @@ class PeerPaths:
                 self._ask_again(now)
         elif now >= self._next_heartbeat:
             self._ping(self._best.endpoint, now)
-            self._next_heartbeat = now + timing.HEARTBEAT_S
+            self._next_heartbeat = now + self._heartbeat_s(now)
             self._suspect_since = now
             self._suspect_tries = 0
             patience_s = 3 * (self._best.latency_s or 0.0)
             self._next_suspect = now + max(timing.SUSPECT_AFTER_S, patience_s)
+            if now >= self._next_warming:
+                self._keep_warm(now)
         if now >= self._next_upgrade:
             self._next_upgrade = now + timing.UPGRADE_S
             if (self._best.latency_s or 0.0) > timing.GOOD_ENOUGH_S:
@@ -314,8 +337,19 @@ class PeerPaths:
                         self._ping(candidate.endpoint, now)
                 self._want_call(now)
 
+    def _heartbeat_s(self, now: float) -> float:
+        return timing.BUSY_HEARTBEAT_S if now < self._busy_until else timing.HEARTBEAT_S
+
+    def _keep_warm(self, now: float) -> None:
+        """Ping the next best paths, so that they are there when the best one dies."""
+        self._next_warming = now + timing.WARM_EVERY_S
+        others = [c for c in self.candidates if c is not self._best and c.latency_s is not None]
+        others.sort(key=Candidate.last_heard, reverse=True)
+        for candidate in others[: timing.WARM_PATHS]:
+            self._ping(candidate.endpoint, now)
+
     def _ask_again(self, now: float) -> None:
-        """A pong is overdue: ask the path and the others, and leave it after three times."""
+        """A pong is overdue: ask the path and the others, and leave it after four times."""
         assert self._best is not None and self._suspect_since is not None
         if self._suspect_tries >= timing.SUSPECT_TRIES:
             since = self._suspect_since
@@ -344,13 +378,13 @@ class PeerPaths:
             # The first path may be improved upon at once, as other pongs come in.
             self._switched_at = now if self._best is not None else now - timing.SWITCH_PAUSE_S
             self._best = candidate
-            self._next_heartbeat = now + timing.HEARTBEAT_S
+            self._next_heartbeat = now + self._heartbeat_s(now)
             self._next_upgrade = now + timing.UPGRADE_S
         self._suspect_since = None
         self._search_started = None
         self._call_by = None
         self._trusted_until = now + timing.TRUST_S
-        self._next_heartbeat = min(self._next_heartbeat, now + timing.HEARTBEAT_S)
+        self._next_heartbeat = min(self._next_heartbeat, now + self._heartbeat_s(now))
         self._events.append(Lease(candidate.endpoint, int(timing.TRUST_S * 1000)))
 
     def _lose_path(self) -> None:
@@ -372,8 +406,10 @@ class PeerPaths:
             self._transmits.append(Transmit(via, Pong(ping.tx_id, source)))
             return
         self._transmits.append(Transmit(via, Pong(ping.tx_id, via)))
+        self._peer_pinged_at, self._nudge_at = now, None
+        is_new = self.candidates.get(via) is None
         candidate = self.candidates.add(via, Source.PING, now)
-        if candidate is None or self.is_trusted(now):
+        if candidate is None or (self.is_trusted(now) and not is_new):
             return
         if candidate.pinged_at is None or now - candidate.pinged_at >= timing.REPING_S:
             self._ping(via, now)
@@ -401,6 +437,25 @@ class PeerPaths:
             return
         candidate.record_pong(rtt_s, pong.source, now)
         self._consider(candidate, now)
+        self._plan_nudge(now)
+
+    def _plan_nudge(self, now: float) -> None:
+        """The way is open; a stock peer that called would ping it only seconds later.
+
+        Called back, it pings at once. Not more often than every 10 s, so that two nodes never
+        answer each other's calls in a circle.
+        """
+        called, pinged = self._peer_called_at, self._peer_pinged_at
+        if called is None or now - called > timing.PING_TIMEOUT_S or self._nudge_at is not None:
+            return
+        if pinged is not None and now - pinged <= timing.PING_TIMEOUT_S:
+            return
+        if self._nudged_at is None or now - self._nudged_at >= timing.NUDGE_EVERY_S:
+            self._nudge_at = now + timing.NUDGE_AFTER_S
+
+    def _nudge(self, now: float) -> None:
+        self._nudge_at, self._nudged_at = None, now
+        self._call(now)
 
     def _consider(self, candidate: Candidate, now: float) -> None:
         best = self._best
@@ -409,13 +464,20 @@ class PeerPaths:
             return
         points = _advantage(candidate, best)
         settled = now - self._switched_at >= timing.SWITCH_PAUSE_S
+        if candidate.left_at is not None and now - candidate.left_at < timing.RETURN_S:
+            settled = False
         if worth_a_switch(points) and (settled or points >= MUCH_BETTER_POINTS):
+            best.left_at = now
             self._use(candidate, now)
 
     def _receive_call(self, call: CallMeMaybe, now: float) -> None:
         if not self._take_pong_token(now):
             self._drop("call over the rate")
             return
+        self._peer_called_at = now
+        if self.is_trusted(now):
+            # Who has a path does not call: the peer's network may have changed.
+            self._next_heartbeat = now
         for candidate in self.candidates.replace(call.endpoints, Source.CALL, now):
             if candidate is not self._best or not self.is_trusted(now):
                 self._ping(candidate.endpoint, now)

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 HEARTBEAT_S = 3.0
-"""The best path of an active peer is pinged this often."""
+"""The best path of an active peer is pinged this often …"""
+BUSY_HEARTBEAT_S = 1.2
+"""… and this often while traffic flows, so that a dead one is left within 3 s."""
+BUSY_S = 5.0
+"""Traffic flows for this long after the engine said so; it says so every 2 s."""
+WARM_EVERY_S = 15.0
+"""The next best paths are pinged this often: their NATs stay open, for when they are needed."""
+WARM_PATHS = 2
 TRUST_S = 6.5
 """A pong is good for this long; the engine's lease has the same length."""
 ACTIVE_S = 45.0
@@ -31,11 +38,16 @@ REPING_S = 1.0
 """A peer's own ping makes us ping that address, but not more often than this."""
 
 # A heartbeat without a pong: ask again, and the other candidates too, before the path is left.
-SUSPECT_AFTER_S = 0.75
-SUSPECT_EVERY_S = 0.5
-SUSPECT_TRIES = 3
+SUSPECT_AFTER_S = 0.45
+SUSPECT_EVERY_S = 0.25
+SUSPECT_TRIES = 4
 SWITCH_PAUSE_S = 10.0
 """After a switch, only a much better path makes another one."""
+RETURN_S = 300.0
+"""For this long only a much better one leads back to a path that was left for another."""
+NUDGE_AFTER_S = 0.1
+"""A peer that called, answers, and has not pinged by then is called back, so that it does."""
+NUDGE_EVERY_S = 10.0
 
 
 def search_pause_s(round_number: int, elapsed_s: float) -> float:

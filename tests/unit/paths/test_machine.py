@@ -256,3 +256,86 @@ def test_scores(a: str, a_ms: float, b: str, b_ms: float, switch: bool) -> None:
 def test_nearness() -> None:
     texts = ("127.0.0.1:1", "169.254.0.1:1", "10.0.0.1:1", "8.8.8.8:1", "[fd00::1]:1", "[::1]:1")
     assert [nearness(Endpoint.parse(t)) for t in texts] == [50, 30, 20, 0, 30, 60]
+
+
+def called_and_answered(now: float) -> Driver:
+    """A peer called, and answers our ping, but has not pinged itself."""
+    driver = Driver()
+    driver.paths.receive(CallMeMaybe((PUBLIC,)), RELAY, now)
+    driver.pong(pings(driver.sent())[PUBLIC], now + 0.02)
+    return driver
+
+
+def calls(sent: list[Transmit]) -> list[Transmit]:
+    return [t for t in sent if isinstance(t.message, CallMeMaybe)]
+
+
+def test_a_peer_that_called_and_does_not_ping_is_called_back_once() -> None:
+    driver = called_and_answered(1.0)
+    assert not calls(driver.sent())
+    driver.paths.handle_timeout(1.02 + timing.NUDGE_AFTER_S)
+    assert calls(driver.sent()) == [Transmit(RELAY, CallMeMaybe((HERE,)))]
+    for step in range(20):
+        now = 1.2 + step * 0.3
+        driver.paths.receive(CallMeMaybe((PUBLIC, LAN)), RELAY, now)
+        for ping in pings(driver.sent()).values():
+            driver.pong(ping, now + 0.02)
+        driver.paths.handle_timeout(now + 0.2)
+        assert not calls(driver.sent())
+
+
+def test_a_peer_that_pings_is_not_called_back() -> None:
+    driver = called_and_answered(1.0)
+    driver.paths.receive(Ping(TxId(b"x" * 12), OWN), PUBLIC, 1.05)
+    driver.paths.handle_timeout(1.02 + timing.NUDGE_AFTER_S)
+    assert not calls(driver.sent())
+
+
+def test_a_relay_that_is_back_gets_the_call_again() -> None:
+    driver = Driver()
+    driver.paths.note_active(1.0)
+    assert calls(driver.sent())
+    driver.paths.relay_connected(7, 1.1)
+    assert not driver.sent()
+    driver.paths.relay_connected(900, 1.1)
+    assert calls(driver.sent())
+
+
+def test_the_next_best_path_is_kept_warm() -> None:
+    driver = Driver()
+    driver.paths.note_active(1.0)
+    sent = pings(driver.sent())
+    driver.pong(sent[LAN], 1.001)
+    driver.pong(sent[PUBLIC], 1.02)
+    now, asked = 1.02, []
+    while now < 50.0:
+        now += 0.4
+        driver.paths.note_active(now)
+        driver.paths.handle_timeout(now)
+        for ping in driver.sent():
+            if isinstance(ping.message, Ping):
+                asked += [now] if ping.to == PUBLIC else []
+                driver.pong(ping, now + 0.001 if ping.to == LAN else now + 0.02)
+    assert driver.paths.path(now) is driver.paths.candidates.get(LAN)
+    gaps = [b - a for a, b in zip([1.02, *asked], [*asked, now], strict=True)]
+    assert max(gaps) < 20
+
+
+def test_another_network_forgets_what_was_measured() -> None:
+    driver = Driver()
+    driver.paths.note_active(1.0)
+    driver.pong(pings(driver.sent())[PUBLIC], 1.02)
+    driver.paths.network_changed(2.0)
+    candidate = driver.paths.candidates.get(PUBLIC)
+    assert candidate is not None
+    assert (candidate.pongs, candidate.latency_s, candidate.ponged_at) == (0, None, None)
+
+
+def test_a_call_to_a_trusted_path_asks_it_at_once() -> None:
+    driver = Driver()
+    driver.paths.note_active(1.0)
+    driver.pong(pings(driver.sent())[PUBLIC], 1.02)
+    driver.paths.receive(CallMeMaybe((LAN,)), RELAY, 1.1)
+    driver.sent()
+    driver.paths.handle_timeout(1.1)
+    assert PUBLIC in pings(driver.sent())

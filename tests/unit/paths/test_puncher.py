@@ -10,7 +10,7 @@ from warren.disco.messages import CallMeMaybe, Message, Ping, Pong, PunchEnd, Pu
 from warren.disco.punching import PunchReason
 from warren.keys import NodePrivate
 from warren.netmap.endpoint import Endpoint
-from warren.paths.machine import Lease, Relay, Transmit
+from warren.paths.machine import Lease, Ponged, Relay, Transmit
 from warren.paths.punching.attempt import Outcome
 from warren.paths.punching.ports import Sample
 from warren.paths.punching.puncher import BACKOFF_S, LAG_S, PunchingPaths
@@ -211,10 +211,24 @@ def test_a_punched_path_is_leased_and_told_in_calls() -> None:
     rig = punched()
     assert any(isinstance(event, AsideLease) and event.lease_ms for event in rig.events)
     assert rig.own.sockets.open == 1
-    rig.run(6.0)
+    rig.run(5.2)
     calls = rig.said(CallMeMaybe)
     assert isinstance(calls[-1], CallMeMaybe)
     assert Endpoint(OWN.ip, 5000) in calls[-1].endpoints
+
+
+def test_a_persons_ping_takes_the_punched_path() -> None:
+    rig = punched()
+    sent = rig.paths.ping(rig.now)
+    rig.drain()
+    assert len(sent) == 1
+    item = rig.sent[-1][1]
+    assert isinstance(item, AsideTransmit) and isinstance(item.message, Ping)
+    assert item.message.tx_id == sent[0]
+    rig.now += 0.03
+    rig.give(Pong(sent[0], Endpoint(OWN.ip, 5000)), item.to)
+    answers = [event for event in rig.events if isinstance(event, Ponged)]
+    assert answers == [Ponged(sent[0], PEER, pytest.approx(0.03))]
 
 
 def test_the_punched_path_takes_over_when_the_ordinary_one_goes() -> None:
