@@ -49,8 +49,8 @@ from warren.node.probes import icmp_echo, tsmp_ping
 from warren.node.reconcile import NOTHING, Desired, Settings, desire, own_addresses, reconcile
 from warren.node.schema import (
     BackendState,
-    NetcheckReport,
     Explanation,
+    NetcheckReport,
     PingReply,
     PingRequest,
     PortMapProtocol,
@@ -58,12 +58,12 @@ from warren.node.schema import (
     RouterReport,
     Status,
     UpRequest,
-)
     WhyRequest,
+)
 from warren.node.state import MalformedServerUrl, NodeState, Prefs, StateProblem
-from warren.paths.machine import Relay
 from warren.node.why import explain
 from warren.node.why_facts import gather
+from warren.paths.machine import Relay
 
 HOUSEKEEPING_S = 60.0
 NETWORK_SETTLES_S = 0.3
@@ -377,18 +377,6 @@ class NodeService:
             for router in self._portmapping.routers
         ]
 
-    def find_address(self, name: str) -> str | None:
-        """Return the first address of a machine by name, for the proxy; None if unknown."""
-        node = statuses.find_machine(self._membership.view, name)
-        return next(iter(statuses.plain_addresses(node)), None) if node else None
-
-    # What the dataplane tells.
-
-    def on_stun(self, data: bytes, src: Endpoint, now: float) -> None:
-        """A STUN datagram came in."""
-        if not self._measuring.receive(data, src, now):
-            self._dataplane.drops["stun not asked for"] += 1
-
     def why(self, request: WhyRequest) -> Explanation:
         """Explain the path to a peer, from what is known now."""
         view = self._membership.view
@@ -416,6 +404,18 @@ class NodeService:
         if node is view.node:
             raise RequestFailed(400, f"{name[:80]!r} is this machine itself.")
         return node
+
+    def find_address(self, name: str) -> str | None:
+        """Return the first address of a machine by name, for the proxy; None if unknown."""
+        node = statuses.find_machine(self._membership.view, name)
+        return next(iter(statuses.plain_addresses(node)), None) if node else None
+
+    # What the dataplane tells.
+
+    def on_stun(self, data: bytes, src: Endpoint, now: float) -> None:
+        """A STUN datagram came in."""
+        if not self._measuring.receive(data, src, now):
+            self._dataplane.drops["stun not asked for"] += 1
 
     def on_endpoints_wanted(self) -> None:
         """A peer is to be called: measure own endpoints."""
