@@ -24,6 +24,7 @@ from warren.paths.punching.ports import Allocation, GuessPlan, Pattern, PortMemo
 from warren.paths.punching.roles import OwnSide, PeerSide, Role, choose, targets
 from warren.paths.punching.sockets import (
     Aside,
+    AsideLease,
     AsideTransmit,
     CloseSockets,
     KeepSocket,
@@ -347,6 +348,7 @@ class TestKeptPath:
                 path.receive(Pong(item.message.tx_id, OUTSIDE), path.at, now + 0.04)
             assert path.is_trusted(now + 0.04)
             while (lease := path.poll_event()) is not None:
+                assert isinstance(lease, AsideLease)
                 leases += 1
                 assert lease.lease_ms == int(timing.TRUST_S * 1000)
         assert leases >= 20
@@ -361,7 +363,7 @@ class TestKeptPath:
                 break
             path.handle_timeout(due[0])
             while (lease := path.poll_event()) is not None:
-                if lease.lease_ms == 0 and ended_at is None:
+                if isinstance(lease, AsideLease) and lease.lease_ms == 0 and ended_at is None:
                     ended_at = due[0]
             while (item := path.poll_transmit()) is not None:
                 if isinstance(item, CloseSockets):

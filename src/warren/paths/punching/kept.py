@@ -8,6 +8,7 @@ from collections.abc import Callable
 from warren.disco.messages import Message, Ping, Pong, TxId
 from warren.keys import NodePublic
 from warren.paths import timing
+from warren.paths.machine import Ponged
 from warren.paths.punching.hard import Punched
 from warren.paths.punching.sockets import (
     Aside,
@@ -44,7 +45,8 @@ class KeptPath:
         self._entropy = entropy
         self._flights: dict[TxId, float] = {}
         self._out: deque[AsideTransmit | SocketCommand] = deque()
-        self._events: deque[AsideLease] = deque()
+        self._events: deque[AsideLease | Ponged] = deque()
+        self._asked: set[TxId] = set()
         self._active_until = now + timing.ACTIVE_S
         self._used_at = now
         self._trusted_until = 0.0
@@ -68,6 +70,13 @@ class KeptPath:
         self._active_until = now + timing.ACTIVE_S
         self._used_at = now
 
+    def ping(self, now: float) -> TxId:
+        """Ping for a person: the pong becomes an event too."""
+        self.note_active(now)
+        tx_id = self._ping(now)
+        self._asked.add(tx_id)
+        return tx_id
+
     def receive(self, message: Message, via: Aside, now: float) -> None:
         """Take a message that came to the kept socket."""
         if not self.alive or (via.group, via.index) != (self.at.group, self.at.index):
@@ -84,6 +93,10 @@ class KeptPath:
             if sent_at is not None and via.endpoint == self.at.endpoint:
                 self.latency_s += 0.25 * (max(0.0, now - sent_at) - self.latency_s)
                 self.mapped = message.source
+                if message.tx_id in self._asked:
+                    self._events.append(
+                        Ponged(message.tx_id, via.endpoint, max(0.0, now - sent_at))
+                    )
                 self._trust(now)
 
     def handle_timeout(self, now: float) -> None:
@@ -107,8 +120,8 @@ class KeptPath:
         """Return the next thing to send or do, in order."""
         return self._out.popleft() if self._out else None
 
-    def poll_event(self) -> AsideLease | None:
-        """Return the next lease; one of 0 ms ends it."""
+    def poll_event(self) -> AsideLease | Ponged | None:
+        """Return the next answer to a person's ping, or lease; one of 0 ms ends it."""
         return self._events.popleft() if self._events else None
 
     def next_timeout(self) -> tuple[float, str] | None:
@@ -127,12 +140,15 @@ class KeptPath:
         self._trusted_until = now + timing.TRUST_S
         self._unanswered = 0
         self._flights.clear()
+        self._asked.clear()
         self._due = now + (timing.HEARTBEAT_S if now < self._active_until else IDLE_PING_S)
         self._events.append(AsideLease(self.at, int(timing.TRUST_S * 1000)))
 
-    def _ping(self, now: float) -> None:
+    def _ping(self, now: float) -> TxId:
         if len(self._flights) >= _FLIGHTS_MAX:
             self._flights.clear()
+            self._asked.clear()
         tx_id = TxId(self._entropy(_TX_ID_BYTES))
         self._flights[tx_id] = now
         self._out.append(AsideTransmit(self.at, Ping(tx_id, self._own_key)))
+        return tx_id

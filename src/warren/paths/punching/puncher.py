@@ -23,7 +23,7 @@ from warren.disco.punching import PunchReason
 from warren.keys import NodePublic
 from warren.nat.stun import TxId as StunTxId
 from warren.netmap.endpoint import Endpoint
-from warren.paths.machine import Lease, PathEvent, PeerPaths, Relay, Transmit, Via
+from warren.paths.machine import Lease, PathEvent, PeerPaths, Ponged, Relay, Transmit, Via
 from warren.paths.punching.attempt import Attempt, Outcome
 from warren.paths.punching.budget import Address
 from warren.paths.punching.easy import EasySide
@@ -138,8 +138,12 @@ class PunchingPaths:
         self._turn(now)
 
     def ping(self, now: float) -> list[TxId]:
-        """Ping for a person; see `PeerPaths.ping`."""
-        sent = self.paths.ping(now)
+        """Ping for a person; see `PeerPaths.ping`. A punched path is pinged as a trusted one."""
+        if self.kept is not None and self.kept.is_trusted(now) and not self.paths.is_trusted(now):
+            self.paths.note_active(now)
+            sent = [self.kept.ping(now)]
+        else:
+            sent = self.paths.ping(now)
         self._turn(now)
         return sent
 
@@ -427,6 +431,9 @@ class PunchingPaths:
             self._account(item)
             self._out.append(item)
         while (lease := kept.poll_event()) is not None:
+            if isinstance(lease, Ponged):
+                self._events.append(lease)
+                continue
             # The ordinary machine's path comes first; its own leases say so.
             if not self.paths.is_trusted(now) and (lease.lease_ms or self._leased_aside):
                 self._events.append(lease)
