@@ -147,6 +147,15 @@ class TurnClient:
         """Whether this client is of no more use."""
         return self._ended
 
+    def channel_of(self, peer: Endpoint) -> int | None:
+        """Return the channel that is open to a peer."""
+        state = self._channels.get(peer)
+        return self._numbers[peer] if state is not None and state.granted else None
+
+    def peer_of(self, channel: int) -> Endpoint | None:
+        """Return the peer of a channel, for who takes ChannelData apart itself."""
+        return self._peers.get(channel)
+
     def permit(self, ip: IPAddress, now: float) -> bool:
         """Let peers at an address send to us, until `forget`. False: it can't be asked for."""
         if self._allocated is None or (self._full() and ip not in self._permissions):
