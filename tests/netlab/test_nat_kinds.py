@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 from collections.abc import Iterator
 
 import pytest
 
+from warren.lab import connect_proxy
 from warren.lab.kinds import KINDS
 from warren.lab.plan import Host, Plan, Router
 from warren.lab.world import World
@@ -20,7 +22,7 @@ HOME = "203.0.113.10"
 INSIDE_PORT = 41641
 
 
-@pytest.fixture(scope="module", params=[name for name in KINDS if name != "udp-blocked"])
+@pytest.fixture(scope="module", params=[name for name in KINDS if KINDS[name].udp])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     kind = request.param
     lan = "192.0.2.16/28" if not KINDS[kind].translate else "192.168.1.0/24"
@@ -226,3 +228,85 @@ def test_no_udp_at_all() -> None:
         world["home"].allow_udp()
         with udp(world, "y", 1001) as sock:
             outside_of(sock, server, SERVER_A, 3478)
+
+
+def test_only_the_proxy_leads_out() -> None:
+    """`http-proxy` forwards neither UDP nor TCP; CONNECT at the router does."""
+    plan = Plan(
+        routers=(Router("office", kind="http-proxy", address=HOME),),
+        hosts=(Host("a", address=SERVER_A), Host("in", behind="office")),
+    )
+    with World(plan) as world, contextlib.ExitStack() as stack:
+        proxy = (str(world.lan_gateway("office")), connect_proxy.PORT)
+        place = f"{proxy[0]}:{proxy[1]}"
+        argv = [sys.executable, "-m", "warren.lab.connect_proxy", place]
+        world["office"].spawn(argv, "proxy").wait_output("listening", 15)
+        server = stack.enter_context(udp(world, "a", 3478))
+        with udp(world, "in", 1000) as sock:
+            sock.sendto(b"hello", (SERVER_A, 3478))
+            assert not arrives(server)
+        listener = stack.enter_context(world["a"].socket(socket.SOCK_STREAM))
+        listener.bind((SERVER_A, 8080))
+        listener.listen()
+        listener.settimeout(2)
+
+        def tcp(to: tuple[str, int]) -> socket.socket:
+            sock = stack.enter_context(world["in"].socket(socket.SOCK_STREAM))
+            sock.settimeout(0.5)
+            sock.connect(to)
+            return sock
+
+        with pytest.raises(OSError):
+            tcp((SERVER_A, 8080))
+        inside = tcp(proxy)
+        inside.sendall(f"CONNECT {SERVER_A}:8080 HTTP/1.1\r\n\r\n".encode())
+        outside, _ = listener.accept()
+        assert inside.recv(100).startswith(b"HTTP/1.1 200 ")
+        with outside:
+            inside.sendall(b"over")
+            assert outside.recv(100) == b"over"
+        assert inside.recv(100) == b"", "the end passes as well"
+        for bad in (b"GET / HTTP/1.1\r\n\r\n", b"CONNECT :x HTTP/1.1\r\n\r\n", b"\xff" * 9000):
+            sock = tcp(proxy)
+            sock.sendall(bad)
+            assert sock.recv(100).startswith(b"HTTP/1.1 405 ")
+
+
+def test_ipv6_alone() -> None:
+    """Hosts with IPv6 alone reach each other and the server, and have no IPv4."""
+    plan = Plan(
+        hosts=(
+            Host("a", address=SERVER_A, ipv6="2001:db8::1"),
+            Host("x", ipv6="2001:db8::2"),
+            Host("y", ipv6="2001:db8::3"),
+        )
+    )
+    with World(plan) as world, contextlib.ExitStack() as stack:
+        socks = {}
+        for name in ("a", "x", "y"):
+            socks[name] = world[name].socket(socket.SOCK_DGRAM, socket.AF_INET6)
+            stack.enter_context(socks[name]).bind(("::", 5000))
+        for far in ("a", "y"):
+            socks["x"].sendto(b"hello", (str(world[far].address_v6), 5000))
+            socks[far].settimeout(1)
+            assert socks[far].recvfrom(100)[1][:2] == ("2001:db8::2", 5000)
+        with udp(world, "x", 5001) as sock, pytest.raises(OSError):
+            sock.sendto(b"hello", (SERVER_A, 3478))
+
+
+def test_two_nats_in_a_row() -> None:
+    """Behind two port-restricted NATs the port is still kept, and the filtering as strict."""
+    plan = Plan(
+        routers=(
+            Router("carrier", kind="port-restricted", address=HOME, lan="100.64.1.0/24"),
+            Router("home", kind="port-restricted", behind="carrier"),
+        ),
+        hosts=(Host("a", address=SERVER_A), Host("in", behind="home")),
+    )
+    with World(plan) as world, udp(world, "in", 6001) as inside, udp(world, "a", 3478) as server:
+        assert outside_of(inside, server, SERVER_A, 3478) == (HOME, 6001)
+        with udp(world, "a", 3479) as other:
+            other.sendto(b"not asked for", (HOME, 6001))
+            assert not arrives(inside)
+        server.sendto(b"reply", (HOME, 6001))
+        assert arrives(inside)

@@ -16,7 +16,8 @@ from warren.lab.plan import Addressed, Host, Router
 
 INTERNET = "internet"
 _GATEWAY = "192.0.2.254"
-"""The internet's own address on every link; each side reaches it as on-link."""
+_GATEWAY_V6 = "fe80::1"
+"""The internet's own addresses on every link; each side reaches them as on-link."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,11 @@ def compile_layout(solved: Addressed, namespace: dict[str, str]) -> list[Step]:
     """
     steps: list[Step] = [Ip(part, "link set lo up") for part in parts(solved)]
     steps += [Sysctl(INTERNET, "net/ipv4/ip_forward", "1")]
+    if solved.address_v6:
+        steps += [Sysctl(INTERNET, "net/ipv6/conf/all/forwarding", "1")]
+        # Nobody else is on any link, so no address waits for the search for duplicates.
+        for name in (INTERNET, *solved.address_v6):
+            steps += [Sysctl(name, "net/ipv6/conf/default/accept_dad", "0")]
     for router in solved.plan.routers:
         steps += _router(router, solved)
     every: tuple[Router | Host, ...] = (*solved.plan.routers, *solved.plan.hosts)
@@ -90,13 +96,13 @@ def _uplink(
     """Connect the part's interface `wan` to the internet, or to the LAN of its router."""
     above = part.behind or INTERNET
     port = f"p{index}"
-    address = solved.address[part.name]
+    address, address_v6 = solved.address.get(part.name), solved.address_v6.get(part.name)
     yield Ip(above, f"link add {port} type veth peer name {WAN} netns {namespace[part.name]}")
     if part.behind is None:
         extra = part.extra if isinstance(part, Host) else ()
         yield Ip(above, f"addr add {_GATEWAY}/32 dev {port}")
         yield Ip(above, f"link set {port} up")
-        for each in (str(address), *extra):
+        for each in (*([str(address)] if address else []), *extra):
             yield Ip(above, f"route add {each}/32 dev {port}")
             yield Ip(part.name, f"addr add {each}/32 dev {WAN}")
         if isinstance(part, Router) and not KINDS[part.kind].translate:
@@ -113,4 +119,10 @@ def _uplink(
         yield Ip(part.name, f"addr add {address}/{prefix} dev {WAN}")
         gateway = str(solved.lan_gateway[part.behind])
     yield Ip(part.name, f"link set {WAN} up")
-    yield Ip(part.name, f"route add default via {gateway} dev {WAN} onlink")
+    if address is not None:
+        yield Ip(part.name, f"route add default via {gateway} dev {WAN} onlink")
+    if address_v6 is not None:
+        yield Ip(above, f"addr add {_GATEWAY_V6}/64 dev {port}")
+        yield Ip(above, f"route add {address_v6}/128 dev {port}")
+        yield Ip(part.name, f"addr add {address_v6}/128 dev {WAN}")
+        yield Ip(part.name, f"route add ::/0 via {_GATEWAY_V6} dev {WAN} onlink")

@@ -40,14 +40,17 @@ class Server:
         state: Path,
         tls: Sequence[str] = ("--tls", "self-signed"),
         stun_others: Sequence[str] = (),
+        name: str | None = None,
     ) -> None:
         """tls: flags that choose its certificate. stun_others: further addresses of the host on
-        which it is to serve STUN, IPv6 ones in brackets."""
+        which it is to serve STUN, IPv6 ones in brackets. name: what nodes are told to call it,
+        for both families; without one it is its IPv4 address, and it serves only that."""
         self._stun_others = tuple(stun_others)
         self.part = part
         self.state = state
         self._tls = tls
-        self.url = f"http://{part.address}"
+        self.url = f"http://{name or part.address}"
+        self._place = "" if name else str(part.address)
         self._program: Program | None = None
 
     @property
@@ -64,9 +67,9 @@ class Server:
         argv = [*_COMMAND, "server", "--state", str(self.state), "--url", self.url]
         argv += [
             "--http",
-            f"{address}:{SERVER_HTTP_PORT}",
+            f"{self._place}:{SERVER_HTTP_PORT}",
             "--listen",
-            f"{address}:{SERVER_TLS_PORT}",
+            f"{self._place}:{SERVER_TLS_PORT}",
         ]
         stun = ",".join(f"{each}:{STUN_PORT}" for each in (address, *self._stun_others))
         argv += ["--stun", stun, *self._tls]
@@ -220,6 +223,11 @@ class Node:
         """Run `warren WORDS --socket …` and return its output. Raises ProgramFailed."""
         argv = [*_COMMAND, *words, "--socket", str(self._socket)]
         return self.part.run(argv, timeout_s, env=command_environment())
+
+    def begin(self, *words: str, name: str) -> Program:
+        """Start `warren WORDS --socket …`; its output goes to a log called `name`."""
+        argv = [*_COMMAND, *words, "--socket", str(self._socket)]
+        return self.part.spawn(argv, name, env=command_environment())
 
     def status(self) -> dict[str, Any]:
         """`warren status --json`, as it is printed. Raises ProgramFailed unless it runs."""

@@ -11,7 +11,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -41,16 +41,23 @@ class Part:
     """A host or a router of a built world."""
 
     def __init__(
-        self, name: str, namespace: str, address: IPv4Address | None, world: World
+        self,
+        name: str,
+        namespace: str,
+        address: IPv4Address | None,
+        world: World,
+        address_v6: IPv6Address | None = None,
     ) -> None:
         self.name = name
         self.namespace = namespace
+        self.address_v6 = address_v6
+        """Its public IPv6 address, where it has one."""
         self._address = address
         self._world = world
 
     @property
     def address(self) -> IPv4Address:
-        """Its address: public for a part on the internet, else the one in its LAN."""
+        """Its IPv4 address: public for a part on the internet, else the one in its LAN."""
         if self._address is None:
             raise ValueError(f"{self.name} has no single address")
         return self._address
@@ -158,8 +165,10 @@ class Part:
 class World:
     """A built plan, as a context manager. `world["alice"]` is a part."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, names: Mapping[str, Sequence[str]] | None = None) -> None:
+        """names: further names of hosts that every part knows, with the addresses of each."""
         self._solved: Addressed = resolve(plan)
+        self._names = names or {}
         self._run = secrets.token_hex(3)
         self.programs: list[Program] = []
         self._parts: dict[str, Part] = {}
@@ -215,6 +224,14 @@ class World:
         self._directory.remove()
         self._directory = None
 
+    def lan_gateway(self, router: str) -> IPv4Address:
+        """A router's address in its LAN."""
+        return self._solved.lan_gateway[router]
+
+    def address_text(self, name: str) -> str:
+        """A part's IPv4 address, empty where it has none."""
+        return str(self._solved.address.get(name, ""))
+
     def tails(self, lines: int = 25) -> str:
         """The end of every program's output, for an error message."""
         return "\n".join(program.tail(lines) for program in self.programs)
@@ -232,11 +249,13 @@ class World:
         namespace = {part: f"{runs.PREFIX}{self._run}-{part}" for part in parts(self._solved)}
         for part, name in namespace.items():
             runs.command(["ip", "netns", "add", name])
-            self._parts[part] = Part(part, name, self._solved.address.get(part), self)
+            address = self._solved.address.get(part)
+            self._parts[part] = Part(part, name, address, self, self._solved.address_v6.get(part))
             etc = self.etc / part
             etc.mkdir(parents=True)
             (etc / "resolv.conf").write_text("")
-            (etc / "hosts").write_text(f"127.0.0.1 localhost {part}\n::1 localhost\n")
+            known = "".join(f"{ip} {name}\n" for name, ips in self._names.items() for ip in ips)
+            (etc / "hosts").write_text(f"127.0.0.1 localhost {part}\n::1 localhost\n{known}")
         steps = compile_layout(self._solved, namespace)
         for (kind, part), group in itertools.groupby(steps, lambda s: (type(s), s.part)):
             self._apply(self._parts[part], list(group), kind)

@@ -1,0 +1,92 @@
+"""How the grid looks: in a terminal while it is made, and afterwards."""
+
+from __future__ import annotations
+
+import textwrap
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from warren.lab.grid import Cell, Grid
+
+_SHORT = {
+    "public": "pub",
+    "firewall": "fw",
+    "full-cone": "cone",
+    "address-restricted": "addr",
+    "port-restricted": "port",
+    "symmetric": "sym",
+    "symmetric-sequential": "seq",
+    "carrier-block": "block",
+    "double-nat": "double",
+    "cgnat": "cgn",
+    "cgnat-hairpin": "cgnh",
+    "one-lan": "lan",
+    "udp-blocked": "noudp",
+    "ipv6-only": "v6",
+    "http-proxy": "proxy",
+}
+_HOW = {
+    "": "",
+    "own address": "",
+    "NAT's address": "",
+    "LAN": "L",
+    "guessed port": "?",
+    "IPv6": "6",
+}
+_PLAIN_COLUMNS = 160
+
+
+def table(grid: Grid) -> Table:
+    """The grid: seconds until direct, or why not; a dot where nothing is known yet."""
+    made = Table(pad_edge=False, show_edge=False, padding=(0, 1), header_style="bold")
+    made.add_column("")
+    for place in grid.places:
+        made.add_column(_SHORT[place.name], justify="right", no_wrap=True)
+    for row, one in enumerate(grid.places):
+        cells = [
+            _cell(grid.cell(one.name, other.name)) if column >= row else Text("")
+            for column, other in enumerate(grid.places)
+        ]
+        made.add_row(Text(f"{one.name} ({_SHORT[one.name]})", no_wrap=True), *cells)
+    return made
+
+
+def _cell(cell: Cell | None) -> Text:
+    if cell is None:
+        return Text("·", "dim")
+    if cell.outcome == "direct":
+        assert cell.seconds is not None
+        return Text(f"{cell.seconds:.1f}{_HOW[cell.how]}", "green")
+    return Text("relay", "yellow") if cell.outcome == "relayed" else Text("none", "red")
+
+
+def legend() -> Text:
+    """What the marks mean."""
+    return Text(
+        "Seconds from the first ping to the direct path; L by the LAN, 6 by IPv6, ? a port had to "
+        "be found that no server saw.",
+        "dim",
+    )
+
+
+def causes(grid: Grid, console: Console) -> None:
+    """Print the pairs that are not direct by what `warren why` says of them."""
+    by_cause: dict[tuple[str, str], list[Cell]] = {}
+    for cell in grid.cells.values():
+        if cell.outcome != "direct":
+            by_cause.setdefault((cell.outcome, cell.cause or "?"), []).append(cell)
+    for (outcome, cause), cells in sorted(by_cause.items()):
+        pairs = ", ".join(f"{_SHORT[cell.a]}-{_SHORT[cell.b]}" for cell in cells)
+        console.print(Text(f"\n{outcome}, {cause}: {pairs}", "bold"))
+        said = next((" ".join(cell.why) for cell in cells if cell.why), "")
+        console.print(Text(textwrap.indent(said, "  ")))
+
+
+def console() -> Console:
+    """A console that does not fold the grid where nobody looks at a terminal."""
+    made = Console(highlight=False)
+    if not made.is_terminal:
+        made.width = _PLAIN_COLUMNS
+    return made

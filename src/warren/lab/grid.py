@@ -1,0 +1,294 @@
+"""The grid: which pairs of places get a direct path, how, after how long, and else why not.
+
+One network holds two machines in each place and one server. Pairs are tried in rounds in which
+every machine has one partner at most, so that the pairs of a round do not disturb each other, and
+everything is asked of the real command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from warren.lab import connect_proxy, places, sandbox
+from warren.lab.mesh import Node, Server, command_environment
+from warren.lab.places import Place
+from warren.lab.program import LabTimeout, Program, ProgramFailed
+from warren.lab.world import World
+
+Outcome = Literal["direct", "relayed", "unreachable"]
+How = Literal["LAN", "own address", "NAT's address", "guessed port", "IPv6", ""]
+
+TIMEOUT_S = 15.0
+_PORT = 41641
+_JOIN_S = 60.0
+_JOINING_AT_ONCE = 6
+_POLL_S = 0.01
+_WHY_S = 20.0
+
+
+@dataclass
+class Cell:
+    """What became of one pair. Times are seconds from the first ping.
+
+    how: what the two ends' addresses for each other are; seconds: until the path was direct.
+    first_seconds: until the first answer, over whatever path. cause, why: what `warren why` says
+    of a pair that is not direct, as one word and in sentences.
+    """
+
+    a: str
+    b: str
+    outcome: Outcome = "unreachable"
+    how: How = ""
+    seconds: float | None = None
+    first_seconds: float | None = None
+    paths: tuple[str | None, str | None] = (None, None)
+    latency_ms: float | None = None
+    cause: str = ""
+    why: list[str] = field(default_factory=list)
+    advice: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Run:
+    """One `warren ping --until-direct` under way. Moments are monotonic seconds."""
+
+    cell: Cell
+    program: Program
+    lines: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
+
+    def poll(self) -> bool:
+        """Take in new lines; whether it has ended."""
+        running = self.program.running()
+        text = self.program.output()
+        whole = text[: text.rfind("\n") + 1].splitlines()
+        for line in whole[len(self.lines) :]:
+            try:
+                found = json.loads(line)
+            except ValueError:
+                found = {}
+            self.lines.append((time.monotonic(), found if isinstance(found, dict) else {}))
+        return not running
+
+
+class Grid:
+    """A context manager: leaving it stops everything and removes every trace.
+
+    tell: called with a sentence whenever something begins.
+    """
+
+    def __init__(
+        self,
+        chosen: Sequence[Place],
+        timeout_s: float = TIMEOUT_S,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.places = list(chosen)
+        self.cells: dict[tuple[str, str], Cell] = {}
+        self.failed: dict[str, str] = {}
+        """Machines that could not join, and what they said."""
+        self._timeout_s = timeout_s
+        self._tell = tell
+        self._stack = contextlib.ExitStack()
+        self._nodes: dict[str, Node] = {}
+
+    def __enter__(self) -> Self:
+        try:
+            self._tell("building the network")
+            sandbox.enter()
+            names = {places.SERVER_NAME: (places.SERVER_ADDRESS, places.SERVER_ADDRESS_V6)}
+            self._world = self._stack.enter_context(World(places.plan(self.places), names))
+            self._join()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def rounds(self) -> list[list[tuple[Place, Place]]]:
+        """All pairs of two places, each place with itself among them, with no machine twice in
+        one round: in round r the machine `a` of place i meets `b` of place i + r."""
+        count = len(self.places)
+        return [
+            [
+                (self.places[i], self.places[(i + step) % count])
+                for i in range(count if 2 * step != count else count // 2)
+            ]
+            for step in range(count // 2 + 1)
+        ]
+
+    def run(self) -> Iterator[list[Cell]]:
+        """Try all pairs; yields the cells of each round when it has ended."""
+        rounds = self.rounds()
+        for number, pairs in enumerate(rounds, 1):
+            self._tell(f"round {number} of {len(rounds)}: {len(pairs)} pairs at once")
+            cells = self._round(pairs)
+            for cell in cells:
+                self.cells[cell.a, cell.b] = cell
+            yield cells
+
+    def cell(self, one: str, other: str) -> Cell | None:
+        """The cell of two places in either order."""
+        return self.cells.get((one, other)) or self.cells.get((other, one))
+
+    def _join(self) -> None:
+        """Start the server and the machines, a few at once."""
+        server = Server(
+            self._world[places.SERVER],
+            self._world.scratch / places.SERVER,
+            stun_others=(places.SERVER_SECOND, f"[{places.SERVER_ADDRESS_V6}]"),
+            name=places.SERVER_NAME,
+        )
+        server.start()
+        server.create_user("grid")
+        key = server.create_key("grid", "--reusable")
+        waiting = [(side, place) for place in self.places for side in places.SIDES]
+        for place in self.places:
+            if place.proxy:
+                for side in places.SIDES:
+                    self._start_proxy(side, place)
+        while waiting:
+            batch, waiting = waiting[:_JOINING_AT_ONCE], waiting[_JOINING_AT_ONCE:]
+            self._tell(f"{len(self._nodes) + len(batch)} of {2 * len(self.places)} machines join")
+            self._join_batch(batch, server.url, key)
+
+    def _join_batch(self, batch: Sequence[tuple[str, Place]], url: str, key: str) -> None:
+        made = {places.machine(side, place): self._node(side, place) for side, place in batch}
+        commands = {}
+        for node in made.values():
+            node.start()
+        for name, node in made.items():
+            node.wait_daemon()
+            commands[name] = node.begin_up(url, key, _JOIN_S)
+        for name, node in made.items():
+            self._nodes[name] = node
+            try:
+                node.finish_up(commands[name], _JOIN_S + 5)
+            except (ProgramFailed, LabTimeout) as error:
+                self.failed[name] = str(error).splitlines()[0]
+
+    def _node(self, side: str, place: Place) -> Node:
+        name = places.machine(side, place)
+        # Ports are kept by most NATs; two customers of one carrier must not want the same.
+        port = _PORT + places.SIDES.index(side)
+        env = {}
+        if place.proxy:
+            proxy = f"http://{self._proxy_address(side, place)}"
+            env = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), proxy)
+        state = self._world.scratch / name
+        return Node(self._world[name], name, state, tun=False, port=port, env=env)
+
+    def _proxy_address(self, side: str, place: Place) -> str:
+        lan = self._world.lan_gateway(places.gateway(side, place))
+        return f"{lan}:{connect_proxy.PORT}"
+
+    def _start_proxy(self, side: str, place: Place) -> None:
+        argv = [sys.executable, "-m", "warren.lab.connect_proxy", self._proxy_address(side, place)]
+        part = self._world[places.gateway(side, place)]
+        part.spawn(argv, "proxy", env=command_environment()).wait_output("listening", 15.0)
+
+    def _round(self, pairs: Sequence[tuple[Place, Place]]) -> list[Cell]:
+        cells, runs = [], []
+        for one, other in pairs:
+            cell = Cell(one.name, other.name)
+            cells.append(cell)
+            a, b = places.machine("a", one), places.machine("b", other)
+            missing = [
+                f"{name} did not join: {self.failed[name]}"
+                for name in (a, b)
+                if name in self.failed
+            ]
+            if missing:
+                cell.cause, cell.why = "not-joined", missing
+                continue
+            words = ("ping", "--json", "--until-direct", "--timeout", str(self._timeout_s), b)
+            runs.append(_Run(cell, self._nodes[a].begin(*words, name=f"ping-{b}")))
+        self._watch(runs)
+        for run in runs:
+            _judge_ping(run)
+        self._explain([run.cell for run in runs])
+        return cells
+
+    def _watch(self, runs: Sequence[_Run]) -> None:
+        """Follow the pings until all have ended. They end by themselves."""
+        end = time.monotonic() + self._timeout_s + 30
+        left = list(runs)
+        while left and time.monotonic() < end:
+            left = [run for run in left if not run.poll()]
+            time.sleep(_POLL_S)
+        for run in left:
+            run.program.kill()
+
+    def _explain(self, cells: Sequence[Cell]) -> None:
+        """Ask the far end of a direct path how it sees it, and the near end of another why."""
+        asked = []
+        for cell in cells:
+            near, far = f"a-{cell.a}", f"b-{cell.b}"
+            if cell.outcome == "direct":
+                near, far = far, near
+            asked.append((cell, self._nodes[near].begin("why", far, "--json", name=f"why-{far}")))
+        for cell, program in asked:
+            try:
+                program.wait(_WHY_S)
+                found = json.loads(program.output())
+            except (LabTimeout, ValueError):
+                continue
+            if cell.outcome == "direct":
+                cell.paths = (cell.paths[0], found["path"].get("address"))
+                cell.how = self._how(cell)
+            else:
+                cell.cause = found["cause"]
+                cell.why, cell.advice = found["reasons"], found["advice"]
+
+    def _how(self, cell: Cell) -> How:
+        """The kind of addresses that both ends use, the more surprising end's."""
+        seen: set[How] = set()
+        ends = ((cell.paths[0], "b", cell.b), (cell.paths[1], "a", cell.a))
+        for path, side, place in ends:
+            if path is not None:
+                seen.add(self._how_one(path, f"{side}-{place}", _PORT + places.SIDES.index(side)))
+        order: tuple[How, ...] = ("IPv6", "guessed port", "NAT's address", "LAN", "own address")
+        return next((how for how in order if how in seen), "")
+
+    def _how_one(self, path: str, name: str, port: int) -> How:
+        ip, _, number = path.rpartition(":")
+        if ip.startswith("["):
+            return "IPv6"
+        if ip == self._world.address_text(name):
+            return "LAN" if ip.startswith("192.168.") else "own address"
+        return "NAT's address" if int(number) == port else "guessed port"
+
+
+def _judge_ping(run: _Run) -> None:
+    """Read a finished ping's lines into its cell."""
+    cell = run.cell
+    pongs = [(at, line) for at, line in run.lines if line.get("ok")]
+    if not run.lines or not pongs:
+        errors = [str(line.get("error", "")) for _, line in run.lines]
+        said = run.program.output().strip().splitlines()
+        cell.why = [errors[-1] if errors and errors[-1] else (said[-1] if said else "no answer")]
+        return
+    at = pongs[0][0]
+    # Its own wait tells when the first ping left, and not when the command was started.
+    before = run.lines[0]
+    begun = before[0] - (before[1].get("ms") or 2000.0 * (not before[1].get("ok"))) / 1000
+    cell.first_seconds = round(max(0.0, at - begun), 3)
+    at, last = pongs[-1]
+    cell.outcome = "direct" if last["via"] == "direct" else "relayed"
+    cell.latency_ms = last.get("ms")
+    if cell.outcome == "direct":
+        cell.seconds = round(max(0.0, at - begun), 3)
+        cell.paths = (last.get("path"), None)

@@ -1,0 +1,136 @@
+"""Places that a machine can be in, as data: what lies between it and the internet.
+
+A place is a chain of routers of the kinds in `kinds`, or IPv6 alone. The grid has two machines in
+each place: `a-NAME` and `b-NAME`. Where a carrier or a router is shared, they are its two
+customers, or two machines of one home.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from warren.lab.plan import Host, InvalidPlan, Plan, Router
+
+
+@dataclass(frozen=True)
+class Place:
+    """One place. routers: their kinds, the one next to the internet first; the first `shared` of
+    them are the same for both machines. proxy: an HTTP proxy on the router is the only way out."""
+
+    name: str
+    text: str
+    routers: tuple[str, ...] = ()
+    shared: int = 0
+    ipv6_only: bool = False
+    proxy: bool = False
+
+
+PLACES: Mapping[str, Place] = MappingProxyType(
+    {
+        place.name: place
+        for place in (
+            Place("public", "no NAT, no firewall"),
+            Place("firewall", "no NAT, stateful firewall", ("firewall",)),
+            Place("full-cone", "full cone", ("full-cone",)),
+            Place("address-restricted", "address-restricted cone", ("address-restricted",)),
+            Place("port-restricted", "port-restricted cone", ("port-restricted",)),
+            Place("symmetric", "symmetric, random ports", ("symmetric",)),
+            Place("symmetric-sequential", "symmetric, ports in turn", ("symmetric-sequential",)),
+            Place("carrier-block", "symmetric, ports from a block of 2,048", ("carrier-block",)),
+            Place(
+                "double-nat",
+                "a port-restricted NAT behind another",
+                ("port-restricted", "port-restricted"),
+            ),
+            Place(
+                "cgnat",
+                "two homes behind one carrier's NAT, no hairpin",
+                ("full-cone", "port-restricted"),
+                shared=1,
+            ),
+            Place(
+                "cgnat-hairpin",
+                "two homes behind one carrier's NAT, with hairpin",
+                ("carrier-hairpin", "port-restricted"),
+                shared=1,
+            ),
+            Place("one-lan", "two machines in one home", ("port-restricted",), shared=1),
+            Place("udp-blocked", "no UDP at all", ("udp-blocked",)),
+            Place("ipv6-only", "IPv6 alone, no firewall", ipv6_only=True),
+            Place("http-proxy", "nothing passes but an HTTP proxy", ("http-proxy",), proxy=True),
+        )
+    }
+)
+
+SIDES = ("a", "b")
+SERVER = "server"
+SERVER_NAME = "coordinator.lab"
+SERVER_ADDRESS, SERVER_SECOND = "198.51.100.10", "198.51.100.11"
+SERVER_ADDRESS_V6 = "2001:db8:1::10"
+_PUBLIC_LAN_BITS = 28
+# The net next to the machine first: no two of one chain may be the same.
+_LANS = ("192.168.1.0/24", "100.64.1.0/24")
+
+
+def choose(words: Iterable[str]) -> list[Place]:
+    """The places with these names, in the order of the table. Raises InvalidPlan."""
+    wanted = set(words)
+    for unknown in sorted(wanted - set(PLACES)):
+        raise InvalidPlan(f"there is no kind {unknown!r}; known: {', '.join(PLACES)}")
+    if not wanted:
+        raise InvalidPlan(f"no kind was named; known: {', '.join(PLACES)}")
+    return [place for place in PLACES.values() if place.name in wanted]
+
+
+def machine(side: str, place: Place) -> str:
+    """The name of one of the two machines in a place."""
+    return f"{side}-{place.name}"
+
+
+def gateway(side: str, place: Place) -> str:
+    """The name of the router next to a machine. Only for a place that has one."""
+    return _router(side, place, len(place.routers) - 1)
+
+
+def plan(places: Iterable[Place]) -> Plan:
+    """A server and both machines of every place on one internet."""
+    routers: dict[str, Router] = {}
+    hosts = [
+        Host(SERVER, address=SERVER_ADDRESS, extra=(SERVER_SECOND,), ipv6=SERVER_ADDRESS_V6),
+    ]
+    for number, place in enumerate(places):
+        for index, side in enumerate(SIDES):
+            address = f"203.0.113.{10 + 2 * number + index}"
+            name = machine(side, place)
+            if place.ipv6_only:
+                hosts.append(Host(name, ipv6=f"2001:db8:2::{number:x}:{index + 1}"))
+                continue
+            if not place.routers:
+                hosts.append(Host(name, address=address))
+                continue
+            for router in _chain(side, place, address, 2 * number + index):
+                routers.setdefault(router.name, router)
+            hosts.append(Host(name, behind=gateway(side, place)))
+    return Plan(routers=tuple(routers.values()), hosts=tuple(hosts))
+
+
+def _chain(side: str, place: Place, address: str, number: int) -> Iterable[Router]:
+    for level, kind in enumerate(place.routers):
+        lan = _LANS[len(place.routers) - 1 - level]
+        if kind == "firewall":
+            # What is behind a router that does not translate is public as well.
+            lan = f"192.0.2.{16 * (number % 14)}/{_PUBLIC_LAN_BITS}"
+        yield Router(
+            _router(side, place, level),
+            kind=kind,
+            address=address if level == 0 else None,
+            behind=_router(side, place, level - 1) if level else None,
+            lan=lan,
+        )
+
+
+def _router(side: str, place: Place, level: int) -> str:
+    owner = "ab" if level < place.shared else side
+    return f"{owner}{level}{place.name}"
