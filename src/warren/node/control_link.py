@@ -218,6 +218,11 @@ class ControlLink:
                 raise LinkLost(f"The coordinator did not answer {path} in time.") from None
             yield head, self._pieces(exchange)
 
+    def drop(self, reason: str) -> None:
+        """End the connection at once, without a word to the other side, who may not hear it."""
+        self._end(reason)
+        self._stream.writer.transport.abort()
+
     async def run(self) -> None:
         """Read until the connection ends; then every request under way fails with LinkLost."""
         reason = "The connection to the coordinator was closed."

@@ -255,6 +255,14 @@ class Dataplane:
         paths = self.paths_of(key)
         return paths.relay_region() if paths else 0
 
+    def relay_connected(self, region: int) -> None:
+        """The relay of a region can be reached again: what went to it before may be lost."""
+        now = self._clock.now()
+        for link in self._links.values():
+            link.paths.paths.relay_connected(region, now)
+            self._settle(link, now)
+        self._flush()
+
     def paths_of(self, key: NodePublic) -> PeerPaths | None:
         """Return the machine of a peer's ordinary paths, for those who show it."""
         link = self._links.get(key)

@@ -101,6 +101,8 @@ class Membership:
         self._server_keys: dict[str, MachinePublic] = {}
         self._news = asyncio.Event()
         self._failures = 0
+        self._at_once = asyncio.Event()
+        self._open: ControlLink | None = None
         self._auth_key: str | None = None
         self._seen_pings: dict[str, None] = {}
         self.phase: BackendState = "stopped"
@@ -121,6 +123,13 @@ class Membership:
     def report(self) -> None:
         """Say that the facts changed; the coordinator hears of it soon."""
         self._news.set()
+
+    def network_changed(self) -> None:
+        """This machine's addresses changed: an old connection is dead, and a new one may work."""
+        self._failures = 0
+        self._at_once.set()
+        if self._open is not None:
+            self._open.drop("This machine's network changed.")
 
     def start(self) -> None:
         """Say that a log-in begins; `run` follows."""
@@ -182,7 +191,10 @@ class Membership:
         ceiling = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(self._failures, 10))
         self._failures += 1
         chance = int.from_bytes(self._entropy(2), "big") / 0xFFFF
-        await asyncio.sleep(ceiling * (1 - chance / 3))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ceiling * (1 - chance / 3)):
+                await self._at_once.wait()
+        self._at_once.clear()
 
     @contextlib.asynccontextmanager
     async def _link(self, url: str) -> AsyncIterator[ControlLink]:
@@ -194,8 +206,10 @@ class Membership:
         try:
             async with open_link(url, machine, server, self._entropy) as link:
                 opened = True
+                self._open = link
                 yield link
         finally:
+            self._open = None
             if not opened:
                 # The coordinator may have been set up anew, with another key.
                 del self._server_keys[url]

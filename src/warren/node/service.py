@@ -24,6 +24,7 @@ from warren.edge.linux.device import DeviceRoutes, RouteProblem
 from warren.edge.linux.gateways import default_gateways
 from warren.edge.linux.interfaces import local_addresses
 from warren.edge.linux.netmon import network_changes
+from warren.edge.linux.sleep import suspended_s
 from warren.engine.commands import Rebind
 from warren.engine.events import Bound, Dialed, Fault, Handshake, PeerGone, RegionState
 from warren.engine.protocol import Engine, Snapshot
@@ -61,8 +62,9 @@ from warren.node.schema import (
     WhyRequest,
 )
 from warren.node.state import MalformedServerUrl, NodeState, Prefs, StateProblem
+from warren.node.waking import SLEEP_CHECK_S, WakeDetector
 from warren.node.why import explain
-from warren.node.why_facts import gather
+from warren.node.why_facts import gather, punching_sentences
 from warren.paths.machine import Relay
 
 HOUSEKEEPING_S = 60.0
@@ -171,6 +173,7 @@ class NodeService:
                 tasks.create_task(self._measuring.run(), name="measuring")
                 tasks.create_task(self._portmapping.run(), name="portmapping")
                 tasks.create_task(self._watch_network(), name="netmon")
+                tasks.create_task(self._watch_sleep(), name="sleep")
                 tasks.create_task(self._keep_house(), name="housekeeping")
                 tasks.create_task(self._watch_engine(), name="engine")
                 if self._make_routes is not None:
@@ -382,6 +385,7 @@ class NodeService:
         view = self._membership.view
         node = self._find_peer(view, request.peer)
         stats = {peer.key: peer for peer in self._engine.snapshot().peers}
+        punching = self._dataplane.punching_of(node.key)
         return explain(
             gather(
                 view,
@@ -392,6 +396,7 @@ class NodeService:
                 self._measuring.endpoints,
                 [outcome for router in self._portmapping.routers for outcome in router.outcomes],
                 self._clock.now(),
+                [] if punching is None else punching_sentences(punching, self._clock.now()),
             )
         )
 
@@ -433,6 +438,8 @@ class NodeService:
         elif isinstance(event, RegionState):
             log.info("relay", region=event.region, connected=event.connected, error=event.error)
             self._set_fault(f"region-{event.region}", event.error or event.health)
+            if event.connected:
+                self._dataplane.relay_connected(event.region)
         elif isinstance(event, Fault):
             log.error("engine", message=event.message, fatal=event.fatal)
             self._set_fault("engine", event.message)
@@ -567,13 +574,28 @@ class NodeService:
                     log.info("network changed", addresses=sorted(after))
                     if before - after:
                         # Paths from an address that is gone are dead; a new one harms none.
-                        self._engine.apply([Rebind(port=self._mode.port)])
-                        self._dataplane.network_changed()
-                        self._portmapping.network_changed()
+                        self._begin_anew()
                     self._measuring.want(full=True)
                     before = after
         except OSError as error:
             log.warning("network changes cannot be watched", reason=str(error))
+
+    async def _watch_sleep(self) -> None:
+        """After a sleep NATs have forgotten this machine, and connections are dead."""
+        wakes = WakeDetector(self._clock.now(), suspended_s())
+        while True:
+            await asyncio.sleep(SLEEP_CHECK_S)
+            if wakes.note(self._clock.now(), suspended_s()):
+                log.info("this machine slept")
+                self._begin_anew()
+                self._measuring.want(full=True)
+
+    def _begin_anew(self) -> None:
+        """Trust no path and no connection of before."""
+        self._engine.apply([Rebind(port=self._mode.port)])
+        self._membership.network_changed()
+        self._dataplane.network_changed()
+        self._portmapping.network_changed()
 
     async def _outer_addresses(self) -> frozenset[str]:
         try:

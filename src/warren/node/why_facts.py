@@ -20,6 +20,7 @@ from warren.node.measuring import (
 from warren.node.schema import OwnEndpointStatus
 from warren.node.why import Facts
 from warren.paths.machine import PeerPaths
+from warren.paths.punching.puncher import PunchingPaths
 
 _Kind = Literal["local", "stun", "port mapping", "stun address with the local port"]
 _KINDS: dict[int, _Kind] = {
@@ -62,3 +63,11 @@ def gather(
         punching=punching,
         now=now,
     )
+
+
+def punching_sentences(punching: PunchingPaths, now: float) -> list[str]:
+    """Say what punching did, the last attempt first; without any, why not."""
+    told = [attempt.sentence() for attempt in reversed(punching.attempts)]
+    if not told and punching.why and punching.path(now) is None:
+        told.append(f"No ports were guessed: {punching.why.rstrip('.')}.")
+    return told
