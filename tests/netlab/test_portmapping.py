@@ -481,12 +481,11 @@ def test_a_stock_client_is_direct_by_a_mapping_on_either_side(router_of: str) ->
         dave.start()
         dave.wait_joined()
         world.wait(lambda: alice.peer("dave"), 10, "alice knows dave")
-        pong = alice.ping_until_direct("dave", 30)
-        assert pong.via == "direct"
-        if router_of == "dave":
-            assert pong.path == f"{PUBLIC_B}:{PORT + 1}"
-        else:
-            assert igd.mapped == {PORT: f"{world['alice'].address}:{PORT}"}
+        pong = alice.ping_until_direct("dave", 40)
+        # Not always by the mapped port itself: what comes in through it shows another way.
+        assert pong.via == "direct" and str(pong.path).startswith(f"{PUBLIC_B}:")
+        inside, port = ("alice", PORT) if router_of == "alice" else ("bob", PORT + 1)
+        assert igd.mapped == {port: f"{world[inside].address}:{port}"}
 
 
 @pytest.mark.parametrize(("natpmp", "upnp"), [(True, False), (False, True)])
@@ -513,7 +512,7 @@ def test_two_symmetric_homes_are_direct_by_one_mapping(natpmp: bool, upnp: bool)
         began = time.monotonic()
         pong = bob.ping_until_direct("alice", 20)
         print(f"direct after {time.monotonic() - began:.1f} s")
-        assert (pong.via, pong.path) == ("direct", mapped)
+        assert pong.via == "direct" and str(pong.path).startswith(f"{PUBLIC_A}:")
         assert alice.ping_until_direct("bob", 20).path
         assert alice.status()["self"]["endpoints"][0] == mapped
         assert igd.mapped == {PORT: f"{world['alice'].address}:{PORT}"}
