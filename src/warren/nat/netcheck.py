@@ -5,7 +5,8 @@ from the socket whose mapping is of interest, takes replies, and ends with one `
 
 The first measuring asks every region three times; later ones ask the three fastest and home.
 A region that has answered is not asked again, except that over IPv4 a second server is wanted:
-only two of them can tell whether the NAT maps by destination.
+only two of them can tell whether the NAT maps by destination. If they disagree, a third one is, as
+one of them may lie.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from warren.nat.stun import (
     parse_binding_response_untrusted,
 )
 from warren.nat.targets import Target
+from warren.nat.votes import is_plausible, weigh
 from warren.netmap.endpoint import Endpoint
 
 LIMIT_S = 3.0
@@ -61,6 +63,11 @@ class _Sent(NamedTuple):
     target: Target
 
 
+class _Said(NamedTuple):
+    server: Endpoint
+    mapped: Endpoint
+
+
 _Group = tuple[int, bool]
 """A region and whether over IPv4: what one answer satisfies."""
 
@@ -88,7 +95,7 @@ class Netcheck:
         self._groups = {_group(probe.target) for probe in plan}
         self._sent: dict[TxId, _Sent] = {}
         self._latency: dict[_Group, float] = {}
-        self._servers_v4: dict[IPv4Address | IPv6Address, Endpoint] = {}
+        self._servers_v4: dict[IPv4Address | IPv6Address, _Said] = {}
         self._mapped_v6: dict[Endpoint, None] = {}
         self._finish_at = now + LIMIT_S
         self._out: deque[Transmit] = deque()
@@ -106,9 +113,10 @@ class Netcheck:
             tx_id, mapped = parse_binding_response_untrusted(data)
         except MalformedStun:
             return False
-        sent = self._sent.pop(tx_id, None)
-        if sent is None:
+        sent = self._sent.get(tx_id)
+        if sent is None or not is_plausible(mapped, sent.target.endpoint):
             return False
+        del self._sent[tx_id]
         if not self._finished:
             self._record(sent, mapped, now)
             self._settle(now)
@@ -154,7 +162,8 @@ class Netcheck:
         seconds = max(now - sent.at, 0.0)
         self._latency[group] = min(seconds, self._latency.get(group, seconds))
         if mapped.is_v4 and sent.target.endpoint.is_v4:
-            self._servers_v4.setdefault(sent.target.endpoint.ip, mapped)
+            server = sent.target.endpoint
+            self._servers_v4.setdefault(server.ip, _Said(server, mapped))
         elif not mapped.is_v4:
             self._mapped_v6.setdefault(mapped)
 
@@ -181,13 +190,17 @@ class Netcheck:
         if _group(target) not in self._latency:
             return True
         ip = target.endpoint.ip
-        return ip.version == 4 and len(self._servers_v4) < 2 and ip not in self._servers_v4
+        if ip.version == 6 or ip in self._servers_v4:
+            return False
+        agree = len({said.mapped for said in self._servers_v4.values()}) < 2
+        return len(self._servers_v4) < (2 if agree else 3)
 
     def _finish(self, now: float) -> None:
         self._finished = True
         self._plan.clear()
         self._sent.clear()
-        mapped = list(self._servers_v4.values())
+        verdict = weigh({said.server: said.mapped for said in self._servers_v4.values()})
+        mapped = list(verdict.believed.values())
         self._report = Report(
             started=self._started,
             finished=now,
@@ -196,6 +209,7 @@ class Netcheck:
             mapped_v4=tuple(dict.fromkeys(mapped)),
             mapped_v6=tuple(self._mapped_v6),
             mapping_varies=len(set(mapped)) > 1 if len(mapped) > 1 else None,
+            liars=verdict.liars,
         )
 
 

@@ -41,6 +41,8 @@ class Report:
     mapped_v6: tuple[Endpoint, ...] = ()
     mapping_varies: bool | None = None
     """None: fewer than two servers answered over IPv4, so nobody can say."""
+    liars: Mapping[Endpoint, Endpoint] = field(default_factory=dict)
+    """Servers that the majority contradicts, and the address that they said we have."""
 
     @property
     def udp(self) -> bool:

@@ -102,6 +102,39 @@ def test_a_second_server_of_one_region_is_asked_about_the_mapping() -> None:
     assert report.finished - START < 0.05
 
 
+def test_of_two_that_disagree_a_third_one_tells_who_lies() -> None:
+    targets = [_target(region, f"198.18.0.{region}:3478") for region in (1, 2, 3)]
+    lie = Endpoint.parse("192.0.2.66:6666")
+    for liar in targets:
+        world = World({t.endpoint: 0.01 * t.region for t in targets}, {liar.endpoint: lie})
+        report = world.run(Netcheck(targets, _entropy(), START))
+        assert report.liars == {liar.endpoint: lie}
+        assert report.mapping_varies is False
+        assert report.mapped_v4 == (OWN_V4,)
+
+
+def test_three_ports_are_a_symmetric_nat_and_no_lie() -> None:
+    targets = [_target(region, f"198.18.0.{region}:3478") for region in (1, 2, 3, 4)]
+    seen = {t.endpoint: Endpoint(OWN_V4.ip, 5000 + t.region) for t in targets}
+    report = World({t.endpoint: 0.01 for t in targets}, seen).run(
+        Netcheck(targets, _entropy(), START)
+    )
+    assert report.mapping_varies is True
+    assert report.liars == {}
+
+
+def test_an_address_that_nobody_has_is_no_answer() -> None:
+    target = _target(1, "198.18.0.1:3478")
+    check = Netcheck([target], _entropy(), START)
+    sent = check.poll_transmit()
+    assert sent is not None
+    tx_id = parse_binding_request_untrusted(sent.data)
+    for text in ("0.0.0.0:1", "127.0.0.1:1", "224.0.0.1:1", "203.0.113.7:0", "[2001:db8::7]:1"):
+        answer = binding_response(tx_id, Endpoint.parse(text))
+        assert not check.receive(answer, target.endpoint, START)
+    assert check.receive(binding_response(tx_id, OWN_V4), target.endpoint, START + 0.01)
+
+
 def test_both_families() -> None:
     targets = [_target(1, "198.18.0.1:3478"), _target(1, "[2001:db8::1]:3478")]
     report = _run(targets, [0.01, 0.02])
