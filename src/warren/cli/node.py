@@ -97,6 +97,9 @@ def up(
     advertise_tags: Annotated[
         str | None, typer.Option(help="Tags to ask for, with commas between them.")
     ] = None,
+    relay_server: Annotated[
+        bool | None, typer.Option(help="Pass traffic on between other machines (a peer relay).")
+    ] = None,
     timeout: Annotated[float | None, typer.Option(help="Give up after this many seconds.")] = None,
     qr: Annotated[bool, typer.Option(help="Show the log-in URL as a QR code too.")] = True,
     json: Annotated[
@@ -124,6 +127,7 @@ def up(
         shields_up=shields_up,
         accept_routes=accept_routes,
         advertise_tags=None if advertise_tags is None else _split(advertise_tags),
+        relay_server=relay_server,
     )
     final = _await_up(client, client.up(request), timeout, qr=qr, json=json)
     if json:

@@ -92,6 +92,8 @@ def _peer_row(peer: PeerStatus) -> list[str]:
         if path.kind == "direct":
             latency = f" {path.latency_ms:.1f} ms" if path.latency_ms is not None else ""
             parts.append(f"direct {path.address}{latency}")
+        elif path.kind == "peer-relay":
+            parts.append(f"peer relay {path.address}")
         elif path.kind == "relay":
             parts.append(f"relay {path.region_code or path.region}")
         parts.append(f"rx {size(peer.rx_bytes)} tx {size(peer.tx_bytes)}")
@@ -125,6 +127,7 @@ def pong(reply: PingReply) -> None:
         return
     where = {
         "direct": f"via {reply.path}",
+        "peer-relay": f"via peer relay {reply.path}",
         "relay": f"via relay {reply.region_code or ''}({reply.region})",
         "self": "by itself: this is this machine",
         "unknown": f"by {reply.kind}",

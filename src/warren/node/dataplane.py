@@ -236,7 +236,7 @@ class Dataplane:
     def is_direct(self, key: NodePublic, now: float) -> bool:
         """Whether a direct path to a peer is trusted."""
         link = self._links.get(key)
-        return link is not None and link.paths.is_trusted(now)
+        return link is not None and link.paths.path(now) is not None
 
     def is_inside(self, endpoint: Endpoint) -> bool:
         """Whether an address is one of the network's own."""
@@ -291,6 +291,7 @@ class Dataplane:
             async with asyncio.timeout(timeout_s):
                 while True:
                     now = self._clock.now()
+                    self.relays.note_active(key, now)
                     for tx_id in link.paths.ping(now):
                         if len(self._pongs) < _WAITERS_MAX:
                             self._pongs[tx_id] = waiter

@@ -52,4 +52,5 @@ def make_hostinfo(
         userspace=userspace,
         userspace_router=userspace,
         net_info=net_info,
+        peer_relay=prefs.relay_server,
     )

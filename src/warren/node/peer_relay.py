@@ -246,6 +246,13 @@ class PeerRelays:
     def _take_through(
         self, event: Datagram, sender: DiscoPublic, src: Endpoint, now: float
     ) -> None:
+        if self._server is not None and self._server.clients(event.vni) is not None:
+            to = self._server.across(event.vni, src)
+            if to is None:
+                self.drops["relayed before both are bound"] += 1
+            else:
+                self._pending.append(SendDatagram(to=str(to), data=event.data, vni=event.vni))
+            return
         key = self._peers.key_of(sender)
         way = self._ways.get(key) if key is not None else None
         if key is None or way is None or not way.knows(src, event.vni):

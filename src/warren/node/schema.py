@@ -29,6 +29,7 @@ class UpRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     shields_up: bool | None = None
     accept_routes: bool | None = None
     advertise_tags: list[str] | None = None
+    relay_server: bool | None = None
 
 
 class PingRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -50,7 +51,7 @@ class PingReply(msgspec.Struct, kw_only=True):
     kind: PingKind
     peer: str
     address: str
-    via: Literal["direct", "relay", "self", "unknown"] = "unknown"
+    via: Literal["direct", "peer-relay", "relay", "self", "unknown"] = "unknown"
     path: str | None = None
     region: int | None = None
     region_code: str | None = None
@@ -59,9 +60,12 @@ class PingReply(msgspec.Struct, kw_only=True):
 
 
 class PathStatus(msgspec.Struct, kw_only=True):
-    """How packets to a peer travel now. kind `none`: no relay region is known either."""
+    """How packets to a peer travel now. kind `none`: no relay region is known either.
 
-    kind: Literal["direct", "relay", "none"]
+    kind `peer-relay`: through another machine of the network, whose `address` it is.
+    """
+
+    kind: Literal["direct", "peer-relay", "relay", "none"]
     address: str | None = None
     region: int | None = None
     region_code: str | None = None
@@ -211,10 +215,6 @@ class NetcheckReport(msgspec.Struct, kw_only=True):
     captive_portal: bool | None = None
 
 
-class ApiError(msgspec.Struct, kw_only=True):
-    """The body of every answer that is not 200."""
-
-    error: str
 class WhyRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Explain the path to a peer: an address, a host name or a full MagicDNS name."""
 
@@ -282,3 +282,7 @@ class Explanation(msgspec.Struct, kw_only=True):
     own_endpoints: list[OwnEndpointStatus] = []
 
 
+class ApiError(msgspec.Struct, kw_only=True):
+    """The body of every answer that is not 200."""
+
+    error: str

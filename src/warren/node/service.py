@@ -195,7 +195,9 @@ class NodeService:
         snapshot = self._engine.snapshot()
         now = self._clock.now()
         profile = self._state.profile
-        listed = statuses.peer_statuses(view, snapshot, self._dataplane.paths_of, now)
+        listed = statuses.peer_statuses(
+            view, snapshot, self._dataplane.paths_of, now, self._dataplane.relays.path_of
+        )
         endpoints = [str(own.endpoint) for own in self._measuring.endpoints]
         return Status(
             version=__version__,
@@ -397,6 +399,7 @@ class NodeService:
                 [outcome for router in self._portmapping.routers for outcome in router.outcomes],
                 self._clock.now(),
                 [] if punching is None else punching_sentences(punching, self._clock.now()),
+                session=self._dataplane.relays.path_of(node.key, self._clock.now()),
             )
         )
 
@@ -516,6 +519,7 @@ class NodeService:
         )
         self._become(desire(view, settings, self._membership.wall()))
         self._dataplane.set_view(view, key.public())
+        self._dataplane.relays.serve(profile.prefs.relay_server)
         routes = [p for peer in self._desired.peers.values() for p in peer.allowed_ips]
         self._want_routes(own_addresses(view.node), routes)
         self._bump()
@@ -535,6 +539,7 @@ class NodeService:
         self._portmapping.set_port(0)
         self._become(NOTHING)
         self._dataplane.set_view(EMPTY, NodePublic.zero())
+        self._dataplane.relays.serve(False)
         self._want_routes([], [])
         self._bump()
 
@@ -658,7 +663,7 @@ class NodeService:
             wished["hostname"] = check_hostname(request.hostname)
         if request.ephemeral:
             wished["ephemeral"] = True
-        for name in ("shields_up", "accept_routes", "advertise_tags"):
+        for name in ("shields_up", "accept_routes", "advertise_tags", "relay_server"):
             if (value := getattr(request, name)) is not None:
                 wished[name] = value
         return msgspec.structs.replace(prefs, **wished)
@@ -705,6 +710,7 @@ class NodeService:
             stats.get(node.key.raw),
             self._dataplane.paths_of(node.key),
             self._clock.now(),
+            self._dataplane.relays.path_of(node.key, self._clock.now()),
         )
         return msgspec.structs.replace(
             reply,
@@ -735,6 +741,7 @@ class NodeService:
     def _drops(self, snapshot: Snapshot) -> dict[str, int]:
         total: Counter[str] = Counter(snapshot.drops)
         total.update(self._dataplane.drops)
+        total.update(self._dataplane.relays.drops)
         total.update(self._portmapping.drops)
         return {reason: count for reason, count in sorted(total.items()) if count}
 

@@ -41,6 +41,8 @@ class Prefs(msgspec.Struct, kw_only=True, frozen=True):
     shields_up: bool = False
     accept_routes: bool = False
     advertise_tags: list[str] = []
+    relay_server: bool = False
+    """Pass traffic on between other machines (a peer relay), on this node's own UDP port."""
 
 
 class Profile(msgspec.Struct, kw_only=True, frozen=True):

@@ -92,6 +92,8 @@ def _summary(facts: Facts) -> str:
         used = _used(facts)
         known = f"; the address is known from {_sources(used)}" if used else ""
         return f"The path to {facts.peer} is direct: {path.address}{took}{known}."
+    if path.kind == "peer-relay":
+        return f"Packets to {facts.peer} take a peer relay, another machine, at {path.address}."
     if path.kind == "relay":
         return f"Packets to {facts.peer} take the relay in region {_region(path)}."
     return f"There is no path to {facts.peer}: no relay region of it is known either."

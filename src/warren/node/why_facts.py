@@ -20,6 +20,7 @@ from warren.node.measuring import (
 from warren.node.schema import OwnEndpointStatus
 from warren.node.why import Facts
 from warren.paths.machine import PeerPaths
+from warren.paths.peer_relay.client import Session
 from warren.paths.punching.puncher import PunchingPaths
 
 _Kind = Literal["local", "stun", "port mapping", "stun address with the local port"]
@@ -41,13 +42,14 @@ def gather(
     outcomes: Sequence[Outcome],
     now: float,
     punching: Sequence[str] = (),
+    session: Session | None = None,
 ) -> Facts:
     """Return the facts of this moment about one peer."""
     return Facts(
         peer=statuses.first_name(node),
         address=next(iter(statuses.plain_addresses(node)), ""),
         online=node.online,
-        path=statuses.path_status(view, node, stats, paths, now),
+        path=statuses.path_status(view, node, stats, paths, now, session),
         active=paths.is_active(now) if paths else False,
         searching_s=paths.searching_s(now) if paths else None,
         candidates=None if paths is None else list(paths.candidates),

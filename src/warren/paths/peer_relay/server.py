@@ -159,6 +159,18 @@ class RelayServer:
             else:
                 self._bind(session, side, message, src, now)
 
+    def across(self, vni: int, src: Endpoint) -> Endpoint | None:
+        """Return where a session's datagram from `src` goes, for those that the engine sent up.
+
+        Stock clients ping right behind their answer and only once: such a ping is here before
+        the engine knows the session.
+        """
+        session = self._by_vni.get(vni)
+        ends = session.ends() if session else None
+        if ends is None or src not in ends:
+            return None
+        return ends[1 - ends.index(src)]
+
     def note_heard(
         self, vni: int, a_ago_s: float | None, b_ago_s: float | None, now: float
     ) -> None:
