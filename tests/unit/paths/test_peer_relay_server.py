@@ -204,3 +204,15 @@ def test_closing_ends_what_is_forwarded() -> None:
     server.close()
     assert server.poll_event() == Forward(vni, None)
     assert len(server) == 0
+
+
+def test_what_the_engine_could_not_yet_pass_on_is_passed_on_here() -> None:
+    server = make()
+    vni = allocate(server).vni
+    bind(server, vni, A, AT_A, 0.0)
+    assert server.across(vni, AT_A) is None
+    bind(server, vni, B, AT_B, 0.0)
+    assert server.across(vni, AT_A) == AT_B
+    assert server.across(vni, AT_B) == AT_A
+    assert server.across(vni, AT_EVE) is None
+    assert server.across(vni + 1, AT_A) is None
