@@ -143,7 +143,8 @@ def test_rates_and_state_are_bounded(make_warren_world: Make, hard: str, stock: 
         # A stock peer's own search comes on top of what we ask of it, and jitter moves packets.
         assert most_in_a_second(pings) <= 100 + (6 if stock else 2)
         assert one.peak_sockets <= SOCKETS
-        assert router.nat.peak_mappings <= SOCKETS + 32
+        # Once in an attempt the sockets are exchanged; their ports live on in the NAT.
+        assert router.nat.peak_mappings <= 2 * SOCKETS + 32
 
 
 def test_sockets_are_closed_but_the_one_that_carries(make_warren_world: Make) -> None:

@@ -18,7 +18,13 @@ from warren.paths import timing
 from warren.paths.punching.attempt import Outcome
 from warren.paths.punching.budget import ProbeBudget, SocketBudget
 from warren.paths.punching.easy import PROBES_MAX, EasySide
-from warren.paths.punching.hard import CALL_PORTS_TOTAL, SOCKETS, HardSide, Punched
+from warren.paths.punching.hard import (
+    CALL_PORTS_TOTAL,
+    FRESH_AFTER_S,
+    SOCKETS,
+    HardSide,
+    Punched,
+)
 from warren.paths.punching.kept import IDLE_MAX_S, KeptPath
 from warren.paths.punching.ports import Allocation, GuessPlan, Pattern, PortMemory, Sample, Span
 from warren.paths.punching.roles import OwnSide, PeerSide, Role, choose, targets
@@ -134,6 +140,16 @@ def test_stun_answers_end_the_wait_and_shape_the_guesses() -> None:
     bench.run(0.16)
     assert bench.side.attempt.allocation.startswith("sequential")
     assert bench.of(OverRelay)
+
+
+def test_sockets_are_exchanged_once_for_fresh_ones() -> None:
+    bench = Bench(understands=True)
+    bench.run(12.0)
+    assert bench.of(OpenSockets) == [OpenSockets(1, SOCKETS)] * 2
+    assert bench.of(CloseSockets) == [CloseSockets(1)]
+    assert len(bench.pings()) == 2 * SOCKETS
+    fresh = [at for at, item in bench.sent if isinstance(item, OpenSockets)][1]
+    assert fresh == pytest.approx(FRESH_AFTER_S, abs=0.5)
 
 
 def test_without_an_address_nothing_is_asked_of_the_peer() -> None:
@@ -293,6 +309,25 @@ def test_a_pong_ends_the_probing_at_once() -> None:
     side.receive(Pong(probe[1].tx_id, TARGET), probe[0], 0.02)
     assert side.hit is not None and side.hit.endpoint == probe[0]
     assert side.next_timeout() is None and side.poll_transmit() is None
+
+
+def test_a_port_that_pings_is_probed_next_within_the_rate() -> None:
+    side = easy(GuessPlan((), (), 256), 1)
+    times = []
+    for tick in range(200_000):
+        now = tick / 10_000
+        side.handle_timeout(now)
+        if 1.0 <= now < 4.0 and tick % 100 == 0:
+            side.hint(Endpoint(OUTSIDE.ip, 5000 + tick % 7), now)
+            side.hint(Endpoint.parse("203.0.113.9:1"), now)
+        while (probe := side.poll_transmit()) is not None:
+            times.append(now)
+            assert probe[0].ip == OUTSIDE.ip
+    assert most_in_a_second(times) <= 100 and len(times) <= PROBES_MAX + 16
+    late = easy(GuessPlan((), (), 256), 2)
+    sent = probes_of(late)
+    late.hint(OUTSIDE, sent[-1][0])
+    assert late.poll_transmit() is None, "it is over"
 
 
 @given(st.lists(st.tuples(st.floats(0, 0.3), st.integers(1, 100)), max_size=60))

@@ -103,9 +103,9 @@ def test_failures_make_pauses_of_minutes_that_grow() -> None:
     for second in range(1500):
         rig.run(float(second))
         rig.paths.note_active(rig.now)
-    opened = [at for at, item in rig.sent if isinstance(item, OpenSockets)]
+    opened = [attempt.began for attempt in rig.paths.attempts]
     assert opened[1] - opened[0] > BACKOFF_S and opened[2] - opened[1] > 2 * BACKOFF_S
-    assert rig.count(CloseSockets) == len(opened)
+    assert rig.count(CloseSockets) == rig.count(OpenSockets) == 2 * len(opened)
     assert rig.own.sockets.open == 0
 
 

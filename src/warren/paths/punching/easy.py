@@ -20,6 +20,7 @@ from warren.paths.punching.ports import SCAN_WIDTH, GuessPlan, guesses
 
 PROBES_MAX = 1024
 SCAN_MAX = SCAN_WIDTH
+HINTS_MAX = 16
 LATE_S = 1.0
 """How long answers are waited for after the last probe."""
 _TX_ID_BYTES = 12
@@ -67,12 +68,23 @@ class EasySide:
         self._entropy = entropy
         self._due = now
         self._all_sent = False
+        self._hints: deque[int] = deque()
+        self._hints_left = HINTS_MAX
         self._flights: dict[TxId, tuple[Endpoint, float]] = {}
         self._out: deque[tuple[Endpoint, Ping]] = deque()
 
     def owns(self, tx_id: TxId) -> bool:
         """Whether a pong answers one of our probes."""
         return tx_id in self._flights
+
+    def hint(self, endpoint: Endpoint, now: float) -> None:
+        """A ping came from there: it is probed next, within the rate."""
+        if endpoint.ip == self.address and self.attempt.ended is None and self._hints_left:
+            self._hints_left -= 1
+            self._hints.append(endpoint.port)
+            if self._all_sent:
+                self._all_sent = False
+                self._due = now
 
     def receive(self, pong: Pong, via: Endpoint, now: float) -> None:
         """Take the answer to a probe. One that came from elsewhere counts for nothing."""
@@ -91,7 +103,7 @@ class EasySide:
             return
         port = None
         if self._budget.take(self.address, 1, now):
-            port = next(self._ports, None) if self.attempt.probes < self._limit else None
+            port = self._next_port()
             if port is None:
                 self._all_sent = True
                 self._due = now + LATE_S
@@ -105,6 +117,11 @@ class EasySide:
             self._due = max(self._due + 1 / PROBES_PER_S, now + 0.5 / PROBES_PER_S)
         else:
             self._due = self._budget.next_free(self.address, 1, now)
+
+    def _next_port(self) -> int | None:
+        if self._hints:
+            return self._hints.popleft()
+        return next(self._ports, None) if self.attempt.probes < self._limit else None
 
     def poll_transmit(self) -> tuple[Endpoint, Ping] | None:
         """Return the next probe to send from the main socket."""

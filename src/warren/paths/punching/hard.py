@@ -2,7 +2,9 @@
 
 Every socket sends one ping to the peer's one address, so that the own NAT has as many ports open
 towards it. Some ask a STUN server too: what it answers shows how the NAT gives out ports at this
-moment. A peer that is Warren gets one invitation and guesses for itself; a stock client gets
+moment. When most of the time is gone, the sockets are exchanged for fresh ones: every guess so
+far has left a way open in the peer's NAT, so some of their ports meet one of these at once. A peer
+that is Warren gets one invitation and guesses for itself; a stock client gets
 CallMeMaybe lists, one a second, whose every entry it pings at once (PROTOCOL §15).
 """
 
@@ -52,6 +54,8 @@ few pings to the same address, and lists may move together on the way; where the
 a second are still not to be exceeded. More and smaller lists would push out addresses that were
 just pinged before their answers are back."""
 INVITE_AGAIN_S, INVITE_WAIT_S = 3.0, 13.0
+FRESH_AFTER_S = 7.0
+"""After this long without a hit the sockets are exchanged, once."""
 _LATE_S = 2.0
 _CONFIRM_EVERY_S, _CONFIRM_TRIES = 0.25, 10
 _TX_ID_BYTES = 12
@@ -112,6 +116,9 @@ class HardSide:
         self._number = int.from_bytes(entropy(4), "big")
         self._invite: PunchInvite | None = None
         self._calling_until = 0.0
+        self._fresh_due: float | None = None
+        """When the next slice of fresh sockets is due."""
+        self._refreshed = False
         self._ports: Iterator[int] = iter(())
         self._kept = -1
         self._source = target
@@ -167,6 +174,8 @@ class HardSide:
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due."""
+        if self._phase is _Phase.CALLING and self._fresh_due is not None and now >= self._fresh_due:
+            self._open_fresh(now)
         if self._phase is _Phase.OVER or now < self._due:
             return
         if self._phase is _Phase.OPENING:
@@ -191,7 +200,10 @@ class HardSide:
         """Tell when `handle_timeout` is due, and why."""
         if self._phase is _Phase.OVER:
             return None
-        return self._due, f"punching from many sockets: {self._phase.name.lower()}"
+        due = self._due
+        if self._phase is _Phase.CALLING and self._fresh_due is not None:
+            due = min(due, self._fresh_due)
+        return due, f"punching from many sockets: {self._phase.name.lower()}"
 
     def stop(self, outcome: Outcome, now: float) -> None:
         """Close every socket of the group; the attempt is over."""
@@ -223,6 +235,19 @@ class HardSide:
             self._phase = _Phase.ASKING
             self._due = now + ASK_WAIT_S if self._asked else now
 
+    def _open_fresh(self, now: float) -> None:
+        if not self._refreshed:
+            self._refreshed = True
+            self._opened = 0
+            self._flights.clear()
+            self._out.append(CloseSockets(self.group))
+            self._out.append(OpenSockets(self.group, self._sockets))
+        last = min(self._opened + SLICE, self._sockets)
+        for index in range(self._opened, last):
+            self._ping(index, self._target, now)
+        self._opened = last
+        self._fresh_due = now + SLICE_EVERY_S if last < self._sockets else None
+
     def _begin_calling(self, now: float) -> None:
         address = self._memory.address()
         if address is None:
@@ -233,6 +258,7 @@ class HardSide:
         plan = plan_for(allocation, self._sockets)
         self._phase = _Phase.CALLING
         self._due = now
+        self._fresh_due = now + FRESH_AFTER_S
         if self._understands:
             self._calling_until = now + INVITE_WAIT_S
             spans = tuple((span.first, span.last) for span in plan.spans)

@@ -169,6 +169,8 @@ class PunchingPaths:
                 self._wished_until = now + WISH_S
                 self._called_endpoints = message.endpoints
                 self._note_peer_ports(message.endpoints, now)
+            if isinstance(message, Ping) and isinstance(via, Endpoint) and self._easy is not None:
+                self._easy.hint(via, now)
             self.paths.receive(message, via, now)
         self._turn(now)
 
