@@ -13,7 +13,7 @@ from ipaddress import IPv4Address
 
 import nacl.bindings
 
-from fuzz import door, engine, seeds, turn
+from fuzz import door, engine, peer_relay, seeds, turn
 from warren.control.channel import ClientChannel, ServerChannel
 from warren.control.early import EarlyReader
 from warren.control.handshake import Initiator, initiation_version_untrusted, respond
@@ -300,6 +300,8 @@ TARGETS = [
     Target("portmap_wire", _portmap_wire, seeds.router_datagrams),
     Target("portmap_xml", _portmap_xml, seeds.router_pages),
     Target("portmapper", _portmapper, seeds.router_answers),
+    Target("peer_relay_server", peer_relay.server, peer_relay.messages),
+    Target("peer_relay_client", peer_relay.client, peer_relay.messages),
     Target("turn_message", turn.message, turn.messages),
     Target("turn_stream", turn.stream, turn.streams),
     Target("turn_server", turn.server, turn.messages),

@@ -75,7 +75,11 @@ fields: st.SearchStrategy[dict[str, Any]] = st.one_of(
     st.fixed_dictionaries(
         {
             "hostinfo": st.sampled_from(
-                [Hostinfo(), Hostinfo(os="linux", net_info=NetInfo(preferred_derp=3))]
+                [
+                    Hostinfo(),
+                    Hostinfo(os="linux", net_info=NetInfo(preferred_derp=3)),
+                    Hostinfo(peer_relay=True),
+                ]
             )
         }
     ),
