@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
@@ -115,3 +118,91 @@ def _clean_up_on_signals() -> None:
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     for number in signals:
         signal.signal(number, interrupt)
+
+
+@app.command(epilog="Example: warren lab up network.toml")
+def up(
+    file: Annotated[Path, typer.Argument(help="TOML file with [[router]] and [[host]] tables.")],
+    json: Json = False,
+) -> None:
+    """Build the network that a file describes, and keep it until Ctrl-C.
+
+    \b
+    [[router]]
+    name = "home"
+    kind = "symmetric"      # one of: warren lab kinds
+    behind = "carrier"      # another router; without it, the internet
+    [[host]]
+    name = "alice"
+    behind = "home"
+    node = true             # a Warren node that has joined a server on the internet
+    """
+    from warren.lab.description import (
+        MAX_FILE_BYTES,
+        MalformedDescription,
+        parse_description_untrusted,
+    )
+    from warren.lab.network import Network
+
+    with file.open("rb") as opened:
+        data = opened.read(MAX_FILE_BYTES + 1)
+    try:
+        description = parse_description_untrusted(data)
+    except MalformedDescription as error:
+        raise MalformedDescription(f"{file}: {error}") from error
+    _clean_up_on_signals()
+    with Network(description, tell=show.note) as network:
+        entrances = network.entrances()
+        if json:
+            show.json(
+                {
+                    "pid": os.getpid(),
+                    "logs": str(network.logs),
+                    "parts": [asdict(e) for e in entrances],
+                }
+            )
+            sys.stdout.flush()
+        else:
+            rows = [["name", "address", "in the mesh", "namespace"]]
+            rows += [
+                [e.name, ", ".join(e.addresses), e.mesh_address or "-", e.namespace]
+                for e in entrances
+            ]
+            show.table(rows)
+            for each in entrances:
+                if each.problem:
+                    print(f"! {each.problem}")
+            print(f"\nThe programs' output: {network.logs}")
+            if network.in_user_namespace:
+                print(
+                    f"To go in: nsenter -t {os.getpid()} -U -m --preserve-credentials "
+                    "ip netns exec NAMESPACE bash"
+                )
+            else:
+                print(
+                    "To go in: warren lab shell NAME, or for one command: "
+                    "warren lab shell NAME warren status"
+                )
+            print("It stays until Ctrl-C.", flush=True)
+        while True:
+            signal.pause()
+
+
+@app.command(
+    epilog="Example: sudo warren lab shell alice warren status",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+def shell(
+    name: Annotated[str, typer.Argument(help="A host or router of a network that is up.")],
+    command: Annotated[
+        list[str] | None, typer.Argument(help="What to run there; without it, a shell.")
+    ] = None,
+) -> None:
+    """Go into a part of a network that `warren lab up` keeps; `warren` there means its node."""
+    from warren.lab import network
+
+    namespace, socket = network.find(name)
+    environment = {**runs.environment(), "WARREN_SOCKET": str(socket)}
+    words = command or [os.environ.get("SHELL", "/bin/sh")]
+    sys.stdout.flush()
+    os.execvpe("ip", ["ip", "netns", "exec", namespace, *words], environment)  # noqa: S606, S607

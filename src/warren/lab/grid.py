@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from warren.lab import connect_proxy, places, sandbox
-from warren.lab.mesh import Node, Server, command_environment
+from warren.lab import places, sandbox
+from warren.lab.joining import NAMES, join, start_proxy, start_server
+from warren.lab.mesh import Node
 from warren.lab.places import Place
-from warren.lab.program import LabTimeout, Program, ProgramFailed
+from warren.lab.program import LabTimeout, Program
 from warren.lab.world import World
 
 Outcome = Literal["direct", "relayed", "unreachable"]
@@ -27,7 +27,6 @@ How = Literal["LAN", "own address", "NAT's address", "guessed port", "IPv6", ""]
 
 TIMEOUT_S = 15.0
 _PORT = 41641
-_JOIN_S = 60.0
 _JOINING_AT_ONCE = 6
 _POLL_S = 0.01
 _WHY_S = 20.0
@@ -102,8 +101,7 @@ class Grid:
         try:
             self._tell("building the network")
             sandbox.enter()
-            names = {places.SERVER_NAME: (places.SERVER_ADDRESS, places.SERVER_ADDRESS_V6)}
-            self._world = self._stack.enter_context(World(places.plan(self.places), names))
+            self._world = self._stack.enter_context(World(places.plan(self.places), NAMES))
             self._join()
         except BaseException:
             self._stack.close()
@@ -146,59 +144,22 @@ class Grid:
 
     def _join(self) -> None:
         """Start the server and the machines, a few at once."""
-        server = Server(
-            self._world[places.SERVER],
-            self._world.scratch / places.SERVER,
-            stun_others=(places.SERVER_SECOND, f"[{places.SERVER_ADDRESS_V6}]"),
-            name=places.SERVER_NAME,
-        )
-        server.start()
-        server.create_user("grid")
-        key = server.create_key("grid", "--reusable")
+        server, key = start_server(self._world)
         waiting = [(side, place) for place in self.places for side in places.SIDES]
-        for place in self.places:
-            if place.proxy:
-                for side in places.SIDES:
-                    self._start_proxy(side, place)
         while waiting:
             batch, waiting = waiting[:_JOINING_AT_ONCE], waiting[_JOINING_AT_ONCE:]
             self._tell(f"{len(self._nodes) + len(batch)} of {2 * len(self.places)} machines join")
-            self._join_batch(batch, server.url, key)
-
-    def _join_batch(self, batch: Sequence[tuple[str, Place]], url: str, key: str) -> None:
-        made = {places.machine(side, place): self._node(side, place) for side, place in batch}
-        commands = {}
-        for node in made.values():
-            node.start()
-        for name, node in made.items():
-            node.wait_daemon()
-            commands[name] = node.begin_up(url, key, _JOIN_S)
-        for name, node in made.items():
-            self._nodes[name] = node
-            try:
-                node.finish_up(commands[name], _JOIN_S + 5)
-            except (ProgramFailed, LabTimeout) as error:
-                self.failed[name] = str(error).splitlines()[0]
+            nodes = [self._node(side, place) for side, place in batch]
+            self._nodes.update((node.name, node) for node in nodes)
+            self.failed.update(join(nodes, server, key))
 
     def _node(self, side: str, place: Place) -> Node:
         name = places.machine(side, place)
         # Ports are kept by most NATs; two customers of one carrier must not want the same.
         port = _PORT + places.SIDES.index(side)
-        env = {}
-        if place.proxy:
-            proxy = f"http://{self._proxy_address(side, place)}"
-            env = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), proxy)
+        env = start_proxy(self._world, places.gateway(side, place)) if place.proxy else {}
         state = self._world.scratch / name
         return Node(self._world[name], name, state, tun=False, port=port, env=env)
-
-    def _proxy_address(self, side: str, place: Place) -> str:
-        lan = self._world.lan_gateway(places.gateway(side, place))
-        return f"{lan}:{connect_proxy.PORT}"
-
-    def _start_proxy(self, side: str, place: Place) -> None:
-        argv = [sys.executable, "-m", "warren.lab.connect_proxy", self._proxy_address(side, place)]
-        part = self._world[places.gateway(side, place)]
-        part.spawn(argv, "proxy", env=command_environment()).wait_output("listening", 15.0)
 
     def _round(self, pairs: Sequence[tuple[Place, Place]]) -> list[Cell]:
         cells, runs = [], []

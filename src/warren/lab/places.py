@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from warren.lab.joining import SERVER, SERVER_ADDRESS, SERVER_ADDRESS_V6, SERVER_SECOND
 from warren.lab.plan import Host, InvalidPlan, Plan, Router
 
 
@@ -65,10 +66,6 @@ PLACES: Mapping[str, Place] = MappingProxyType(
 )
 
 SIDES = ("a", "b")
-SERVER = "server"
-SERVER_NAME = "coordinator.lab"
-SERVER_ADDRESS, SERVER_SECOND = "198.51.100.10", "198.51.100.11"
-SERVER_ADDRESS_V6 = "2001:db8:1::10"
 _PUBLIC_LAN_BITS = 28
 # The net next to the machine first: no two of one chain may be the same.
 _LANS = ("192.168.1.0/24", "100.64.1.0/24")

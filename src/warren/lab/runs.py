@@ -20,6 +20,8 @@ from warren.lab.sandbox import SYSTEM_PATH, LabUnavailable
 RUNS = Path("/run/warren-lab")
 NETNS = Path("/run/netns")
 PREFIX = "wl-"
+OPEN = "open"
+"""A file that a run has while it is kept up for people to go in."""
 
 
 def environment() -> dict[str, str]:
@@ -41,10 +43,14 @@ class RunDirectory:
     """The directory and lock of one living run."""
 
     def __init__(self, run: str) -> None:
+        # Locked before it has its name: `clean` of another process must not take it for dead.
         self.path = RUNS / run
-        self.path.mkdir(parents=True)
-        self._lock = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fresh = RUNS / f".{run}"
+        fresh.mkdir(parents=True)
+        self._lock = os.open(fresh / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(self._lock, str(os.getpid()).encode())
+        fresh.rename(self.path)
 
     def remove(self) -> None:
         """Delete the directory and free the lock."""
@@ -52,10 +58,25 @@ class RunDirectory:
         os.close(self._lock)
 
 
+def of_process(pid: int) -> set[str]:
+    """The namespaces of the runs that a process holds."""
+    held = set()
+    for lock in RUNS.glob("[!.]*/lock"):
+        with contextlib.suppress(OSError):
+            if lock.read_text() == str(pid):
+                held |= {path.name for path in NETNS.glob(f"{PREFIX}{lock.parent.name}-*")}
+    return held
+
+
+def kept_open() -> list[str]:
+    """The runs that `warren lab up` keeps for people."""
+    return sorted(path.parent.name for path in RUNS.glob(f"*/{OPEN}")) if RUNS.is_dir() else []
+
+
 def clean() -> list[str]:
     """Remove the namespaces, processes and files of dead runs; their names, for a report."""
     removed = []
-    for path in sorted(RUNS.iterdir()) if RUNS.is_dir() else ():
+    for path in sorted(RUNS.glob("[!.]*")):
         with contextlib.suppress(OSError):
             lock = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
             try:

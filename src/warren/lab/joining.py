@@ -1,0 +1,62 @@
+"""A server with both families, and nodes that join it: what the grid and `warren lab up` share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from warren.lab import connect_proxy
+from warren.lab.mesh import Node, Server, command_environment
+from warren.lab.program import LabTimeout, ProgramFailed
+from warren.lab.world import World
+
+SERVER = "server"
+SERVER_NAME = "coordinator.lab"
+SERVER_ADDRESS, SERVER_SECOND = "198.51.100.10", "198.51.100.11"
+SERVER_ADDRESS_V6 = "2001:db8:1::10"
+NAMES = {SERVER_NAME: (SERVER_ADDRESS, SERVER_ADDRESS_V6)}
+"""What every part of a network has to know (`World(names=…)`)."""
+
+_USER = "lab"
+_JOIN_S = 60.0
+_PROXY_START_S = 15.0
+_PROXY_VARIABLES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
+
+
+def start_server(world: World) -> tuple[Server, str]:
+    """Start the server on the host `server`; with it an auth key for any number of nodes."""
+    server = Server(
+        world[SERVER],
+        world.scratch / SERVER,
+        stun_others=(SERVER_SECOND, f"[{SERVER_ADDRESS_V6}]"),
+        name=SERVER_NAME,
+    )
+    server.start()
+    server.create_user(_USER)
+    return server, server.create_key(_USER, "--reusable")
+
+
+def start_proxy(world: World, router: str) -> dict[str, str]:
+    """Start an HTTP proxy on a router; the variables by which a program behind it finds it."""
+    place = f"{world.lan_gateway(router)}:{connect_proxy.PORT}"
+    argv = [sys.executable, "-m", "warren.lab.connect_proxy", place]
+    program = world[router].spawn(argv, "proxy", env=command_environment())
+    program.wait_output("listening", _PROXY_START_S)
+    return dict.fromkeys(_PROXY_VARIABLES, f"http://{place}")
+
+
+def join(nodes: Sequence[Node], server: Server, key: str) -> dict[str, str]:
+    """Let nodes join, all at once; the names of those that could not, and what they said."""
+    failed = {}
+    commands = []
+    for node in nodes:
+        node.start()
+    for node in nodes:
+        node.wait_daemon()
+        commands.append(node.begin_up(server.url, key, _JOIN_S))
+    for node, command in zip(nodes, commands, strict=True):
+        try:
+            node.finish_up(command, _JOIN_S + 5)
+        except (ProgramFailed, LabTimeout) as error:
+            failed[node.name] = str(error).splitlines()[0]
+    return failed
