@@ -175,15 +175,25 @@ class Netcheck:
             return
         wait_s = max(self._latency.values()) * (2 if self._full else 1)
         self._finish_at = min(self._finish_at, now + max(wait_s, _MIN_SETTLE_S))
-        if any(self._wanted(sent.target) for sent in self._sent.values()):
-            return
-        planned = next((probe for probe in self._plan if self._wanted(probe.target)), None)
-        if planned is None:
-            self._finish(now)
-        else:
+        # By family: where IPv6 does not work, its silence must not keep the second IPv4 server
+        # from being asked.
+        waiting = {
+            sent.target.endpoint.is_v4 for sent in self._sent.values() if self._wanted(sent.target)
+        }
+        planned = next(
+            (
+                probe
+                for probe in self._plan
+                if probe.target.endpoint.is_v4 not in waiting and self._wanted(probe.target)
+            ),
+            None,
+        )
+        if planned is not None:
             # Its turn would come after the end: ask at once.
             self._plan.remove(planned)
             self._ask(planned.target, now)
+        elif not waiting:
+            self._finish(now)
 
     def _wanted(self, target: Target) -> bool:
         """Whether an answer of this server would still tell something."""

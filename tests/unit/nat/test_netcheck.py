@@ -153,6 +153,19 @@ def test_ipv6_that_leads_nowhere_does_not_hold_up() -> None:
     assert report.finished - START < 0.1
 
 
+def test_ipv6_that_leads_nowhere_does_not_hide_the_mapping() -> None:
+    """One relay with a name for both families, and its second address: a NAT is still told."""
+    servers = ("198.18.0.1:3478", "[2001:db8::1]:3478", "198.18.0.2:3478")
+    targets = [_target(1, server) for server in servers]
+    world = World(
+        {targets[0].endpoint: 0.01, targets[2].endpoint: 0.01},
+        seen_as={targets[2].endpoint: Endpoint.of(OWN_V4.ip, OWN_V4.port + 1)},
+    )
+    report = world.run(Netcheck(targets, _entropy(), START))
+    assert report.mapping_varies is True
+    assert report.finished - START < 0.1
+
+
 def test_a_slow_region_is_not_waited_for_once_three_have_answered() -> None:
     targets = [_target(region, f"198.18.0.{region}:3478") for region in range(1, 6)]
     report = _run(targets, [0.01, 0.02, 0.03, 2.0, None])
