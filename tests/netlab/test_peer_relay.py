@@ -118,6 +118,7 @@ def test_two_nodes_meet_at_a_relay_and_survive_its_end(mesh: Mesh) -> None:
     found = alice.peer("bob")
     assert found is not None
     assert found["path"]["address"].startswith(f"{RELAY}:")
+    assert alice.ping("bob").via == "peer-relay"
     with WebServer(bob.part, WEB_PORT, "hello through the relay"):
         page = get(alice.route(), bob.address, WEB_PORT)
     assert page.body == b"hello through the relay"

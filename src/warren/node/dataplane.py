@@ -74,6 +74,7 @@ from warren.paths.machine import (
     Relay,
     Via,
 )
+from warren.paths.peer_relay.client import Session
 from warren.paths.punching import sockets
 from warren.paths.punching.ports import Sample
 from warren.paths.punching.puncher import AnyPathEvent, AnyTransmit, PunchingPaths
@@ -103,7 +104,7 @@ class Listener(Protocol):
 class Pong(NamedTuple):
     """The answer to a ping."""
 
-    via: Via | None
+    via: Via | Session | None
     rtt_s: float
 
 
@@ -238,6 +239,12 @@ class Dataplane:
         link = self._links.get(key)
         return link is not None and link.paths.path(now) is not None
 
+    def note_pong(self, tx_id: TxId, session: Session, rtt_s: float) -> None:
+        """A ping through a peer relay was answered."""
+        waiter = self._pongs.get(tx_id)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(Pong(session, rtt_s))
+
     def is_inside(self, endpoint: Endpoint) -> bool:
         """Whether an address is one of the network's own."""
         return endpoint.ip in self._inside
@@ -292,7 +299,7 @@ class Dataplane:
                 while True:
                     now = self._clock.now()
                     self.relays.note_active(key, now)
-                    for tx_id in link.paths.ping(now):
+                    for tx_id in self._ping(link, now):
                         if len(self._pongs) < _WAITERS_MAX:
                             self._pongs[tx_id] = waiter
                             sent.append(tx_id)
@@ -304,6 +311,14 @@ class Dataplane:
         finally:
             for tx_id in sent:
                 self._pongs.pop(tx_id, None)
+
+    def _ping(self, link: _Link, now: float) -> list[TxId]:
+        """Ping through the peer relay in use, else as the peer's machine does."""
+        through = self.relays.ping(link.node.key, now)
+        if through is None:
+            return link.paths.ping(now)
+        link.paths.note_active(now)
+        return [through]
 
     async def probe(self, packet: bytes, nonce: bytes, timeout_s: float) -> Pong:
         """Send a probe into the tunnel and wait for what answers `nonce`. Raises TimeoutError."""

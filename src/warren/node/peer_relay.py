@@ -20,6 +20,7 @@ from warren.disco.messages import (
     CallMeMaybeVia,
     Message,
     Ping,
+    TxId,
     encode_message,
     parse_message_untrusted,
 )
@@ -34,7 +35,14 @@ from warren.netmap.endpoint import Endpoint, MalformedEndpoint
 from warren.netmap.node import Node
 from warren.netmap.view import EMPTY, View
 from warren.node.relay_grants import NO_CLIENT, may_be_served, usable_relays
-from warren.paths.peer_relay.client import RelayNode, Session, ToPeer, ToRelay, ViaPaths
+from warren.paths.peer_relay.client import (
+    RelayNode,
+    Session,
+    ToPeer,
+    ToRelay,
+    ViaPaths,
+    ViaPonged,
+)
 from warren.paths.peer_relay.handshake import Through
 from warren.paths.peer_relay.server import RelayServer
 
@@ -61,6 +69,9 @@ class Peers(Protocol):
 
     def is_direct(self, key: NodePublic, now: float) -> bool:
         """Whether a direct path to a peer is trusted."""
+
+    def note_pong(self, tx_id: TxId, session: Session, rtt_s: float) -> None:
+        """A person's ping through a session was answered."""
 
     def is_inside(self, endpoint: Endpoint) -> bool:
         """Whether an address is one of the network's own."""
@@ -153,6 +164,15 @@ class PeerRelays:
         way.note_active(now)
         self._settle(key, way, now)
         self._flush()
+
+    def ping(self, key: NodePublic, now: float) -> TxId | None:
+        """Ping a peer through the session that carries its data; None where none does."""
+        way = self._ways.get(key)
+        tx_id = way.ping(now) if way is not None else None
+        if way is not None:
+            self._settle(key, way, now)
+            self._flush()
+        return tx_id
 
     def set_direct(self, key: NodePublic, now: float) -> None:
         """The trust in a peer's direct path may have changed."""
@@ -323,13 +343,14 @@ class PeerRelays:
                 self._peers.send_relayed(key, said.message)
             else:
                 self._send_through(key, said)
-        while (lease := way.poll_event()) is not None:
-            if self._peers.is_direct(key, now):
-                continue
-            addr = None if lease.endpoint is None else str(lease.endpoint)
-            self._pending.append(
-                SetPath(peer=key.raw, addr=addr, lease_ms=lease.lease_ms, vni=lease.vni)
-            )
+        while (event := way.poll_event()) is not None:
+            if isinstance(event, ViaPonged):
+                self._peers.note_pong(*event)
+            elif not self._peers.is_direct(key, now):
+                addr = None if event.endpoint is None else str(event.endpoint)
+                self._pending.append(
+                    SetPath(peer=key.raw, addr=addr, lease_ms=event.lease_ms, vni=event.vni)
+                )
 
     def _send_through(self, key: NodePublic, said: Through) -> None:
         box = (

@@ -66,9 +66,12 @@ from warren.node.waking import SLEEP_CHECK_S, WakeDetector
 from warren.node.why import explain
 from warren.node.why_facts import gather, punching_sentences
 from warren.paths.machine import Relay
+from warren.paths.peer_relay.client import Session
 
 HOUSEKEEPING_S = 60.0
 NETWORK_SETTLES_S = 0.3
+HOME_GRACE_S = 5.0
+"""A home relay that restarts is back by then; one that is not may lose its place."""
 LOG_OUT_TIMEOUT_S = 30.0
 PING_TIMEOUT_MAX_S = 60.0
 PING_SIZE_MAX_BYTES = 1000
@@ -443,6 +446,9 @@ class NodeService:
             self._set_fault(f"region-{event.region}", event.error or event.health)
             if event.connected:
                 self._dataplane.relay_connected(event.region)
+            elif event.error and event.region == self._measuring.home_region:
+                loop = asyncio.get_running_loop()
+                loop.call_later(HOME_GRACE_S, self._look_for_a_home, event.region)
         elif isinstance(event, Fault):
             log.error("engine", message=event.message, fatal=event.fatal)
             self._set_fault("engine", event.message)
@@ -451,6 +457,12 @@ class NodeService:
                 self._engine_stopped.set()
         elif isinstance(event, Dialed):
             self.dialer.finish(event)
+
+    def _look_for_a_home(self, region: int) -> None:
+        """Measure anew if the home relay is still away; another region may become home."""
+        away = not self._engine.snapshot().regions.get(region, False)
+        if away and region == self._measuring.home_region:
+            self._measuring.want(full=True)
 
     # What the membership tells.
 
@@ -686,6 +698,8 @@ class NodeService:
             region = pong.via.region
             code = statuses.region_code(view, region)
             return msgspec.structs.replace(reply, via="relay", region=region, region_code=code)
+        if isinstance(pong.via, Session):
+            return msgspec.structs.replace(reply, via="peer-relay", path=str(pong.via.at))
         return msgspec.structs.replace(reply, via="direct", path=str(pong.via))
 
     async def _ping_inside(

@@ -76,6 +76,8 @@ class Session:
     latency_s: float
     ponged_at: float
     flights: dict[TxId, float] = field(default_factory=dict)
+    asked: set[TxId] = field(default_factory=set)
+    """Those of `flights` that a person sent: their pongs become events."""
 
     @property
     def vni(self) -> int:
@@ -91,6 +93,17 @@ class Session:
     def ends(self) -> float:
         """When the relay has forgotten it."""
         return self.ponged_at + min(limits.STEADY_S, self.offer.steady_state_lifetime_ns / 1e9)
+
+
+class ViaPonged(NamedTuple):
+    """A ping that `ping` sent was answered."""
+
+    tx_id: TxId
+    session: Session
+    rtt_s: float
+
+
+ViaEvent = ViaLease | ViaPonged
 
 
 class _Allocation(NamedTuple):
@@ -118,6 +131,7 @@ class ViaPaths:
         self._generation = int.from_bytes(entropy(4), "big")
         self._direct = False
         self._active_until = 0.0
+        self._busy_until = 0.0
         self._next_discovery: float | None = None
         self._allocations: dict[NodePublic, _Allocation] = {}
         self._handshakes: dict[DiscoPublic, Handshake] = {}
@@ -128,7 +142,7 @@ class ViaPaths:
         self._calls = limits.Bucket(limits.CALLS_BURST, limits.CALLS_PER_S)
         self._answers = limits.Bucket(limits.ANSWERS_BURST, limits.ANSWERS_PER_S)
         self._transmits: deque[ToRelay | ToPeer | Through] = deque()
-        self._events: deque[ViaLease] = deque()
+        self._events: deque[ViaEvent] = deque()
         self.outcomes: dict[NodePublic, str] = {}
         """What became of each relay that was asked last, in words."""
         self.dropped: dict[str, int] = {}
@@ -159,8 +173,18 @@ class ViaPaths:
         """Traffic is being sent to the peer."""
         was_active = self.is_active(now)
         self._active_until = now + timing.ACTIVE_S
+        self._busy_until = now + timing.BUSY_S
         if not was_active and not self._direct:
             self._resume(now)
+
+    def ping(self, now: float) -> TxId | None:
+        """Ping for a person, through the session that carries data; None where none does."""
+        session = self.path(now)
+        if session is None or self._direct:
+            return None
+        tx_id = self._ping(session, now)
+        session.asked.add(tx_id)
+        return tx_id
 
     def network_changed(self, now: float) -> None:
         """This machine's addresses changed: relays know it by another one."""
@@ -237,8 +261,8 @@ class ViaPaths:
         """Return the next message to send."""
         return self._transmits.popleft() if self._transmits else None
 
-    def poll_event(self) -> ViaLease | None:
-        """Return the next lease."""
+    def poll_event(self) -> ViaEvent | None:
+        """Return the next lease, or the answer to a person's ping."""
         return self._events.popleft() if self._events else None
 
     def next_timeout(self) -> tuple[float, str] | None:
@@ -366,18 +390,22 @@ class ViaPaths:
         self._next_ping = now + (timing.SUSPECT_EVERY_S if self._unanswered else patience_s)
         self._unanswered += 1
 
-    def _ping(self, session: Session, now: float) -> None:
+    def _ping(self, session: Session, now: float) -> TxId:
         tx_id = TxId(self._entropy(_TX_ID_BYTES))
         if len(session.flights) >= _FLIGHTS_MAX:
-            del session.flights[next(iter(session.flights))]
+            oldest = next(iter(session.flights))
+            del session.flights[oldest]
+            session.asked.discard(oldest)
         session.flights[tx_id] = now
         ping = Ping(tx_id, self._own_key)
         self._transmits.append(Through(session.at, session.vni, self.peer, False, ping))
+        return tx_id
 
     def _use(self, session: Session, now: float) -> None:
         self._best = session
         self._unanswered = 0
-        self._next_ping = now + timing.HEARTBEAT_S
+        busy = now < self._busy_until
+        self._next_ping = now + (timing.BUSY_HEARTBEAT_S if busy else timing.HEARTBEAT_S)
         left_ms = int((session.trusted_until - now) * 1000)
         self._events.append(ViaLease(session.at, session.vni, left_ms))
 
@@ -417,6 +445,9 @@ class ViaPaths:
                 rtt_s = max(0.0, now - session.flights.pop(pong.tx_id))
                 session.latency_s += _SMOOTHING * (rtt_s - session.latency_s)
                 session.ponged_at = now
+                if pong.tx_id in session.asked:
+                    session.asked.discard(pong.tx_id)
+                    self._events.append(ViaPonged(pong.tx_id, session, rtt_s))
                 self._consider(session, now)
                 return
         self._drop("pong to no ping")
