@@ -30,15 +30,15 @@ EXPECTED: dict[str, tuple[str, str, str]] = {
     "carrier-block": ("symmetric NAT", "hard", "block"),
     "udp-blocked": ("UDP blocked", "blocked", "unknown"),
 }
-KINDS_HERE = list(KINDS)
+KINDS_HERE = list(EXPECTED)
 
 
 class Net:
     """A server with two STUN addresses, and one router of each kind with a node behind it."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, server: Server) -> None:
         self.world = world
-        self.server = Server(world["server"], world.scratch / "server", stun_others=(OTHER,))
+        self.server = server
         self.server.start()
         self.server.create_user("tester")
         self.key = self.server.create_key("tester", "--reusable")
@@ -84,7 +84,8 @@ def net() -> Iterator[Net]:
         ),
     )
     with World(plan) as world:
-        yield Net(world)
+        server = Server(world["server"], world.scratch / "server", stun_others=(OTHER,))
+        yield Net(world, server)
 
 
 @pytest.mark.parametrize("kind", KINDS_HERE)
@@ -97,6 +98,7 @@ def test_every_kind_is_known_for_what_it_is(net: Net, kind: str) -> None:
     assert nat["name"] in text
     assert report["regions"][0]["code"] in text
     assert report["home_region"] == 900
+    assert report["regions"][0]["latency_ms"] is not None, "over TCP where UDP is dead"
     if not rule.udp:
         assert "relay" in nat["meaning"][0]
         return
@@ -105,7 +107,6 @@ def test_every_kind_is_known_for_what_it_is(net: Net, kind: str) -> None:
     assert nat["mtu_bytes"] == 1500
     assert nat["discovery_server"] == f"{SERVER}:3478"
     assert nat["translated"] is bool(rule.translate)
-    assert report["regions"][0]["latency_ms"] is not None
     if rule.mapping is not None:
         assert nat["mapping"] == rule.mapping
         assert nat["hairpin"] is rule.hairpin
@@ -123,3 +124,38 @@ def test_two_nats_behave_like_the_worse_one(net: Net) -> None:
     report, _ = net.netcheck("double")
     assert report["nat4"]["name"] == "symmetric NAT"
     assert report["nat4"]["mapped"][0].startswith("203.0.113.12:")
+
+
+def test_ipv6_beside_ipv4_and_alone() -> None:
+    """A machine with IPv6 only is told so, and how it is reached by it."""
+    v6, v6_other = "2001:db8::10", "2001:db8::11"
+    plan = Plan(
+        hosts=(
+            Host("server", address=SERVER, ipv6=v6),
+            Host("six", ipv6="2001:db8:6::1"),
+            Host("both", address="198.51.100.30", ipv6="2001:db8:7::1"),
+        )
+    )
+    with World(plan, names={"vpn.example": (SERVER, v6)}) as world:
+        world["server"].run(["ip", "addr", "add", f"{v6_other}/128", "dev", "wan"])
+        world["internet"].run(["ip", "route", "add", f"{v6_other}/128", "dev", "p0"])
+        net = Net(
+            world,
+            Server(
+                world["server"],
+                world.scratch / "server",
+                stun_others=(f"[{v6}]", f"[{v6_other}]"),
+                name="vpn.example",
+            ),
+        )
+        report, text = net.netcheck("six")
+        assert (report["udp"], report["ipv4"]) == (True, None)
+        assert report["ipv6"].startswith("[2001:db8:6::1]:")
+        assert report["nat4"] is None
+        assert report["nat6"]["name"] == "no NAT, no firewall"
+        assert report["nat6"]["mtu_bytes"] == 1500
+        assert report["regions"][0]["latency_ms"] is not None
+        assert "IPv6 NAT" in text
+        report, _ = net.netcheck("both")
+        assert report["nat4"]["udp"] is report["nat6"]["udp"] is True
+        assert report["nat6"]["difficulty"] == "open"

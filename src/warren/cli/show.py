@@ -163,7 +163,7 @@ def netcheck(report: NetcheckReport) -> None:
         rows += [[f"router {router.address}", protocol.text] for protocol in router.protocols]
     table(rows)
     for family, nat in families:
-        if nat is not None and nat.meaning and (nat.udp or family == "IPv4"):
+        if nat is not None and nat.meaning and (nat.udp or not report.udp):
             print(f"\n{family}: {' '.join(nat.meaning)}")
 
 

@@ -25,6 +25,7 @@ from warren.netmap.derpmap import DERPMap
 from warren.netmap.endpoint import Endpoint
 from warren.netmap.node import NetInfo
 from warren.node.regions import compile_regions, relay_names
+from warren.node.relaytimes import handshake_times
 
 FULL_EVERY_S = 300.0
 ACTIVE_EVERY_S = 20.0
@@ -199,6 +200,9 @@ class Measuring:
             report = await self._drive(self._netcheck)
         finally:
             self._netcheck = None
+        if not report.udp:
+            regions = compile_regions(self._derp_map, self.resolved)
+            report = report.with_relay_latency(await handshake_times(regions, self._clock))
         if full:
             self._full_at = report.finished
         self.report = report

@@ -45,19 +45,27 @@ async def examine_network(
     own, called in a thread.
     """
     try:
-        own = {address.ip for address in await asyncio.to_thread(addresses)}
+        local = await asyncio.to_thread(addresses)
     except OSError:
-        own = set()
+        local = []
+    own = {address.ip for address in local}
     names = {name: [ip_address(text) for text in texts] for name, texts in resolved.items()}
     targets = stun_targets(derp_map, names)
     targets.sort(key=lambda target: latency.get(target.region, float("inf")))
-    servers = [target.endpoint for target in targets]
+    # A family that this machine does not have need not be waited for.
+    usable = {address.ip.version for address in local if _leads_out(address)} or {4, 6}
+    servers = [t.endpoint for t in targets if t.endpoint.ip.version in usable]
     nat4, nat6, portal = await asyncio.gather(
         examine([server for server in servers if server.is_v4], own, clock, entropy),
         examine([server for server in servers if not server.is_v4], own, clock, entropy),
         find_portal(_portal_relays(derp_map, resolved), entropy),
     )
     return NatFacts(_report(nat4), _report(nat6), portal)
+
+
+def _leads_out(address: LocalAddress) -> bool:
+    ip = address.ip
+    return not (address.is_tun or ip.is_loopback or (ip.version == 6 and ip.is_link_local))
 
 
 def _portal_relays(
