@@ -19,6 +19,7 @@ import structlog
 
 from warren import __version__
 from warren.edge.clock import Clock
+from warren.edge.dial import RelayProxy
 from warren.edge.entropy import Entropy
 from warren.edge.linux.device import DeviceRoutes, RouteProblem
 from warren.edge.linux.gateways import default_gateways
@@ -48,6 +49,7 @@ from warren.node.natreport import examine_network
 from warren.node.portmapping import PortMapping, disabled_protocols
 from warren.node.probes import icmp_echo, tsmp_ping
 from warren.node.reconcile import NOTHING, Desired, Settings, desire, own_addresses, reconcile
+from warren.node.regions import relay_hosts
 from warren.node.schema import (
     BackendState,
     Explanation,
@@ -118,6 +120,9 @@ class NodeService:
         self._mode = mode
         self._clock = clock
         self._entropy = entropy
+        self._relay_proxy = RelayProxy()
+        if self._relay_proxy.problem:
+            log.warning("proxy", message=self._relay_proxy.problem)
         disco = DiscoPrivate.from_entropy(entropy(32))
         self._disco_public = disco.public()
         self._dataplane = Dataplane(engine, clock, entropy, disco)
@@ -528,6 +533,7 @@ class NodeService:
             accept_routes=profile.prefs.accept_routes,
             shields_up=profile.prefs.shields_up,
             resolved=self._measuring.resolved,
+            proxies=self._relay_proxy.of(relay_hosts(view.derp_map)),
         )
         self._become(desire(view, settings, self._membership.wall()))
         self._dataplane.set_view(view, key.public())

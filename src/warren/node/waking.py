@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SLEEP_CHECK_S = 2.0
+SLEEP_CHECK_S = 1.0
 """How often the clocks are compared."""
 _SUSPENDED_S = 0.5
 # A busy machine may be late by some seconds; a NAT forgets nothing in that time.
