@@ -13,8 +13,10 @@ import argparse
 import json
 import math
 import random
+import re
 import statistics
 import sys
+import time
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -25,7 +27,12 @@ from rich.table import Table
 
 from bench.machine import describe
 from warren import __version__
+from warren.lab import sandbox
+from warren.lab.mesh import Node, Server
+from warren.lab.plan import Host, Plan, Router
+from warren.lab.program import wait_until as world_wait
 from warren.lab.sim import SimNode, SimTailnet, SimWorld, StockNode
+from warren.lab.world import World
 from warren.netmap.endpoint import Endpoint
 from warren.paths.punching.easy import PROBES_MAX
 from warren.paths.punching.hard import SOCKETS
@@ -44,6 +51,8 @@ HARD_KINDS = ("symmetric", "symmetric-sequential", "carrier-block")
 EASY_KIND = "port-restricted"
 _SERVER = Endpoint.parse("192.0.2.1:3478")
 _SAMPLES = 6
+LAB_PATIENCE_S = 25.0
+_PORTS_TRIED = re.compile(r"(\d+) ports? tried")
 
 
 def theory(probes: int) -> float:
@@ -93,6 +102,70 @@ def whole_run(seed: int, hard: str, stock: bool) -> tuple[float | None, int | No
         return None, None
     tried = a.paths[b.key].attempts if isinstance(b, StockNode) else b.paths[a.key].attempts
     return world.now - began, sum(attempt.probes for attempt in tried)
+
+
+def lab_runs(runs: int) -> dict[str, Any]:
+    """Punch through the kernel's NATs with the real engine, in network namespaces.
+
+    Every run has UDP ports of its own: what the run before opened is open in the routers still.
+    """
+    servers = ("198.51.100.10", "198.51.100.11")
+    plan = Plan(
+        routers=(
+            Router("hard", kind="symmetric", address="203.0.113.10"),
+            Router("easy", kind=EASY_KIND, address="203.0.113.20"),
+        ),
+        hosts=(
+            Host("server", address=servers[0], extra=servers[1:]),
+            Host("alice", behind="hard"),
+            Host("bob", behind="easy"),
+        ),
+    )
+    probes: list[int | None] = []
+    seconds: list[float] = []
+    with World(plan) as world:
+        server = Server(world["server"], world.scratch / "server", stun_others=servers[1:])
+        server.start()
+        server.create_user("bench")
+        key = server.create_key("bench", "--reusable")
+        for number in range(runs):
+            alice, bob = (
+                Node(world[name], name, world.scratch / name, tun=True, port=42000 + number)
+                for name in ("alice", "bob")
+            )
+            for node in (alice, bob):
+                node.start()
+                node.wait_daemon()
+                node.up(server.url, key)
+            took = _seconds_until_direct(alice)
+            said = _PORTS_TRIED.findall(bob.run("why", "alice", "--json"))
+            if took is None:
+                probes.append(None)
+            else:
+                seconds.append(took)
+                # The ports may have met without a guess of bob's being answered, or he forgot.
+                probes += [sum(map(int, said))] if said else []
+            for node in (alice, bob):
+                node.stop()
+    return {
+        "runs": runs,
+        "runs_counted": len(probes),
+        "connected": len(seconds) / runs,
+        "median_s": statistics.median(seconds) if seconds else None,
+        "slowest_s": max(seconds, default=None),
+        "probes": probes,
+    }
+
+
+def _seconds_until_direct(node: Node) -> float | None:
+    """Ping bob, as soon as he is known, until the path is direct."""
+    world_wait(lambda: (node.peer("bob") or {}).get("online"), 20, "alice knows bob")
+    began = time.monotonic()
+    while (waited := time.monotonic() - began) < LAB_PATIENCE_S:
+        if node.ping("bob").via == "direct":
+            return waited
+        time.sleep(0.2)
+    return None
 
 
 def measure(runs: int, whole_runs: int, seed: int) -> dict[str, Any]:
@@ -170,6 +243,7 @@ def show(console: Console, found: dict[str, Any]) -> None:
             *(f"{100 * row[name]:.1f} %" for name in ("theory", "theory_distinct")),
         )
     console.print(curve)
+    _show_lab(console, found["lab"])
     console.print(f"Until both sides are direct, towards a {EASY_KIND} NAT:")
     times = Table(show_edge=False, pad_edge=False)
     for column in ("hard side", "easy side", "runs", "in 10 s", "median", "slowest"):
@@ -187,11 +261,23 @@ def show(console: Console, found: dict[str, Any]) -> None:
     console.print(times)
 
 
+def _show_lab(console: Console, lab: dict[str, Any] | None) -> None:
+    if lab is not None:
+        shares = ", ".join(f"{100 * share(lab['probes'], n):.0f} % after {n}" for n in COUNTS)
+        console.print(
+            f"In the lab ({lab['runs']} runs, real engine, kernel NATs; probes are known of "
+            f"{lab['runs_counted']}): {shares} probes; "
+            f"{100 * lab['connected']:.0f} % direct, median {lab['median_s'] or 0:.1f} s, "
+            f"slowest {lab['slowest_s'] or 0:.1f} s."
+        )
+
+
 def main() -> int:
     """Measure, print, and keep the figures."""
     words = argparse.ArgumentParser(prog="python -m bench.punching", description=__doc__)
     words.add_argument("--runs", type=int, default=20_000, help="runs of the curve")
     words.add_argument("--whole-runs", type=int, default=200, help="runs of the whole simulator")
+    words.add_argument("--lab-runs", type=int, default=60, help="runs in namespaces; 0: none")
     words.add_argument("--seed", type=int, default=1)
     words.add_argument("--json", action="store_true", help="print JSON and keep no file")
     words.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
@@ -199,11 +285,22 @@ def main() -> int:
     if chosen.runs < 1 or chosen.whole_runs < 1:
         print("bench: the number of runs is at least 1", file=sys.stderr)
         return 1
+    lab = None
+    if chosen.lab_runs:
+        try:
+            sandbox.enter()
+            if not sandbox.tun_available():
+                raise sandbox.LabUnavailable("/dev/net/tun cannot be opened; it needs root")
+        except sandbox.LabUnavailable as error:
+            print(f"bench: no runs in the lab: {error}", file=sys.stderr)
+        else:
+            lab = lab_runs(chosen.lab_runs)
     found = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": __version__,
         "machine": describe(),
         **measure(chosen.runs, chosen.whole_runs, chosen.seed),
+        "lab": lab,
     }
     text = json.dumps(found, indent=2) + "\n"
     if chosen.json:
