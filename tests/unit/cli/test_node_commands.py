@@ -20,6 +20,7 @@ from warren.cli.quick import quick_status
 from warren.edge.linux.local_socket import listen_local
 from warren.node.localapi import LocalApi, RequestFailed
 from warren.node.schema import (
+    NatReport,
     NetcheckReport,
     PathStatus,
     PeerStatus,
@@ -104,7 +105,20 @@ class Daemon:
 
     async def netcheck(self) -> NetcheckReport:
         region = RegionLatency(region=900, code="home", name="Home", latency_ms=1.5)
-        return NetcheckReport(udp=True, ipv4="203.0.113.1:1", regions=[region])
+        nat = NatReport(
+            udp=True,
+            name="symmetric NAT",
+            difficulty="hard",
+            translated=True,
+            mapping="address-dependent",
+            filtering="address-and-port-dependent",
+            ports_text="sequential, step 2",
+            hairpin=False,
+            mtu_bytes=1492,
+            liars={"192.0.2.1:3478": "192.0.2.66:1"},
+            meaning=["It is hard."],
+        )
+        return NetcheckReport(udp=True, ipv4="203.0.113.1:1", regions=[region], nat4=nat)
 
 
 Run = Callable[..., tuple[int, str, str]]
@@ -331,6 +345,10 @@ def test_netcheck(daemon: Daemon, run: Run) -> None:
     assert code == 0
     assert "relay home (900)" in out
     assert "1.5 ms" in out
+    for words in ("symmetric NAT (hard)", "sequential, step 2", "1492 bytes", "captive portal"):
+        assert words in out
+    assert "192.0.2.1:3478 says 192.0.2.66:1" in out
+    assert out.endswith("IPv4: It is hard.\n")
     assert json.loads(run("netcheck", "--json")[1])["udp"] is True
 
 
