@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
+from collections.abc import Iterable
+from ipaddress import ip_address
 from typing import NamedTuple
 from urllib.parse import urlsplit
+
+from warren.netmap.endpoint import Endpoint
 
 _PROXY_HEAD_MAX_BYTES = 16 * 1024
 
@@ -92,10 +97,37 @@ async def close(stream: Stream) -> None:
     stream.writer.transport.abort()
 
 
+class RelayProxy:
+    """The proxy that HTTPS_PROXY named when this was made, for relays, whose dialler wants its
+    address: a name is looked up once, here, which may take a moment."""
+
+    def __init__(self) -> None:
+        self.problem = ""
+        """What is wrong with the variable, as a sentence; relays are then dialled directly."""
+        self._place: str | None = None
+        try:
+            place = _proxy_of(tls=True)
+            if place is not None:
+                found = socket.getaddrinfo(*place, type=socket.SOCK_STREAM)
+                self._place = str(Endpoint.of(ip_address(found[0][4][0]), place[1]))
+        except (DialFailed, OSError, ValueError) as error:
+            self.problem = f"The proxy for relays cannot be used: {error}."
+
+    def of(self, hosts: Iterable[str]) -> dict[str, str]:
+        """Those of the hosts that are to be reached through it: host → `ip:port` of the proxy."""
+        if self._place is None:
+            return {}
+        return {host: self._place for host in hosts if not _is_exempt(host)}
+
+
 def _proxy_for(target: Target) -> tuple[str, int] | None:
-    names = ("HTTPS_PROXY", "https_proxy") if target.tls else ("http_proxy", "HTTP_PROXY")
+    return None if _is_exempt(target.host) else _proxy_of(tls=target.tls is not None)
+
+
+def _proxy_of(*, tls: bool) -> tuple[str, int] | None:
+    names = ("HTTPS_PROXY", "https_proxy") if tls else ("http_proxy", "HTTP_PROXY")
     url = next((os.environ[name] for name in names if os.environ.get(name)), None)
-    if url is None or _is_exempt(target.host):
+    if url is None:
         return None
     parts = urlsplit(url if "://" in url else f"http://{url}")
     if parts.scheme != "http" or not parts.hostname:

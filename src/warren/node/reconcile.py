@@ -36,7 +36,8 @@ NO_EXPIRY_BEFORE_YEAR = 1971
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What this machine adds to the map.
 
-    private_key: 32 raw bytes. resolved: relay host name → addresses as text.
+    private_key: 32 raw bytes. resolved: relay host name → addresses as text. proxies: relay host
+    name → `ip:port` of the HTTP proxy that leads there.
     """
 
     private_key: bytes
@@ -44,6 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     accept_routes: bool = False
     shields_up: bool = False
     resolved: Mapping[str, Sequence[str]] = {}
+    proxies: Mapping[str, str] = {}
 
     def __repr__(self) -> str:
         return f"Settings(private_key=(secret), home_region={self.home_region})"
@@ -81,7 +83,7 @@ def desire(view: View, settings: Settings, wall: datetime) -> Desired:
         rules = compile_filter(view.rules(), view.peers.values())
     except MalformedFilter as error:
         fault = f"The packet filter is void, so nothing comes in: {error}."
-    regions = compile_regions(view.derp_map, settings.resolved)
+    regions = compile_regions(view.derp_map, settings.resolved, settings.proxies)
     peers = (_peer(node, settings, wall) for _, node in sorted(view.peers.items()))
     return Desired(
         private_key=settings.private_key,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
+from types import MappingProxyType
 
 from warren.engine.commands import RelayNode
 from warren.netmap.derpmap import DERPMap, DERPNode
@@ -28,10 +29,19 @@ def relay_names(derp_map: DERPMap) -> list[str]:
     )
 
 
+def relay_hosts(derp_map: DERPMap) -> set[str]:
+    """Return the host names of all relays."""
+    regions = (region for region in (derp_map.regions or {}).values() if region is not None)
+    return {node.host_name for region in regions for node in region.nodes if node.host_name}
+
+
 def compile_regions(
-    derp_map: DERPMap, resolved: Mapping[str, Sequence[str]]
+    derp_map: DERPMap,
+    resolved: Mapping[str, Sequence[str]],
+    proxies: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[int, list[RelayNode]]:
-    """Return region → relays in order of preference; `resolved`: name → addresses.
+    """Return region → relays in order of preference; `resolved`: name → addresses; `proxies`:
+    name → `ip:port` of the HTTP proxy that leads there.
 
     Relays that only do STUN, or that have no usable address, are left out; a region without
     relays stays, empty.
@@ -40,12 +50,14 @@ def compile_regions(
     for region_id, region in sorted((derp_map.regions or {}).items()):
         if region is None or not 0 < region_id <= 0xFFFF:
             continue
-        nodes = (_relay(node, resolved) for node in region.nodes if not node.stun_only)
+        nodes = (_relay(node, resolved, proxies) for node in region.nodes if not node.stun_only)
         regions[region_id] = [node for node in nodes if node is not None]
     return regions
 
 
-def _relay(node: DERPNode, resolved: Mapping[str, Sequence[str]]) -> RelayNode | None:
+def _relay(
+    node: DERPNode, resolved: Mapping[str, Sequence[str]], proxies: Mapping[str, str]
+) -> RelayNode | None:
     port = node.derp_port or DEFAULT_PORT
     addrs = []
     for ip in _addresses(node, resolved):
@@ -73,6 +85,7 @@ def _relay(node: DERPNode, resolved: Mapping[str, Sequence[str]]) -> RelayNode |
         # A lab's relay may speak in the clear, and says so by the port of clear HTTP.
         plain=node.insecure_for_tests and port == _PLAIN_PORT,
         insecure=node.insecure_for_tests,
+        proxy=proxies.get(node.host_name),
     )
 
 

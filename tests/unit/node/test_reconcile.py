@@ -26,7 +26,7 @@ from warren.netmap.wire import CapGrant, NetPortRange, PortRange
 from warren.netmap.wire import FilterRule as WireRule
 from warren.node.filtering import MalformedFilter, compile_filter, parse_span_untrusted
 from warren.node.reconcile import NOTHING, Settings, desire, home_region, reconcile
-from warren.node.regions import compile_regions, relay_names
+from warren.node.regions import compile_regions, relay_hosts, relay_names
 
 WALL = datetime(2026, 1, 1, tzinfo=UTC)
 PRIVATE = NodePrivate.from_entropy(bytes(32))
@@ -196,6 +196,15 @@ def test_a_home_that_is_not_in_the_map_is_none() -> None:
 
 
 # Relays.
+
+
+def test_relays_behind_a_proxy() -> None:
+    found = derp_map(relay())
+    assert relay_hosts(found) == {"relay.example"}
+    (node,) = compile_regions(found, {}, {"relay.example": "192.0.2.9:3128"})[900]
+    assert node.proxy == "192.0.2.9:3128"
+    (node,) = compile_regions(found, {}, {"another.example": "192.0.2.9:3128"})[900]
+    assert node.proxy is None
 
 
 def test_a_pinned_relay() -> None:
