@@ -109,6 +109,15 @@ def test_failures_make_pauses_of_minutes_that_grow() -> None:
     assert rig.own.sockets.open == 0
 
 
+def test_exchanged_sockets_are_accounted_for() -> None:
+    rig = Rig(hard=True)
+    rig.paths.note_active(0.0)
+    rig.run(9.0)
+    assert rig.count(OpenSockets) == 2 and rig.own.sockets.open == 256
+    rig.run(60.0)
+    assert rig.own.sockets.open == 0
+
+
 def test_a_peer_whose_view_lags_is_asked_once_more_soon() -> None:
     rig = Rig(hard=True)
     rig.paths.note_active(0.0)

@@ -91,6 +91,10 @@ class SocketBudget:
         self._open[self._last_group] = count
         return self._last_group
 
+    def note_open(self, group: int, count: int) -> None:
+        """Account for a group whose sockets were exchanged for fresh ones."""
+        self._open[group] = count
+
     def keep_one(self, group: int) -> None:
         """Account for a group that shrank to the one socket that found a path."""
         if group in self._open:

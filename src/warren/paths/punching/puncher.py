@@ -44,6 +44,7 @@ from warren.paths.punching.sockets import (
     AsideTransmit,
     CloseSockets,
     KeepSocket,
+    OpenSockets,
     OverRelay,
     SocketCommand,
 )
@@ -487,7 +488,9 @@ class PunchingPaths:
         return True
 
     def _account(self, item: AsideTransmit | SocketCommand) -> None:
-        if isinstance(item, KeepSocket):
+        if isinstance(item, OpenSockets):
+            self._own.sockets.note_open(item.group, item.count)
+        elif isinstance(item, KeepSocket):
             self._own.sockets.keep_one(item.group)
         elif isinstance(item, CloseSockets):
             self._own.sockets.close(item.group)
