@@ -455,7 +455,8 @@ def _turn_ways(config: Config, name: str) -> list[TurnPlace]:
 def _second_stun(config: Config, node: DERPNode) -> list[DERPNode]:
     """Return our other STUN address as a server of its own.
 
-    A client needs two to see whether its NAT maps by destination; so do stock clients.
+    A client needs two to see whether its NAT maps by destination. Stock clients take it in, but
+    in a map with a single region they ask no second server.
     """
     if config.stun == "off" or config.relay_host:
         return []
