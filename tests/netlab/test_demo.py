@@ -18,10 +18,6 @@ pytestmark = [pytest.mark.netlab, pytest.mark.interop]
 COMMAND = [sys.executable, "-m", "warren", "demo", "--json"]
 
 
-def namespaces() -> set[str]:
-    return {path.name for path in runs.NETNS.glob("wl-*")} if runs.NETNS.is_dir() else set()
-
-
 def test_the_whole_story() -> None:
     runs.clean()
     done = subprocess.run(COMMAND, capture_output=True, text=True, timeout=150, check=False)
@@ -37,14 +33,13 @@ def test_the_whole_story() -> None:
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_leaves_nothing(signum: signal.Signals) -> None:
-    before = namespaces()
     with subprocess.Popen(
         COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as child:
-        wait_until(lambda: len(namespaces() - before) >= 10, 15, "the demo builds its network")
-        ours = namespaces() - before
+        wait_until(lambda: len(runs.of_process(child.pid)) >= 10, 15, "the demo builds its network")
+        ours = runs.of_process(child.pid)
         os.kill(child.pid, signum)
         _, said = child.communicate(timeout=20)
     assert child.returncode == 130
     assert "Traceback" not in said
-    assert not ours & namespaces()
+    assert not [name for name in ours if (runs.NETNS / name).exists()]
