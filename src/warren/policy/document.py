@@ -1,0 +1,223 @@
+"""A typed policy, made of a HuJSON file, and what the service says of a wrong one (§12.1-12.4).
+
+The sentences are the service's own where recorded verdicts show them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+from warren.policy.hujson import Item, Text, parse_hujson_untrusted
+from warren.policy.malformed import MalformedPolicy, Place
+from warren.policy.ranges import wire_form
+
+SECTIONS = (
+    "acls", "attrConfig", "autoApprovers", "defaultSrcPosture", "derpMap", "disableIPv4", "grants",
+    "groups", "hosts", "ipsets", "nodeAttrs", "oneCGNATRoute", "postures", "randomizeClientPort",
+    "ssh", "sshTests", "tagOwners", "tests",
+)  # fmt: skip
+_MEMBERS = {
+    "acls": ("action", "src", "dst", "proto", "srcPosture", "users", "ports"),
+    "grants": ("src", "dst", "ip", "app", "srcPosture", "via"),
+    "ssh": (
+        "action", "src", "dst", "users", "checkPeriod", "acceptEnv", "recorder",
+        "enforceRecorder", "srcPosture",
+    ),
+    "nodeAttrs": ("target", "attr", "app", "ipPool"),
+    "tests": ("src", "srcPostureAttrs", "proto", "accept", "deny", "user", "allow"),
+    "sshTests": ("src", "dst", "accept", "deny", "check", "srcPostureAttrs"),
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class Entry:
+    """One rule of a list section: its members as plain data, and where they stand."""
+
+    members: dict[str, Any]
+    place: Place
+    places: dict[str, Place] = field(default_factory=dict)
+
+    def words(self, *names: str) -> list[str]:
+        """Return a list of words under the first of `names` that is there, trimmed."""
+        for name in names:
+            if self.members.get(name) is not None:
+                return [str(word).strip() for word in self.members[name]]
+        return []
+
+    def text(self, name: str) -> str:
+        """Return a word, or nothing."""
+        value = self.members.get(name)
+        return value.strip() if isinstance(value, str) else ""
+
+    def fail(self, message: str, name: str = "") -> MalformedPolicy:
+        """Make an error at a member of this entry."""
+        return MalformedPolicy(message, self.places.get(name, self.place))
+
+
+@dataclass(slots=True)
+class Policy:
+    """A policy file's sections. `acls` and `grants` are None where they are not given."""
+
+    groups: dict[str, list[str]] = field(default_factory=dict)
+    hosts: dict[str, str] = field(default_factory=dict)
+    ipsets: dict[str, list[str]] = field(default_factory=dict)
+    tag_owners: dict[str, list[str]] = field(default_factory=dict)
+    postures: dict[str, list[str]] = field(default_factory=dict)
+    acls: list[Entry] | None = None
+    grants: list[Entry] | None = None
+    ssh: list[Entry] = field(default_factory=list)
+    node_attrs: list[Entry] = field(default_factory=list)
+    tests: list[Entry] = field(default_factory=list)
+    ssh_tests: list[Entry] = field(default_factory=list)
+    route_approvers: dict[str, list[str]] = field(default_factory=dict)
+    exit_approvers: list[str] = field(default_factory=list)
+    randomize_client_port: bool = False
+
+
+def parse_policy_untrusted(source: str) -> Policy:
+    """Parse a policy file's text. Raises MalformedPolicy, with its place."""
+    text = parse_hujson_untrusted(source)
+    return _Reader(text).policy()
+
+
+class _Reader:
+    def __init__(self, text: Text) -> None:
+        self.text = text
+
+    def fail(self, item: Item, message: str) -> MalformedPolicy:
+        return MalformedPolicy(message, self.text.place(item.start))
+
+    def policy(self) -> Policy:
+        root = self.text.root
+        if not isinstance(root.value, dict):
+            raise self.fail(root, "a policy is an object in braces")
+        self.known(root, SECTIONS)
+        found: dict[str, Item] = {k: v for k, v in root.value.items() if v.value is not None}
+        policy = Policy()
+        for name, target in (
+            ("groups", policy.groups),
+            ("ipsets", policy.ipsets),
+            ("tagOwners", policy.tag_owners),
+            ("postures", policy.postures),
+        ):
+            if name in found:
+                target.update(self.word_lists(found[name], name))
+        if "hosts" in found:
+            for name, item in self.object(found["hosts"], "hosts").items():
+                policy.hosts[name] = self.word(item, f'hosts["{name}"]')
+                if wire_form(policy.hosts[name]) is None:
+                    raise self.fail(
+                        item, f'hosts["{name}"]: "{policy.hosts[name]}": invalid address'
+                    )
+        self.check_names(policy, found)
+        if "autoApprovers" in found:
+            self.approvers(found["autoApprovers"], policy)
+        if "acls" in found:
+            policy.acls = self.entries(found["acls"], "acls")
+        if "grants" in found:
+            policy.grants = self.entries(found["grants"], "grants")
+        for name, entries in (
+            ("ssh", policy.ssh),
+            ("nodeAttrs", policy.node_attrs),
+            ("tests", policy.tests),
+            ("sshTests", policy.ssh_tests),
+        ):
+            if name in found:
+                entries.extend(self.entries(found[name], name))
+        if "randomizeClientPort" in found:
+            policy.randomize_client_port = found["randomizeClientPort"].value is True
+        return policy
+
+    def known(self, item: Item, names: tuple[str, ...]) -> None:
+        for name in item.value:
+            if name not in names:
+                near = get_close_matches(name, names, 1, 0.6)
+                hint = f'"{near[0]}"' if near else None
+                place = self.text.place(item.names[name])
+                raise MalformedPolicy(f'unknown field "{name}"', place, hint)
+
+    def object(self, item: Item, name: str) -> dict[str, Item]:
+        if not isinstance(item.value, dict):
+            raise self.fail(item, f"{name}: expected an object")
+        return item.value
+
+    def word(self, item: Item, name: str) -> str:
+        if not isinstance(item.value, str):
+            raise self.fail(item, f"{name}: expected a string")
+        return item.value.strip()
+
+    def words(self, item: Item, name: str) -> list[str]:
+        if item.value is None:
+            return []
+        if not isinstance(item.value, list):
+            raise self.fail(item, f"{name}: expected a list of strings")
+        return [self.word(element, name) for element in item.value]
+
+    def word_lists(self, item: Item, section: str) -> dict[str, list[str]]:
+        members = self.object(item, section)
+        return {name: self.words(value, f'{section}["{name}"]') for name, value in members.items()}
+
+    def check_names(self, policy: Policy, found: dict[str, Item]) -> None:
+        for name in policy.groups:
+            item = found["groups"].value[name]
+            if not name.startswith("group:"):
+                raise self.fail(item, f"groups[\"{name}\"]: group names must start with 'group:'")
+        # A group may name others, which may not: what they contain is reported in their name.
+        for members in policy.groups.values():
+            for member in members:
+                for inner in policy.groups.get(member, ()):
+                    if inner.startswith("group:"):
+                        where = found["groups"].value[member]
+                        raise self.fail(
+                            where,
+                            f'groups["{member}"]: "{inner}": group members cannot be recursive',
+                        )
+        for name in policy.tag_owners:
+            item = found["tagOwners"].value[name]
+            rest = name.removeprefix("tag:")
+            if rest == name:
+                raise self.fail(item, f"tagOwners[\"{name}\"]: tags must start with 'tag:'")
+            if not (rest[:1].isascii() and rest[:1].isalpha()):
+                raise self.fail(
+                    item, f"tagOwners[\"{name}\"]: tag names must start with a letter, after 'tag:'"
+                )
+
+    def approvers(self, item: Item, policy: Policy) -> None:
+        members = self.object(item, "autoApprovers")
+        self.known(item, ("routes", "exitNode", "services"))
+        if "routes" in members:
+            policy.route_approvers.update(self.word_lists(members["routes"], "routes"))
+        if "exitNode" in members:
+            policy.exit_approvers.extend(self.words(members["exitNode"], "exitNode"))
+
+    def entries(self, item: Item, section: str) -> list[Entry]:
+        if not isinstance(item.value, list):
+            raise self.fail(item, f"{section}: expected a list")
+        made = []
+        for element in item.value:
+            members = self.object(element, section)
+            self.known(element, _MEMBERS[section])
+            for name, value in members.items():
+                self.check_member(section, name, value)
+            places = {name: self.text.place(value.start) for name, value in members.items()}
+            made.append(Entry(element.plain(), self.text.place(element.start), places))
+        return made
+
+    def check_member(self, section: str, name: str, item: Item) -> None:
+        """Words are words and lists are lists of words; capabilities are objects."""
+        if item.value is None:
+            return
+        one_source = name == "src" and section in ("tests", "sshTests")
+        if one_source or name in ("action", "proto", "checkPeriod", "user"):
+            self.word(item, f"{section}.{name}")
+        elif name == "enforceRecorder":
+            if not isinstance(item.value, bool):
+                raise self.fail(item, f"{section}.{name}: expected true or false")
+        elif name in ("app", "srcPostureAttrs"):
+            for value in self.object(item, f"{section}.{name}").values():
+                if name == "app" and not isinstance(value.value, list | None):
+                    raise self.fail(value, f"{section}.{name}: expected a list")
+        else:
+            self.words(item, f"{section}.{name}")

@@ -1,0 +1,120 @@
+"""Rules of both kinds, `acls` and `grants`, read into one form and checked (§12.4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from warren.policy.document import Entry, Policy
+from warren.policy.ports import Ports, parse_ip_entry, parse_protocol, split_destination
+from warren.policy.ranges import wire_form
+from warren.policy.targets import Targets, UnknownTarget
+
+SELF = "autogroup:self"
+INTERNET = "autogroup:internet"
+_OUR_DOMAIN = "tailscale.com"
+_OPEN_CAPABILITIES = {
+    f"{_OUR_DOMAIN}/cap/{name}"
+    for name in ("drive", "relay", "webui", "kubernetes", "tsidp", "secrets")
+}
+_SELF_MISUSED = "autogroup:self can only be used with users, groups, or supported autogroups"
+
+
+@dataclass(slots=True)
+class Grant:
+    """Who may reach what: `ports` has for each protocol the ports of each target, in order."""
+
+    entry: Entry
+    sources: list[str]
+    targets: list[str]
+    ports: dict[tuple[int, ...], dict[str, list[Ports]]]
+    app: dict[str, Any] = field(default_factory=dict)
+    via: list[str] = field(default_factory=list)
+
+
+def read_grants(policy: Policy, targets: Targets) -> list[Grant]:
+    """Return grants, then acls: the order in which the service compiles. Raises MalformedPolicy."""
+    found = [_grant(entry, targets) for entry in policy.grants or ()]
+    return found + [_acl(entry, targets) for entry in policy.acls or ()]
+
+
+def _acl(entry: Entry, targets: Targets) -> Grant:
+    action = entry.text("action")
+    if action != "accept":
+        raise entry.fail(f'action="{action}" is not supported', "action")
+    sources = entry.words("src", "users")
+    _check_sources(entry, sources, targets)
+    try:
+        protocol = parse_protocol(entry.text("proto"))
+        ends = [split_destination(text) for text in entry.words("dst", "ports")]
+    except ValueError as error:
+        raise entry.fail(str(error), "dst") from None
+    ports: dict[str, list[Ports]] = {}
+    for target, ranges in ends:
+        ports.setdefault(target, []).extend(ranges)
+    _check_targets(entry, list(ports), targets)
+    if SELF in ports and not all(word == "*" or targets.is_people(word) for word in sources):
+        raise entry.fail(_SELF_MISUSED, "src")
+    return Grant(entry, sources, list(ports), {protocol: ports})
+
+
+def _grant(entry: Entry, targets: Targets) -> Grant:
+    sources, ends, app = entry.words("src"), entry.words("dst"), entry.members.get("app") or {}
+    ips, via = entry.words("ip"), entry.words("via")
+    if not ips and not app:
+        raise entry.fail("ip and app can not both be empty")
+    _check_sources(entry, sources, targets)
+    _check_targets(entry, ends, targets)
+    for end in ends:
+        if end in ("0.0.0.0/0", "::/0"):
+            message = f'dst "{end}": to allow all IP addresses, use "*" or "{INTERNET}"'
+            raise entry.fail(message, "dst")
+    for name in app:
+        if name.partition("/")[0] == _OUR_DOMAIN and name not in _OPEN_CAPABILITIES:
+            message = f"capability name must not be in the {_OUR_DOMAIN} domain"
+            raise entry.fail(message, "app")
+        if "/" not in name.strip("/"):
+            raise entry.fail(f'capability name "{name}" must have the form domain/path', "app")
+    if app and INTERNET in ends:
+        raise entry.fail(f"cannot use app grants with {INTERNET}", "dst")
+    if SELF in ends and not all(targets.is_people(word) for word in sources):
+        raise entry.fail(_SELF_MISUSED, "src")
+    for tag in via:
+        if not tag.startswith("tag:"):
+            raise entry.fail("via can only be a tag", "via")
+        if tag not in targets.policy.tag_owners:
+            raise entry.fail(f'tag "{tag}" not found', "via")
+    ports: dict[tuple[int, ...], dict[str, list[Ports]]] = {}
+    for text in ips:
+        try:
+            protocol, found = parse_ip_entry(text)
+        except ValueError as error:
+            raise entry.fail(str(error), "ip") from None
+        for end in ends:
+            ports.setdefault(protocol, {}).setdefault(end, []).append(found)
+    return Grant(entry, sources, ends, ports, app, via)
+
+
+def _check_sources(entry: Entry, words: list[str], targets: Targets) -> None:
+    for word in words:
+        if word in (SELF, INTERNET):
+            raise entry.fail(f'"{word}" not valid on the src side of a rule', "src")
+        try:
+            targets.check(word)
+        except UnknownTarget as error:
+            raise entry.fail(f"src={error}", "src") from None
+
+
+def _check_targets(entry: Entry, words: list[str], targets: Targets) -> None:
+    for word in words:
+        if word == "autogroup:danger-all":
+            raise entry.fail(f'"{word}" not valid on the dst side of a rule', "dst")
+        try:
+            targets.check(word)
+        except UnknownTarget as error:
+            raise entry.fail(f"dst={error}", "dst") from None
+
+
+def is_address(word: str, policy: Policy) -> bool:
+    """Whether a word is an address, or a host's name."""
+    return word in policy.hosts or wire_form(word) is not None

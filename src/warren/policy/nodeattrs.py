@@ -1,0 +1,102 @@
+"""What the policy lets a node do, as its own map entry says (§3.11, §12.5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from warren.policy.document import Policy
+from warren.policy.ranges import parse_spans
+from warren.policy.targets import Targets, UnknownTarget
+from warren.policy.topology import EXITS, Node
+
+_CAP = "https://tailscale.com/cap/"
+_EVERYONE: dict[str, Any] = {
+    f"{_CAP}file-sharing": None,
+    f"{_CAP}ssh": None,
+    f"{_CAP}tailnet-lock": None,
+    "probe-udp-lifetime": None,
+    "ssh-behavior-v1": None,
+    "ssh-env-vars": None,
+    "store-appc-routes": None,
+}
+_FUNNEL: dict[str, Any] = {
+    f"{_CAP}funnel-ports?ports=443,8443,10000": None,
+    f"{_CAP}warn-funnel-no-https": None,
+}
+_ADMINS = ("owner", "admin", "it-admin", "network-admin")
+# What others are told of an exit that they may use.
+_TOLD_OF_EXITS = ("suggest-exit-node",)
+
+
+@dataclass(slots=True)
+class Attribute:
+    """One `nodeAttrs` rule, checked."""
+
+    targets: list[str]
+    capabilities: dict[str, Any]
+
+
+def read_attributes(policy: Policy, targets: Targets) -> list[Attribute]:
+    """Return the rules. Raises MalformedPolicy."""
+    found = []
+    for entry in policy.node_attrs:
+        words = entry.words("target")
+        for word in words:
+            try:
+                targets.check(word)
+            except UnknownTarget as error:
+                raise entry.fail(str(error), "target") from None
+        capabilities: dict[str, Any] = dict.fromkeys(entry.words("attr"))
+        capabilities.update(entry.members.get("app") or {})
+        found.append(Attribute(words, capabilities))
+    return found
+
+
+class Attributes:
+    """Answers what nodes may do."""
+
+    def __init__(self, policy: Policy, rules: list[Attribute], targets: Targets) -> None:
+        self.policy = policy
+        self.rules = rules
+        self.targets = targets
+
+    def _meant(self, word: str, node: Node) -> bool:
+        if word == "*":
+            return True
+        if self.targets.names_nodes(word):
+            return node in self.targets.nodes(word)
+        spans = [s for form in self.targets.destination(word) for s in parse_spans(form)]
+        return any(own.overlaps(span) for own in node.spans for span in spans)
+
+    def granted(self, node: Node) -> dict[str, Any]:
+        """Return what the policy's own words give a node."""
+        found: dict[str, Any] = {}
+        for rule in self.rules:
+            if any(self._meant(word, node) for word in rule.targets):
+                found.update(rule.capabilities)
+        if self.policy.randomize_client_port:
+            found["randomize-client-port"] = None
+        if "funnel" in found:
+            found.update(_FUNNEL)
+        return found
+
+    def of_self(self, node: Node) -> dict[str, Any]:
+        """Return a node's whole CapMap: what everyone has, what its user is, and its grants."""
+        users = self.targets.topology.users
+        owner = users[0] if users else None
+        found = dict(_EVERYONE)
+        if node.user is None or node.user is owner:
+            found[f"{_CAP}is-owner"] = None
+        if node.user is not None and node.user.role in _ADMINS:
+            found[f"{_CAP}is-admin"] = None
+        if owner is not None:
+            found["tailnet-display-name"] = [owner.login]
+        found.update(self.granted(node))
+        return dict(sorted(found.items()))
+
+    def of_peer(self, peer: Node) -> dict[str, Any]:
+        """Return what others are told that a peer may do."""
+        if not set(EXITS) & set(peer.approved):
+            return {}
+        return {k: v for k, v in self.granted(peer).items() if k in _TOLD_OF_EXITS}

@@ -1,0 +1,225 @@
+"""From `ssh` rules to the SSHPolicy of each node (§9.1, §12.6)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from warren.policy.document import Entry, Policy
+from warren.policy.grants import SELF
+from warren.policy.targets import Targets, UnknownTarget
+from warren.policy.topology import Node, User
+
+NONROOT = "autogroup:nonroot"
+_MAX_CHECK_S = 168 * 3600
+_ACCEPT = {
+    "accept": True,
+    "allowAgentForwarding": True,
+    "allowLocalPortForwarding": True,
+    "allowRemotePortForwarding": True,
+}
+_CHECK = {
+    "holdAndDelegate": "https://unused/machine/ssh/action/$SRC_NODE_ID/to/$DST_NODE_ID"
+    "?local_user=$LOCAL_USER"
+}
+_LOCAL_PART = re.compile(r"localpart:\*@(.+)")
+_EVERYONE_AT = re.compile(r"user:\*@(.+)")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h)")
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
+
+
+@dataclass(slots=True)
+class SshRule:
+    """One rule of the policy, checked."""
+
+    check: bool
+    sources: list[str]
+    targets: list[str]
+    users: list[str]
+    accept_env: list[str]
+
+
+def parse_duration_s(text: str) -> float:
+    """Parse `1h30m` as the service writes durations. Raises ValueError with its words."""
+    sign = -1 if text[:1] == "-" else 1
+    rest = text.lstrip("+-") if text[:1] in "+-" else text
+    parts = _DURATION.findall(rest)
+    whole = "".join(number + unit for number, unit in parts)
+    if rest == "0":
+        return 0.0
+    if not parts or whole != rest or len(rest) > 40:
+        raise ValueError(f'time: invalid duration "{text}"')
+    return sign * sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def _duration_text(seconds: float) -> str:
+    sign, whole = "-" if seconds < 0 else "", int(abs(seconds))
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    if hours:
+        return f"{sign}{hours}h{minutes}m{rest}s"
+    return f"{sign}{minutes}m{rest}s" if minutes else f"{sign}{rest}s"
+
+
+def read_ssh(policy: Policy, targets: Targets) -> list[SshRule]:
+    """Return the rules, those that ask for a check first. Raises MalformedPolicy."""
+    rules = [_read(entry, targets) for entry in policy.ssh]
+    return sorted(rules, key=lambda rule: not rule.check)
+
+
+def _read(entry: Entry, targets: Targets) -> SshRule:
+    action = entry.text("action")
+    if not action:
+        raise entry.fail("action must be specified")
+    if action not in ("accept", "check"):
+        raise entry.fail(f'"{action}" is not a valid action', "action")
+    users = entry.words("users")
+    if not users:
+        raise entry.fail("users must be specified")
+    environment = entry.words("acceptEnv")
+    if "" in environment:
+        raise entry.fail("acceptEnv values cannot be empty", "acceptEnv")
+    period = entry.text("checkPeriod")
+    if period and period != "always":
+        _check_period(entry, period)
+    sources, ends = entry.words("src"), entry.words("dst")
+    home = targets.topology.domain
+    foreign = (
+        "is not associated with this Tailnet and cannot be used in user:*@<domain> expressions"
+    )
+    for word in sources:
+        if (found := _EVERYONE_AT.fullmatch(word)) and home not in ("", found[1].lower()):
+            raise entry.fail(f"[ssh] {found[1]} {foreign}", "src")
+        try:
+            targets.check(word)
+        except UnknownTarget as error:
+            raise entry.fail(f"src={error}", "src") from None
+    for word in ends:
+        if word != SELF and not targets.names_nodes(word) and word != "*":
+            raise entry.fail(f'invalid dst "{word}"', "dst")
+        try:
+            targets.check(word)
+        except UnknownTarget as error:
+            raise entry.fail(f"dst={error}", "dst") from None
+    for word in users:
+        if (found := _LOCAL_PART.fullmatch(word)) and home not in ("", found[1].lower()):
+            raise entry.fail(f"{found[1]} {foreign}", "users")
+    return SshRule(action == "check", sources, ends, users, environment)
+
+
+def _check_period(entry: Entry, period: str) -> None:
+    try:
+        seconds = parse_duration_s(period)
+    except ValueError as error:
+        raise entry.fail(str(error), "checkPeriod") from None
+    if seconds < 0:
+        message = f"checkPeriod {_duration_text(seconds)} must be a positive duration"
+        raise entry.fail(message, "checkPeriod")
+    if seconds > _MAX_CHECK_S:
+        message = f"checkPeriod {_duration_text(seconds)} is above the max (168h)"
+        raise entry.fail(message, "checkPeriod")
+
+
+def local_users(words: list[str]) -> dict[str, str]:
+    """Return who may be logged in as, without what depends on the person."""
+    mapping = {"root": ""}
+    for word in words:
+        if word == NONROOT:
+            mapping["*"] = "="
+        elif not _LOCAL_PART.fullmatch(word):
+            mapping[word] = word
+    return mapping
+
+
+def local_part(words: list[str], user: User) -> str | None:
+    """Return the local part by which a user may log in as themselves."""
+    for word in words:
+        if (found := _LOCAL_PART.fullmatch(word)) and user.domain == found[1].lower():
+            return user.login.rpartition("@")[0]
+    return None
+
+
+class SshCompiler:
+    """Makes the SSH policy of each node."""
+
+    def __init__(self, rules: list[SshRule], targets: Targets) -> None:
+        self.rules = rules
+        self.targets = targets
+
+    def policy(self, node: Node) -> dict[str, Any]:
+        """Return a node's SSHPolicy as it travels."""
+        return {"rules": [made for rule in self.rules for made in self.compiled(rule, node)]}
+
+    def compiled(self, rule: SshRule, node: Node) -> list[dict[str, Any]]:
+        """Return what one rule says to one node."""
+        made: list[dict[str, Any]] = []
+        personal = any(_LOCAL_PART.fullmatch(word) for word in rule.users)
+        people = self._people(rule)
+        if SELF in rule.targets and node.user and node.user.login in {u.login for u in people}:
+            made += self._for_user(rule, node.user)
+        ends = [word for word in rule.targets if word != SELF]
+        reached = any(word == "*" or node in self.targets.nodes(word) for word in ends)
+        if not personal:
+            if reached:
+                made += _rule(rule, self._principals(rule), local_users(rule.users))
+            return made
+        for user in people:
+            # The service hands a person's own rules to that person's devices too.
+            if ends and (reached or node.user is user):
+                made += self._for_user(rule, user)
+        if reached:
+            tagged = [a for n in self._tagged(rule) for a in n.addresses]
+            made += _rule(rule, _sorted(tagged), local_users(rule.users))
+        return made
+
+    def _people(self, rule: SshRule) -> list[User]:
+        named = {
+            user.login
+            for word in rule.sources
+            if word == "*" or self.targets.is_people(word)
+            for user in self.targets.users(word)
+        }
+        return [user for user in self.targets.topology.users if user.login in named]
+
+    def _tagged(self, rule: SshRule) -> list[Node]:
+        """Return tagged sources, one with two tags of `autogroup:tagged` twice as on the wire."""
+        found: list[Node] = []
+        for word in rule.sources:
+            if word in ("autogroup:tagged", "*"):
+                found += [n for n in self.targets.topology.nodes for _ in n.tags]
+            elif word.startswith("tag:"):
+                found += self.targets.nodes(word)
+        return found
+
+    def _for_user(self, rule: SshRule, user: User) -> list[dict[str, Any]]:
+        mine = _sorted([a for node in self.targets.owned(user) for a in node.addresses])
+        made = _rule(rule, mine, local_users(rule.users))
+        if name := local_part(rule.users, user):
+            made += _rule(rule, mine, {name: name})
+        return made
+
+    def _principals(self, rule: SshRule) -> list[str]:
+        people = self._people(rule)
+        found = [a for user in people for node in self.targets.owned(user) for a in node.addresses]
+        found += [a for node in self._tagged(rule) for a in node.addresses]
+        for word in rule.sources:
+            if word != "*" and not self.targets.names_nodes(word):
+                found += self.targets.source(word)
+        return _sorted(found)
+
+
+def _sorted(addresses: list[str]) -> list[str]:
+    return sorted(addresses, key=lambda address: (":" in address, address))
+
+
+def _rule(rule: SshRule, addresses: list[str], users: dict[str, str]) -> list[dict[str, Any]]:
+    if not addresses:
+        return []
+    made: dict[str, Any] = {
+        "principals": [{"nodeIP": address} for address in addresses],
+        "sshUsers": users,
+        "action": dict(_CHECK if rule.check else _ACCEPT),
+    }
+    if rule.accept_env:
+        made["acceptEnv"] = rule.accept_env
+    return [made]

@@ -1,0 +1,171 @@
+"""Who and what a word of a policy means: users, groups, tags, hosts, autogroups (§12.2)."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from ipaddress import ip_network
+
+from warren.policy.document import Policy
+from warren.policy.ranges import POOLS, Network, span_of_network, wire_form
+from warren.policy.topology import Node, Topology, User
+
+ROLES = {
+    "autogroup:owner": "owner",
+    "autogroup:admin": "admin",
+    "autogroup:it-admin": "it-admin",
+    "autogroup:network-admin": "network-admin",
+    "autogroup:billing-admin": "billing-admin",
+    "autogroup:auditor": "auditor",
+}
+MEMBERS = ("autogroup:member", "autogroup:members")
+_PEOPLE = (*MEMBERS, *ROLES)
+_SOURCES = (*_PEOPLE, "autogroup:tagged", "autogroup:shared", "autogroup:danger-all")
+_DESTINATIONS = (*_PEOPLE, "autogroup:tagged", "autogroup:internet", "autogroup:self")
+_EVERYONE_AT = re.compile(r"user:\*@(.+)")
+
+
+class UnknownTarget(ValueError):
+    """A word that stands for nothing; the text is the service's."""
+
+
+class Targets:
+    """Resolves the words of one policy for one topology."""
+
+    def __init__(self, policy: Policy, topology: Topology) -> None:
+        self.policy = policy
+        self.topology = topology
+        self._users = {user.login.lower(): user for user in topology.users}
+        self._names = {user.name + "@": user for user in topology.users}
+        self._by_user: dict[str, list[Node]] = {}
+        self._by_tag: dict[str, list[Node]] = {}
+        for node in topology.nodes:
+            if node.user:
+                self._by_user.setdefault(node.user.login.lower(), []).append(node)
+            for tag in node.tags:
+                self._by_tag.setdefault(tag, []).append(node)
+        self.source = cache(self._source)
+        self.nodes = cache(self._nodes)
+
+    # What is allowed where.
+
+    def check(self, word: str) -> None:
+        """Raise UnknownTarget for what is not defined."""
+        if word == "*" or "@" in word:
+            return
+        if word.startswith("tag:"):
+            if word not in self.policy.tag_owners:
+                raise UnknownTarget(f'tag not found: "{word}"')
+        elif word.startswith("group:"):
+            if word not in self.policy.groups:
+                raise UnknownTarget(f'group not found: "{word}"')
+        elif word.startswith("ipset:"):
+            if word not in self.policy.ipsets:
+                raise UnknownTarget(f'ipset not found: "{word}"')
+        elif word.startswith("svc:"):
+            return
+        elif word.startswith("autogroup:"):
+            if word not in _SOURCES + _DESTINATIONS:
+                raise UnknownTarget(f'"{word}" is not a known autogroup')
+        elif word not in self.policy.hosts and wire_form(word) is None:
+            raise UnknownTarget(f'"{word}": invalid address')
+
+    def is_people(self, word: str) -> bool:
+        """Whether the word names users: what `autogroup:self` may be used with."""
+        return word in _PEOPLE or word.startswith("group:") or "@" in word
+
+    # Who is meant.
+
+    def users(self, word: str) -> list[User]:
+        """Return the users that a word names, in their order."""
+        everyone = self.topology.users
+        if word == "*" or word in MEMBERS:
+            return everyone
+        if word in ROLES:
+            return [user for user in everyone if user.role == ROLES[word]]
+        if word.startswith("group:"):
+            logins: set[str] = set()
+            for member in self.policy.groups.get(word, ()):
+                if member.startswith("group:"):
+                    logins.update(self.policy.groups.get(member, ()))
+                else:
+                    logins.add(member)
+            wanted = {user.login for login in logins for user in self._person(login)}
+            return [user for user in everyone if user.login in wanted]
+        return self._person(word)
+
+    def _person(self, word: str) -> list[User]:
+        if found := _EVERYONE_AT.fullmatch(word):
+            domain = found[1].lower()
+            return [user for user in self.topology.users if user.domain == domain]
+        user = self._users.get(word.lower()) or self._names.get(word)
+        return [user] if user else []
+
+    def owned(self, user: User) -> list[Node]:
+        """Return a user's untagged nodes."""
+        return self._by_user.get(user.login.lower(), [])
+
+    def _nodes(self, word: str) -> list[Node]:
+        """Return the nodes that a word names (not: those that an address belongs to)."""
+        if word.startswith("tag:"):
+            return self._by_tag.get(word, [])
+        if word == "autogroup:tagged":
+            return [node for node in self.topology.nodes if node.tags]
+        if word in MEMBERS:
+            return [node for node in self.topology.nodes if node.user]
+        if self.is_people(word):
+            return [node for user in self.users(word) for node in self.owned(user)]
+        return []
+
+    def names_nodes(self, word: str) -> bool:
+        """Whether a word stands for nodes rather than for addresses."""
+        return word.startswith("tag:") or word == "autogroup:tagged" or self.is_people(word)
+
+    # What addresses are meant.
+
+    def _source(self, word: str) -> frozenset[str]:
+        """Return the sources in the wire's form."""
+        if word == "*":
+            return frozenset(POOLS) | {r for node in self.topology.nodes for r in node.routes}
+        if word == "autogroup:danger-all":
+            return frozenset("*")
+        return frozenset(self.destination(word))
+
+    def destination(self, word: str) -> list[str]:
+        """Return the destinations in the wire's form; of nodes, theirs in the nodes' order."""
+        if word == "*":
+            return ["*"]
+        if self.names_nodes(word):
+            return [address for node in self.nodes(word) for address in node.addresses]
+        if word.startswith("ipset:"):
+            return self._ipset(word, ())
+        form = wire_form(self.policy.hosts.get(word, word))
+        return [form] if form else []
+
+    def _ipset(self, word: str, above: tuple[str, ...]) -> list[str]:
+        """Return what is left of an ipset's additions after its removals."""
+        if word in above or len(above) > 8:
+            return []
+        left: list[Network] = []
+        for line in self.policy.ipsets.get(word, ()):
+            verb, _, rest = line.rpartition(" ")
+            rest = rest.removeprefix("host:")
+            inner = self._ipset(rest, (*above, word)) if rest.startswith("ipset:") else []
+            for text in inner or self.destination(rest) if not rest.startswith("ipset:") else inner:
+                if "-" in text or text == "*":
+                    continue
+                network = ip_network(text)
+                left = (
+                    [part for old in left for part in _without(old, network)]
+                    if verb.strip() == "remove"
+                    else [*left, network]
+                )
+        return [form for network in left if (form := wire_form(str(network)))]
+
+
+def _without(old: Network, gone: Network) -> list[Network]:
+    if old.version != gone.version or not span_of_network(old).overlaps(span_of_network(gone)):
+        return [old]
+    if gone.prefixlen <= old.prefixlen:
+        return []
+    return list(old.address_exclude(gone))  # type: ignore[arg-type]

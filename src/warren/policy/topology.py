@@ -1,0 +1,111 @@
+"""The users and nodes that a policy is compiled for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from warren.policy.malformed import MalformedPolicy
+from warren.policy.ranges import Network, Span, span_of_network
+
+EXITS = ("0.0.0.0/0", "::/0")
+_MAX_NODES = 20_000
+
+
+@dataclass(slots=True, eq=False)
+class User:
+    """A user; `login` is an e-mail address, `role` one of §12.2's."""
+
+    name: str
+    login: str
+    role: str = "admin"
+
+    @property
+    def domain(self) -> str:
+        """Return what follows the @."""
+        return self.login.rpartition("@")[2].lower()
+
+
+@dataclass(eq=False)
+class Node:
+    """A node. `user` is None where it is tagged; `approved` are routes that it may serve."""
+
+    name: str
+    addresses: list[str]
+    user: User | None
+    tags: list[str]
+    routable: list[str]
+    approved: list[str] = field(default_factory=list)
+
+    @cached_property
+    def spans(self) -> list[Span]:
+        """Return its own addresses."""
+        return [span_of_network(ip_network(address)) for address in self.addresses]
+
+    @property
+    def routes(self) -> list[str]:
+        """Return the approved routes that are no exit."""
+        return [route for route in self.approved if route not in EXITS]
+
+    @property
+    def route_spans(self) -> list[Span]:
+        """Return the approved routes that are no exit, as spans."""
+        return [span_of_network(ip_network(route)) for route in self.routes]
+
+    @property
+    def prefixes(self) -> list[str]:
+        """Return its addresses as CIDRs."""
+        return [str(ip_network(address)) for address in self.addresses]
+
+
+@dataclass
+class Topology:
+    """All users and nodes, nodes in the order given; the first user is the owner."""
+
+    users: list[User]
+    nodes: list[Node]
+
+    @cached_property
+    def domain(self) -> str:
+        """Return the network's own domain: its owner's."""
+        return self.users[0].domain if self.users else ""
+
+
+def parse_topology_untrusted(data: Any) -> Topology:
+    """Parse the form of the recorded verdicts. Raises MalformedPolicy."""
+    try:
+        users = [
+            User(
+                str(user["name"]),
+                str(user.get("email") or user["name"]),
+                str(user.get("role") or ("admin" if number else "owner")),
+            )
+            for number, user in enumerate(data.get("users") or [])
+        ]
+        by_name = {user.name: user for user in users}
+        entries = data["nodes"].items()
+        if len(entries) > _MAX_NODES:
+            raise MalformedPolicy(f"more than {_MAX_NODES} nodes")
+        nodes = [_node(name, entry, by_name) for name, entry in entries]
+    except MalformedPolicy:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise MalformedPolicy(f"topology: {type(error).__name__}: {error}") from None
+    return Topology(users, nodes)
+
+
+def _node(name: str, entry: dict[str, Any], users: dict[str, User]) -> Node:
+    addresses = [str(ip_address(entry[key])) for key in ("ipv4", "ipv6") if entry.get(key)]
+    tags = [str(tag) for tag in entry.get("tags") or []]
+    owner = entry.get("user")
+    user = None if tags or not owner else users.get(owner, User(owner, owner, "member"))
+    routable = [_network(route) for route in entry.get("routable_ips") or []]
+    approved = [_network(route) for route in entry.get("approved_routes") or []]
+    return Node(name, addresses, user, tags, routable, approved)
+
+
+def _network(text: Any) -> str:
+    found: Network = ip_network(str(text), strict=False)
+    return str(found)

@@ -1,0 +1,132 @@
+"""A policy and a topology in, what the service answers and what each node is told out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from warren.netmap.filterrule import FilterRule
+from warren.policy.compile import Compiler
+from warren.policy.document import Policy, parse_policy_untrusted
+from warren.policy.grants import Grant, read_grants
+from warren.policy.malformed import MalformedPolicy
+from warren.policy.nodeattrs import Attributes, read_attributes
+from warren.policy.routes import approve, primaries
+from warren.policy.ssh import SshCompiler, SshRule, read_ssh
+from warren.policy.targets import Targets
+from warren.policy.topology import Node, Topology, parse_topology_untrusted
+from warren.policy.trials import Trial, refuse
+from warren.policy.visibility import Sight
+
+_ALLOW_ALL = """{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"]}]}"""
+
+
+@dataclass(slots=True)
+class Checked:
+    """A policy whose every section was read for a topology."""
+
+    policy: Policy
+    targets: Targets
+    grants: list[Grant]
+    ssh: list[SshRule]
+    attributes: Attributes
+
+    def trial(self) -> Trial:
+        """Return what runs the policy's own tests."""
+        return Trial(self.grants, self.ssh, self.targets)
+
+
+def check(source: str, topology: Topology) -> Checked:
+    """Read a policy whole, without running its tests. Raises MalformedPolicy."""
+    policy = parse_policy_untrusted(source)
+    _name_users(policy, topology)
+    targets = Targets(policy, topology)
+    rules = policy
+    if policy.acls is None and policy.grants is None:
+        rules = parse_policy_untrusted(_ALLOW_ALL)
+    grants = read_grants(rules, targets)
+    ssh = read_ssh(policy, targets)
+    attributes = Attributes(policy, read_attributes(policy, targets), targets)
+    approve(policy, targets)
+    return Checked(policy, targets, grants, ssh, attributes)
+
+
+def _name_users(policy: Policy, topology: Topology) -> None:
+    """Give a user without an e-mail address the one by which the policy names them."""
+    for user in topology.users:
+        if "@" in user.login:
+            continue
+        lists = (*policy.groups.values(), *policy.tag_owners.values())
+        logins = (word for words in lists for word in words if ":" not in word)
+        user.login = next((w for w in logins if w.startswith(user.name + "@")), user.login)
+
+
+class World:
+    """What every node of a topology is told under a checked policy."""
+
+    def __init__(self, checked: Checked) -> None:
+        self.checked = checked
+        self.nodes = checked.targets.topology.nodes
+        compiler = Compiler(checked.grants, checked.targets)
+        self.filters: dict[str, list[FilterRule]] = {
+            node.name: compiler.filters(node) for node in self.nodes
+        }
+        self.ssh = SshCompiler(checked.ssh, checked.targets)
+        self.primaries = primaries(self.nodes)
+        self.sight = Sight(checked.targets, checked.grants, self.filters, self.primaries)
+
+    def node(self, node: Node) -> dict[str, Any]:
+        """Return one node's part in the form of the recorded verdicts."""
+        rules = msgspec.to_builtins(self.filters[node.name])
+        mine: dict[str, Any] = {
+            "AllowedIPs": node.prefixes + node.approved,
+            "CapMap": self.checked.attributes.of_self(node),
+        }
+        if self.primaries[node.name]:
+            mine["PrimaryRoutes"] = self.primaries[node.name]
+        if node.tags:
+            mine["Tags"] = node.tags
+        return {
+            "packet_filter_rules": rules or None,
+            "ssh_policy": self.ssh.policy(node),
+            "self": mine,
+            "peers": {
+                peer.name: self._peer(node, peer)
+                for peer in self.nodes
+                if self.sight.sees(node, peer)
+            },
+        }
+
+    def _peer(self, viewer: Node, peer: Node) -> dict[str, Any]:
+        routes = self.sight.routes(viewer, peer)
+        exits = self.sight.exits(viewer, peer)
+        shown: dict[str, Any] = {"AllowedIPs": peer.prefixes + routes + exits}
+        if routes:
+            shown["PrimaryRoutes"] = routes
+        if capabilities := self.checked.attributes.of_peer(peer):
+            shown["CapMap"] = capabilities
+        if peer.tags:
+            shown["Tags"] = peer.tags
+        return shown
+
+
+def verdict_untrusted(question: Any) -> dict[str, Any]:
+    """Answer one `{policy, topology, …, id?}` object as the service would. Never raises."""
+    answer: dict[str, Any] = {}
+    if isinstance(question, dict) and "id" in question:
+        answer["id"] = question["id"]
+    try:
+        if not isinstance(question, dict):
+            raise MalformedPolicy("expected an object with policy and topology")
+        policy = question.get("policy")
+        source = policy if isinstance(policy, str) else json.dumps(policy, ensure_ascii=False)
+        checked = check(source, parse_topology_untrusted(question.get("topology") or {"nodes": {}}))
+        refuse(checked.trial().run(checked.policy))
+    except MalformedPolicy as error:
+        return answer | {"http_code": 400, "http_message": error.message, "nodes": {}}
+    world = World(checked)
+    nodes = {node.name: world.node(node) for node in world.nodes}
+    return answer | {"http_code": 200, "http_message": None, "nodes": nodes}
