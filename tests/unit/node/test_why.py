@@ -132,6 +132,12 @@ def test_a_direct_path_names_what_the_others_lack() -> None:
     assert results[str(SIX)] == ("silent", "this machine has no IPv6")
 
 
+def test_a_peer_relay_is_named() -> None:
+    found, _ = told(path=PathStatus(kind="peer-relay", address="203.0.113.5:7"), own=HARD)
+    assert found.summary.endswith("as a relay: 203.0.113.5:7.")
+    assert found.cause == "hard"
+
+
 def test_a_first_ping_under_way_and_one_not_sent() -> None:
     young = Candidate(PUBLIC, NOW, {Source.CALL}, pings=1, pinged_at=NOW - 0.1)
     found, _ = told(candidates=[young, Candidate(LAN, NOW, {Source.MAP})])
