@@ -96,8 +96,6 @@ def _summary(facts: Facts) -> str:
         return f"Packets to {facts.peer} take a peer relay, another machine, at {path.address}."
     if path.kind == "relay":
         return f"Packets to {facts.peer} take the relay in region {_region(path)}."
-    if path.kind == "peer-relay":
-        return f"Packets to {facts.peer} take another machine of yours as a relay: {path.address}."
     return f"There is no path to {facts.peer}: no relay region of it is known either."
 
 

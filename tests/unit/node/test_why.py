@@ -134,7 +134,7 @@ def test_a_direct_path_names_what_the_others_lack() -> None:
 
 def test_a_peer_relay_is_named() -> None:
     found, _ = told(path=PathStatus(kind="peer-relay", address="203.0.113.5:7"), own=HARD)
-    assert found.summary.endswith("as a relay: 203.0.113.5:7.")
+    assert found.summary.endswith("peer relay, another machine, at 203.0.113.5:7.")
     assert found.cause == "hard"
 
 
