@@ -22,7 +22,7 @@ from warren.edge.clock import Clock
 from warren.edge.dial import RelayProxy
 from warren.edge.entropy import Entropy
 from warren.edge.linux.device import DeviceRoutes, RouteProblem
-from warren.edge.linux.gateways import default_gateways
+from warren.edge.linux.gateways import Gateway, default_gateways
 from warren.edge.linux.interfaces import local_addresses
 from warren.edge.linux.netmon import network_changes
 from warren.edge.linux.sleep import suspended_s
@@ -104,6 +104,7 @@ class NodeService:
     """Implements `warren.node.localapi.NodeActions`. Lives on one event loop.
 
     make_routes: gives the keeper of the TUN device's addresses; called in a thread.
+    gateways: the routers that are asked for a port; called in a thread.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class NodeService:
         clock: Clock,
         entropy: Entropy,
         make_routes: Callable[[], DeviceRoutes] | None = None,
+        gateways: Callable[[], list[Gateway]] = default_gateways,
     ) -> None:
         self._state = state
         self._engine = engine
@@ -139,7 +141,7 @@ class NodeService:
         self._portmapping = PortMapping(
             clock,
             entropy,
-            gateways=default_gateways,
+            gateways=gateways,
             on_change=self._on_mapped,
             secret=state.log_id.encode(),
         )

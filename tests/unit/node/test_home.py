@@ -79,7 +79,9 @@ class Lone:
         here = Endpoint.parse("198.51.100.1:41641")
         self.engine = MemoryEngine(EngineConfig(tun=None), self.network, here)
         mode = Mode(None, 41641, 1280)
-        self.service = NodeService(self.state, self.engine, mode, clock, system_entropy)
+        self.service = NodeService(
+            self.state, self.engine, mode, clock, system_entropy, gateways=list
+        )
 
     async def until(self, condition: Callable[[], object], limit_s: float = 10.0) -> None:
         async with asyncio.timeout(limit_s):

@@ -41,7 +41,9 @@ class Machine:
         self.endpoint = Endpoint.parse(f"198.51.100.{number}:41641")
         self.engine = MemoryEngine(EngineConfig(tun=None), network, self.endpoint)
         mode = Mode(None, 41641, 1280)
-        self.service = NodeService(self.state, self.engine, mode, SystemClock(), system_entropy)
+        self.service = NodeService(
+            self.state, self.engine, mode, SystemClock(), system_entropy, gateways=list
+        )
 
     async def until(self, condition: Callable[[], object], limit_s: float = 5.0) -> None:
         """Wait until something is so."""
