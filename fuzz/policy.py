@@ -1,0 +1,72 @@
+"""Policies, as a person or an API client hands them in."""
+
+from __future__ import annotations
+
+import json
+
+from warren.policy.verdict import verdict_untrusted
+
+_TOPOLOGY = {
+    "users": [{"id": 1, "name": "ann", "email": "ann@example.com"}],
+    "nodes": {
+        "laptop": {"ipv4": "100.64.0.1", "ipv6": "fd7a:115c:a1e0::1", "user": "ann"},
+        "router": {
+            "ipv4": "100.64.0.2",
+            "ipv6": "fd7a:115c:a1e0::2",
+            "tags": ["tag:router"],
+            "routable_ips": ["10.0.0.0/8"],
+        },
+    },
+}
+_POLICIES = [
+    {
+        "groups": {"group:a": ["ann@example.com", "group:b"], "group:b": []},
+        "hosts": {"web": "10.1.2.3", "net": "10.0.0.0/8"},
+        "ipsets": {"ipset:x": ["add 10.0.0.0/8", "remove 10.1.0.0/16", "ipset:x"]},
+        "tagOwners": {"tag:router": ["group:a"]},
+        "autoApprovers": {"routes": {"10.0.0.0/8": ["tag:router"]}, "exitNode": ["tag:router"]},
+        "acls": [
+            {"action": "accept", "src": ["*"], "dst": ["web:80,443", "autogroup:self:1-9"]},
+            {"action": "accept", "src": ["group:a"], "proto": "udp", "dst": ["ipset:x:*"]},
+        ],
+        "grants": [
+            {
+                "src": ["autogroup:member"],
+                "dst": ["tag:router"],
+                "ip": ["tcp:22", "*"],
+                "app": {"example.com/cap/x": [{}], "tailscale.com/cap/drive": [{}]},
+            },
+            {"src": ["*"], "dst": ["net"], "ip": ["icmp:*"], "via": ["tag:router"]},
+        ],
+        "ssh": [
+            {
+                "action": "check",
+                "checkPeriod": "1h2m",
+                "src": ["autogroup:member"],
+                "dst": ["autogroup:self", "tag:router"],
+                "users": ["root", "autogroup:nonroot", "localpart:*@example.com"],
+            }
+        ],
+        "nodeAttrs": [{"target": ["*"], "attr": ["funnel"], "app": {"x.y/z": [1]}}],
+        "tests": [{"src": "ann@example.com", "accept": ["web:80"], "deny": ["tag:router:23"]}],
+        "sshTests": [{"src": "ann@example.com", "dst": ["tag:router"], "check": ["root"]}],
+    }
+]
+
+
+def entry(data: bytes) -> None:
+    """Hand in a policy's text; every answer is one, none is an exception."""
+    source = data.decode(errors="replace")
+    answer = verdict_untrusted({"policy": source, "topology": _TOPOLOGY})
+    assert answer["http_code"] == 200 or answer["http_message"]
+
+
+def policies() -> list[bytes]:
+    """A policy with every section, whole and in pieces, so that each is read."""
+    whole = [json.dumps(policy).encode() for policy in _POLICIES]
+    pieces = [
+        json.dumps({"groups": p["groups"], "tagOwners": p["tagOwners"], name: p[name]}).encode()
+        for p in _POLICIES
+        for name in p
+    ]
+    return [*whole, *pieces, b'{ // comment\n "acls": [], /* more */ }']
