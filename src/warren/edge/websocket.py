@@ -16,15 +16,23 @@ from wsproto.events import (
     BytesMessage,
     CloseConnection,
     Ping,
+    RejectConnection,
     Request,
     TextMessage,
 )
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
+from warren.edge.dial import Stream
 from warren.edge.http import Answer, Arrival, Head, hand_over
 
 _UNSUPPORTED_DATA = 1003
 _NORMAL = 1000
+_REPLY_MAX_BYTES = 16 * 1024
+_READ_BYTES = 16 * 1024
+
+
+class WebSocketRefused(Exception):
+    """The other side opens no WebSocket here. The text is one sentence for a person."""
 
 
 def is_websocket(head: Head) -> bool:
@@ -54,13 +62,65 @@ def accept_websocket(arrival: Arrival, subprotocol: str, inner: asyncio.Protocol
     return None
 
 
-class _Outer(asyncio.Protocol):
-    """What the real transport talks to."""
+async def open_websocket(stream: Stream, host: str, target: str, subprotocol: str) -> Stream:
+    """Ask for a WebSocket on a fresh connection and return the stream inside it.
 
-    def __init__(self, websocket: WSConnection, inner: asyncio.Protocol) -> None:
+    host, target: of the request. Raises WebSocketRefused and OSError.
+    """
+    websocket = WSConnection(ConnectionType.CLIENT)
+    try:
+        stream.writer.write(
+            websocket.send(Request(host=host, target=target, subprotocols=[subprotocol]))
+        )
+        await _await_acceptance(stream, websocket, subprotocol)
+    except (RemoteProtocolError, LocalProtocolError, UnicodeError) as error:
+        raise WebSocketRefused(f"the answer opens no WebSocket: {error}") from error
+    # From here on the transport feeds a reader of what is inside.
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    inner = asyncio.StreamReaderProtocol(reader)
+    outer = _Outer(websocket, inner, origin=stream)
+    hand_over(cast(asyncio.Transport, stream.writer.transport), outer, b"")
+    outer.take_events()
+    return Stream(reader, asyncio.StreamWriter(outer.stream, inner, reader, loop))
+
+
+async def _await_acceptance(stream: Stream, websocket: WSConnection, subprotocol: str) -> None:
+    received = 0
+    while True:
+        data = await stream.reader.read(_READ_BYTES)
+        received += len(data)
+        if not data or received > _REPLY_MAX_BYTES:
+            raise WebSocketRefused("the connection ended before a WebSocket was open")
+        websocket.receive_data(data)
+        event = next(websocket.events(), None)
+        if isinstance(event, RejectConnection):
+            raise WebSocketRefused(f"a WebSocket was refused with {event.status_code}")
+        if isinstance(event, AcceptConnection):
+            if event.subprotocol != subprotocol:
+                raise WebSocketRefused("the WebSocket there speaks another protocol")
+            return
+
+
+class _Outer(asyncio.Protocol):
+    """What the real transport talks to.
+
+    origin: the stream that the transport came from; a writer that nobody holds would close it.
+    """
+
+    def __init__(
+        self, websocket: WSConnection, inner: asyncio.Protocol, origin: Stream | None = None
+    ) -> None:
         self._websocket = websocket
+        self._origin = origin
         self._inner = inner
         self._stream: WebSocketTransport | None = None
+
+    @property
+    def stream(self) -> WebSocketTransport:
+        """The stream inside; there once the connection is made."""
+        assert self._stream is not None
+        return self._stream
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Show the stream to the inner protocol."""
@@ -76,7 +136,7 @@ class _Outer(asyncio.Protocol):
         except RemoteProtocolError:
             self._abort()
             return
-        self._take_events()
+        self.take_events()
 
     def eof_received(self) -> bool:
         """A stream that ends is over in both directions."""
@@ -94,9 +154,9 @@ class _Outer(asyncio.Protocol):
         """Hand on."""
         self._inner.resume_writing()
 
-    def _take_events(self) -> None:
-        stream = self._stream
-        assert stream is not None
+    def take_events(self) -> None:
+        """Hand on what wsproto has read."""
+        stream = self.stream
         try:
             for event in self._websocket.events():
                 match event:

@@ -26,9 +26,16 @@ from warren.control.channel import (
 )
 from warren.control.handshake import HandshakeRefused, Initiator, reply_length_untrusted
 from warren.control.malformed import MalformedControl
-from warren.control.upgrade import ClientUpgrade, UpgradeRefused
+from warren.control.upgrade import (
+    WEBSOCKET_SUBPROTOCOL,
+    ClientUpgrade,
+    MalformedUpgrade,
+    UpgradeRefused,
+    websocket_target,
+)
 from warren.edge.dial import DialFailed, Stream, Target, close, dial, unverified_tls, verified_tls
 from warren.edge.entropy import Entropy
+from warren.edge.websocket import WebSocketRefused, open_websocket
 from warren.keys import MachinePrivate, MachinePublic
 from warren.netmap.wire import MalformedMessage, ServerKeys, decode_json_untrusted
 
@@ -377,8 +384,29 @@ async def _race(
     return won
 
 
+class _Turned(LinkLost):
+    """The native upgrade was turned away, as by a middlebox that knows only HTTP."""
+
+
 async def _handshake(
     url: str, target: Target, machine: MachinePrivate, server: MachinePublic, entropy: Entropy
+) -> tuple[Stream, ClientChannel]:
+    """Dial, upgrade and shake hands; over WebSocket where the native upgrade is turned away."""
+    initiator = Initiator(machine, server, CAPABILITY_VERSION, entropy(32))
+    try:
+        return await _connected(target, initiator, _Native(url))
+    except _Turned as turned:
+        again = Initiator(machine, server, CAPABILITY_VERSION, entropy(32))
+        try:
+            return await _connected(target, again, _WebSocket(url))
+        except LinkLost:
+            if isinstance(turned.__cause__, UpgradeRefused) and turned.__cause__.status == 400:
+                raise LinkRefused(turned.__cause__.text or "it answered 400") from turned
+            raise turned from None
+
+
+async def _connected(
+    target: Target, initiator: Initiator, way: _Native | _WebSocket
 ) -> tuple[Stream, ClientChannel]:
     try:
         stream = await dial(target, DIAL_TIMEOUT_S)
@@ -386,20 +414,9 @@ async def _handshake(
         raise LinkLost(str(error)) from error
     try:
         async with asyncio.timeout(DIAL_TIMEOUT_S):
-            initiator = Initiator(machine, server, CAPABILITY_VERSION, entropy(32))
-            upgrade = ClientUpgrade(urlsplit(url).netloc, initiator.message())
-            stream.writer.write(upgrade.request())
-            rest: bytes | None = None
-            while rest is None:
-                data = await stream.reader.read(_READ_BYTES)
-                rest = upgrade.receive(data)
-                if not data and rest is None:
-                    raise LinkLost(f"{target} closed the connection")
+            stream, rest = await way.open(stream, initiator.message())
             while (length := reply_length_untrusted(rest)) is None or len(rest) < length:
-                data = await stream.reader.read(_READ_BYTES)
-                if not data:
-                    raise LinkLost(f"{target} closed the connection")
-                rest += data
+                rest += await _some(stream, target)
             channel = ClientChannel(initiator.finish(rest[:length]))
             # Nothing but the early payload and SETTINGS can stand here: no event is lost.
             channel.receive(rest[length:])
@@ -407,10 +424,11 @@ async def _handshake(
     except HandshakeRefused as error:
         await close(stream)
         raise LinkRefused(error.text) from error
-    except (MalformedControl, OSError) as error:
+    except (UpgradeRefused, MalformedUpgrade) as error:
         await close(stream)
-        if isinstance(error, UpgradeRefused) and error.status == 400:
-            raise LinkRefused(error.text or "it answered 400") from error
+        raise _Turned(f"{target}: {error}") from error
+    except (MalformedControl, OSError, WebSocketRefused) as error:
+        await close(stream)
         raise LinkLost(f"{target}: {error}") from error
     except TimeoutError:
         await close(stream)
@@ -418,3 +436,42 @@ async def _handshake(
     except BaseException:
         await close(stream)
         raise
+
+
+class _Native(NamedTuple):
+    """The upgrade of PROTOCOL §2.2."""
+
+    url: str
+
+    async def open(self, stream: Stream, initiation: bytes) -> tuple[Stream, bytes]:
+        """Upgrade; return the stream and what came behind the answer."""
+        upgrade = ClientUpgrade(urlsplit(self.url).netloc, initiation)
+        stream.writer.write(upgrade.request())
+        while True:
+            data = await stream.reader.read(_READ_BYTES)
+            rest = upgrade.receive(data)
+            if rest is not None:
+                return stream, rest
+            if not data:
+                raise LinkLost(f"{self.url} closed the connection")
+
+
+class _WebSocket(NamedTuple):
+    """The same stream inside a WebSocket (PROTOCOL §2.3)."""
+
+    url: str
+
+    async def open(self, stream: Stream, initiation: bytes) -> tuple[Stream, bytes]:
+        """Open the WebSocket; return the stream inside it."""
+        host = urlsplit(self.url).netloc
+        inside = await open_websocket(
+            stream, host, websocket_target(initiation), WEBSOCKET_SUBPROTOCOL
+        )
+        return inside, b""
+
+
+async def _some(stream: Stream, target: Target) -> bytes:
+    data = await stream.reader.read(_READ_BYTES)
+    if not data:
+        raise LinkLost(f"{target} closed the connection")
+    return data

@@ -33,6 +33,7 @@ from warren.edge.clock import SystemClock
 from warren.edge.entropy import system_entropy
 from warren.netmap.codec import encode_json
 from warren.netmap.node import Hostinfo, NetInfo
+from warren.node.control_link import LinkLost, open_link
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
@@ -546,6 +547,59 @@ async def test_ts2021_over_websocket(running: Running) -> None:
                 writer.write(websocket.send(Message(data=out)))
     assert status == 501
     writer.close()
+
+
+class Middlebox:
+    """A proxy that knows only HTTP: no upgrade but to a WebSocket passes it."""
+
+    def __init__(self, behind: int) -> None:
+        self.behind = behind
+        self.heads: list[str] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        self.heads.append(head.decode().split("\r\n", 1)[0].split("?")[0])
+        if b"tailscale-control-protocol\r\n" in head and head.startswith(b"POST"):
+            writer.write(b"HTTP/1.1 405 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            writer.close()
+            return
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self.behind)
+        inner_writer.write(head)
+
+        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(OSError):
+                while data := await source.read(4096):
+                    sink.write(data)
+            sink.close()
+
+        await asyncio.gather(pump(reader, inner_writer), pump(inner_reader, writer))
+
+
+async def test_a_node_gets_through_a_middlebox(running: Running) -> None:
+    box = Middlebox(running.http)
+    async with await asyncio.start_server(box.serve, "127.0.0.1", 0) as listening:
+        url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        server = running.server._identity.noise.public()
+        async with open_link(url, machine_key("far"), server, system_entropy) as link:
+            assert (await link.call("GET", "/machine/whoami")).status == 501
+            answers = [link.call("GET", f"/machine/whoami?{n}") for n in range(20)]
+            assert {reply.status for reply in await asyncio.gather(*answers)} == {501}
+    assert box.heads == ["POST /ts2021 HTTP/1.1", "GET /ts2021"]
+
+
+async def test_where_nothing_gets_through_it_says_so() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as listening:
+        url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        with pytest.raises(LinkLost, match="403"):
+            async with open_link(
+                url, machine_key("far"), machine_key("s").public(), system_entropy
+            ):
+                pass
 
 
 @pytest.mark.parametrize(
