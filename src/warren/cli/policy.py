@@ -99,5 +99,5 @@ def compile_lines() -> None:
             question: Any = json.loads(line)
         except (ValueError, RecursionError):
             raise _leave(f"line {number}: not JSON") from None
-        sys.stdout.write(json.dumps(verdict_untrusted(question), ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(verdict_untrusted(question)) + "\n")
         sys.stdout.flush()

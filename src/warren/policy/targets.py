@@ -7,6 +7,7 @@ from functools import cache
 from ipaddress import ip_network
 
 from warren.policy.document import Policy
+from warren.policy.malformed import MalformedPolicy
 from warren.policy.ranges import POOLS, Network, span_of_network, wire_form
 from warren.policy.topology import Node, Topology, User
 
@@ -22,6 +23,8 @@ MEMBERS = ("autogroup:member", "autogroup:members")
 _PEOPLE = (*MEMBERS, *ROLES)
 _SOURCES = (*_PEOPLE, "autogroup:tagged", "autogroup:shared", "autogroup:danger-all")
 _DESTINATIONS = (*_PEOPLE, "autogroup:tagged", "autogroup:internet", "autogroup:self")
+_MAX_IPSET = 1000
+_MAX_IPSET_LINES = 2000
 _EVERYONE_AT = re.compile(r"user:\*@(.+)")
 
 
@@ -44,6 +47,7 @@ class Targets:
                 self._by_user.setdefault(node.user.login.lower(), []).append(node)
             for tag in node.tags:
                 self._by_tag.setdefault(tag, []).append(node)
+        self._ipsets: dict[str, list[str]] = {}
         self.source = cache(self._source)
         self.nodes = cache(self._nodes)
 
@@ -138,20 +142,21 @@ class Targets:
         if self.names_nodes(word):
             return [address for node in self.nodes(word) for address in node.addresses]
         if word.startswith("ipset:"):
-            return self._ipset(word, ())
+            return self._ipset(word)
         form = wire_form(self.policy.hosts.get(word, word))
         return [form] if form else []
 
-    def _ipset(self, word: str, above: tuple[str, ...]) -> list[str]:
-        """Return what is left of an ipset's additions after its removals."""
-        if word in above or len(above) > 8:
-            return []
+    def _ipset(self, word: str) -> list[str]:
+        """Return what is left of an ipset's additions after its removals; in a circle, nothing."""
+        if word in self._ipsets:
+            return self._ipsets[word]
+        self._ipsets[word] = []
+        if len(self.policy.ipsets.get(word, ())) > _MAX_IPSET_LINES:
+            raise MalformedPolicy(f'"{word}": more than {_MAX_IPSET_LINES} lines')
         left: list[Network] = []
         for line in self.policy.ipsets.get(word, ()):
             verb, _, rest = line.rpartition(" ")
-            rest = rest.removeprefix("host:")
-            inner = self._ipset(rest, (*above, word)) if rest.startswith("ipset:") else []
-            for text in inner or self.destination(rest) if not rest.startswith("ipset:") else inner:
+            for text in self.destination(rest.removeprefix("host:")):
                 if "-" in text or text == "*":
                     continue
                 network = ip_network(text)
@@ -160,7 +165,11 @@ class Targets:
                     if verb.strip() == "remove"
                     else [*left, network]
                 )
-        return [form for network in left if (form := wire_form(str(network)))]
+            if len(left) > _MAX_IPSET:
+                raise MalformedPolicy(f'"{word}": more than {_MAX_IPSET} parts')
+        forms = [form for network in left if (form := wire_form(str(network)))]
+        self._ipsets[word] = forms
+        return forms
 
 
 def _without(old: Network, gone: Network) -> list[Network]:

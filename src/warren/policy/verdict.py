@@ -113,6 +113,13 @@ class World:
         return shown
 
 
+def _text(policy: Any) -> str:
+    try:
+        return json.dumps(policy, ensure_ascii=False)
+    except (RecursionError, TypeError, ValueError) as error:
+        raise MalformedPolicy(f"policy: {error}") from None
+
+
 def verdict_untrusted(question: Any) -> dict[str, Any]:
     """Answer one `{policy, topology, …, id?}` object as the service would. Never raises."""
     answer: dict[str, Any] = {}
@@ -122,11 +129,11 @@ def verdict_untrusted(question: Any) -> dict[str, Any]:
         if not isinstance(question, dict):
             raise MalformedPolicy("expected an object with policy and topology")
         policy = question.get("policy")
-        source = policy if isinstance(policy, str) else json.dumps(policy, ensure_ascii=False)
+        source = policy if isinstance(policy, str) else _text(policy)
         checked = check(source, parse_topology_untrusted(question.get("topology") or {"nodes": {}}))
         refuse(checked.trial().run(checked.policy))
+        world = World(checked)
     except MalformedPolicy as error:
         return answer | {"http_code": 400, "http_message": error.message, "nodes": {}}
-    world = World(checked)
     nodes = {node.name: world.node(node) for node in world.nodes}
     return answer | {"http_code": 200, "http_message": None, "nodes": nodes}

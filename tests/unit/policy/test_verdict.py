@@ -206,6 +206,18 @@ def test_ten_thousand_hosts_in_bounded_time() -> None:
     assert time.monotonic() - started < 20
 
 
+def test_ipsets_add_and_remove_and_end_in_circles() -> None:
+    sets = {
+        "ipset:a": ["add 10.1.0.0/30", "remove 10.1.0.0/31", "ipset:b"],
+        "ipset:b": ["ipset:a", "host:far"],
+    }
+    answer = ask(ipsets=sets, acls=[{"action": "accept", "src": ["ipset:a"], "dst": ["tag:web:1"]}])
+    assert rules(answer, "web")[0][0] == ["10.1.0.2/31", "192.0.2.7"]
+    many = {"ipset:a": [f"10.0.{n >> 8}.{n & 255}" for n in range(3000)]}
+    answer = ask(ipsets=many, acls=[{"action": "accept", "src": ["ipset:a"], "dst": ["tag:web:1"]}])
+    assert answer["http_code"] == 400
+
+
 def test_a_person_is_told_the_place_and_the_right_spelling(tmp_path: Path) -> None:
     file = tmp_path / "policy.hujson"
     file.write_text('{\n  // who\n  "gruops": {},\n}')
@@ -234,5 +246,8 @@ def test_lines_in_lines_out() -> None:
     question = {"policy": BASE, "topology": TOPOLOGY, "id": "x"}
     result = CliRunner().invoke(app, ["compile"], input=json.dumps(question) + "\n\n")
     assert json.loads(result.stdout)["id"] == "x"
+    odd = '{"id": "\\ud800", "policy": {"groups": {"\\ud800": []}}, "topology": {"nodes": {}}}'
+    result = CliRunner().invoke(app, ["compile"], input=odd)
+    assert json.loads(result.stdout)["http_code"] == 400
     broken = CliRunner().invoke(app, ["compile"], input="{")
     assert broken.exit_code == 1
