@@ -9,8 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
+from warren.policy.document import parse_policy_untrusted
 from warren.policy.hujson import MAX_BYTES
 from warren.policy.malformed import MalformedPolicy
+from warren.policy.standins import stand_ins
 from warren.policy.topology import Topology, parse_topology_untrusted
 from warren.policy.verdict import check as check_policy
 from warren.policy.verdict import verdict_untrusted
@@ -26,7 +28,7 @@ app = typer.Typer(
 _File = Annotated[Path, typer.Argument(help="A policy file (HuJSON).")]
 _Topology = Annotated[
     Path | None,
-    typer.Option(help="Users and nodes as JSON, to test with; without it, names stand for nobody."),
+    typer.Option(help="Users and nodes as JSON, to test with; without it, one node for each name."),
 ]
 
 
@@ -49,9 +51,9 @@ def _read(file: Path, limit: int) -> str:
         raise _leave(f"{file}: not UTF-8 text") from None
 
 
-def _topology(file: Path | None) -> Topology:
+def _topology(file: Path | None, source: str) -> Topology:
     if file is None:
-        return Topology([], [])
+        return stand_ins(parse_policy_untrusted(source))
     try:
         return parse_topology_untrusted(json.loads(_read(file, _MAX_LINE_BYTES)))
     except (MalformedPolicy, ValueError, RecursionError) as error:
@@ -73,7 +75,8 @@ def check(file: _File) -> None:
 def test(file: _File, topology: _Topology = None) -> None:
     """Run a policy file's own tests."""
     try:
-        checked = check_policy(_read(file, MAX_BYTES), _topology(topology))
+        source = _read(file, MAX_BYTES)
+        checked = check_policy(source, _topology(topology, source))
         failures = checked.trial().run(checked.policy)
     except MalformedPolicy as error:
         raise _leave(f"{file}: {error.sentence()}") from None

@@ -66,10 +66,13 @@ class Topology:
 
     users: list[User]
     nodes: list[Node]
+    any_domain: bool = False
 
     @cached_property
     def domain(self) -> str:
-        """Return the network's own domain: its owner's."""
+        """Return the network's own domain: its owner's; nothing where any might be it."""
+        if self.any_domain:
+            return ""
         return self.users[0].domain if self.users else ""
 
 

@@ -238,6 +238,8 @@ def test_a_file_runs_its_own_tests(tmp_path: Path) -> None:
     file.write_text(json.dumps(BASE | {"acls": [rule], "tests": tests}))
     passed = CliRunner().invoke(app, ["test", str(file), "--topology", str(nodes)])
     assert passed.exit_code == 0, passed.output
+    alone = CliRunner().invoke(app, ["test", str(file)])
+    assert alone.exit_code == 0, alone.output
     file.write_text(json.dumps(BASE | {"acls": [], "tests": tests}))
     assert CliRunner().invoke(app, ["test", str(file), "--topology", str(nodes)]).exit_code == 1
 
