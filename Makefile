@@ -74,7 +74,7 @@ check-rust: setup ## format, lint and test the engine
 
 check-python: setup pebble $(STAMPS)/rust-client ## the Python tests, the lab and the interop tests among them
 	@tools/system-packages $(TEST_PACKAGES)
-	@WARREN_TESTS_SKIP_NOTHING=1 $(BIN)/pytest
+	@WARREN_TESTS_SKIP_NOTHING=1 $(BIN)/python tools/run_tests.py
 
 bench: setup ## measure, beside peers in the same run
 	@tools/system-packages $(TEST_PACKAGES)
