@@ -20,7 +20,7 @@ _TOPOLOGY = {
 }
 _POLICIES = [
     {
-        "groups": {"group:a": ["ann@example.com", "group:b"], "group:b": []},
+        "groups": {"group:a": ["ann@example.com"], "group:b": []},
         "hosts": {"web": "10.1.2.3", "net": "10.0.0.0/8"},
         "ipsets": {"ipset:x": ["add 10.0.0.0/8", "remove 10.1.0.0/16", "ipset:x"]},
         "tagOwners": {"tag:router": ["group:a"]},

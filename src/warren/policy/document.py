@@ -164,16 +164,14 @@ class _Reader:
             item = found["groups"].value[name]
             if not name.startswith("group:"):
                 raise self.fail(item, f"groups[\"{name}\"]: group names must start with 'group:'")
-        # A group may name others, which may not: what they contain is reported in their name.
-        for members in policy.groups.values():
-            for member in members:
-                for inner in policy.groups.get(member, ()):
-                    if inner.startswith("group:"):
-                        where = found["groups"].value[member]
-                        raise self.fail(
-                            where,
-                            f'groups["{member}"]: "{inner}": group members cannot be recursive',
-                        )
+        # Of several groups within groups, the last by name is reported.
+        for name in sorted(policy.groups, reverse=True):
+            for member in policy.groups[name]:
+                if member.startswith("group:"):
+                    raise self.fail(
+                        found["groups"].value[name],
+                        f'groups["{name}"]: "{member}": group members cannot be recursive',
+                    )
         for name in policy.tag_owners:
             item = found["tagOwners"].value[name]
             rest = name.removeprefix("tag:")

@@ -6,7 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from warren.policy.document import Entry, Policy
-from warren.policy.ports import Ports, parse_ip_entry, parse_protocol, split_destination
+from warren.policy.ports import (
+    ANY,
+    WITH_PORTS,
+    Ports,
+    parse_ip_entry,
+    parse_protocol,
+    split_destination,
+)
 from warren.policy.ranges import wire_form
 from warren.policy.targets import Targets, UnknownTarget
 
@@ -49,6 +56,7 @@ def _acl(entry: Entry, targets: Targets) -> Grant:
         ends = [split_destination(text) for text in entry.words("dst", "ports")]
     except ValueError as error:
         raise entry.fail(str(error), "dst") from None
+    _check_ports(entry, protocol, [ports for _, ranges in ends for ports in ranges])
     ports: dict[str, list[Ports]] = {}
     for target, ranges in ends:
         ports.setdefault(target, []).extend(ranges)
@@ -74,7 +82,7 @@ def _grant(entry: Entry, targets: Targets) -> Grant:
             message = f"capability name must not be in the {_OUR_DOMAIN} domain"
             raise entry.fail(message, "app")
         if "/" not in name.strip("/"):
-            raise entry.fail(f'capability name "{name}" must have the form domain/path', "app")
+            raise entry.fail("capability name must have the form {domain}/{path}", "app")
     if app and INTERNET in ends:
         raise entry.fail(f"cannot use app grants with {INTERNET}", "dst")
     if SELF in ends and not all(targets.is_people(word) for word in sources):
@@ -90,9 +98,15 @@ def _grant(entry: Entry, targets: Targets) -> Grant:
             protocol, found = parse_ip_entry(text)
         except ValueError as error:
             raise entry.fail(str(error), "ip") from None
+        _check_ports(entry, protocol, [found])
         for end in ends:
             ports.setdefault(protocol, {}).setdefault(end, []).append(found)
     return Grant(entry, sources, ends, ports, app, via)
+
+
+def _check_ports(entry: Entry, protocol: tuple[int, ...], ports: list[Ports]) -> None:
+    if not set(protocol) <= WITH_PORTS and any(one != ANY for one in ports):
+        raise entry.fail('only tcp, udp and sctp have ports; use "*"')
 
 
 def _check_sources(entry: Entry, words: list[str], targets: Targets) -> None:
@@ -108,7 +122,7 @@ def _check_sources(entry: Entry, words: list[str], targets: Targets) -> None:
 def _check_targets(entry: Entry, words: list[str], targets: Targets) -> None:
     for word in words:
         if word == "autogroup:danger-all":
-            raise entry.fail(f'"{word}" not valid on the dst side of a rule', "dst")
+            raise entry.fail(f"cannot use {word} as a dst", "dst")
         try:
             targets.check(word)
         except UnknownTarget as error:

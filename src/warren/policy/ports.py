@@ -8,6 +8,7 @@ PROTOCOLS = {
     "icmp": 1, "igmp": 2, "ipv4": 4, "ip-in-ip": 4, "tcp": 6, "egp": 8, "igp": 9, "udp": 17,
     "gre": 47, "esp": 50, "ah": 51, "ipv6-icmp": 58, "sctp": 132, "fc": 133,
 }  # fmt: skip
+WITH_PORTS = {PROTOCOLS[name] for name in ("tcp", "udp", "sctp")}
 _MAX_PORT = 65535
 
 

@@ -94,8 +94,9 @@ def _read(entry: Entry, targets: Targets) -> SshRule:
             targets.check(word)
         except UnknownTarget as error:
             raise entry.fail(f"src={error}", "src") from None
+    _check_owners(entry, sources, ends, targets)
     for word in ends:
-        if word != SELF and not targets.names_nodes(word) and word != "*":
+        if word != SELF and not targets.names_nodes(word):
             raise entry.fail(f'invalid dst "{word}"', "dst")
         try:
             targets.check(word)
@@ -105,6 +106,17 @@ def _read(entry: Entry, targets: Targets) -> SshRule:
         if (found := _LOCAL_PART.fullmatch(word)) and home not in ("", found[1].lower()):
             raise entry.fail(f"{found[1]} {foreign}", "users")
     return SshRule(action == "check", sources, ends, users, environment)
+
+
+def _check_owners(entry: Entry, sources: list[str], ends: list[str], targets: Targets) -> None:
+    """Only its user may log in to a person's device (§12.4)."""
+    tagged = any(word.startswith("tag:") or word == "autogroup:tagged" for word in sources)
+    for word in ends:
+        if "@" in word and any(source != word for source in sources):
+            message = f'dst "{word}": only this user may be the source; use {SELF}'
+            raise entry.fail(message, "dst")
+        if tagged and (word == SELF or targets.is_people(word)):
+            raise entry.fail(f'dst "{word}": tags may not log in to devices of users', "dst")
 
 
 def _check_period(entry: Entry, period: str) -> None:

@@ -88,12 +88,7 @@ class Targets:
         if word in ROLES:
             return [user for user in everyone if user.role == ROLES[word]]
         if word.startswith("group:"):
-            logins: set[str] = set()
-            for member in self.policy.groups.get(word, ()):
-                if member.startswith("group:"):
-                    logins.update(self.policy.groups.get(member, ()))
-                else:
-                    logins.add(member)
+            logins = self.policy.groups.get(word, ())
             wanted = {user.login for login in logins for user in self._person(login)}
             return [user for user in everyone if user.login in wanted]
         return self._person(word)
