@@ -25,8 +25,6 @@ _FUNNEL: dict[str, Any] = {
     f"{_CAP}warn-funnel-no-https": None,
 }
 _ADMINS = ("owner", "admin", "it-admin", "network-admin")
-# What others are told of an exit that they may use.
-_TOLD_OF_EXITS = ("suggest-exit-node",)
 
 
 @dataclass(slots=True)
@@ -96,7 +94,5 @@ class Attributes:
         return dict(sorted(found.items()))
 
     def of_peer(self, peer: Node) -> dict[str, Any]:
-        """Return what others are told that a peer may do."""
-        if not set(EXITS) & set(peer.approved):
-            return {}
-        return {k: v for k, v in self.granted(peer).items() if k in _TOLD_OF_EXITS}
+        """Return what others are told that a peer may do: an approved exit may be suggested."""
+        return {"suggest-exit-node": None} if set(EXITS) & set(peer.approved) else {}

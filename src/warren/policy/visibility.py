@@ -35,6 +35,8 @@ class Sight:
     ) -> None:
         self.targets = targets
         self.primaries = primaries
+        self.plain = [grant for grant in grants if grant.ports and not grant.via]
+        self.via = [grant for grant in grants if grant.via and grant.ports]
         self.spans = {n.name: n.spans + n.route_spans for n in targets.topology.nodes}
         self.rules = {name: [_spans(rule) for rule in rules] for name, rules in filters.items()}
         self.outward = [
@@ -50,6 +52,35 @@ class Sight:
             for grant in grants
             if INTERNET in grant.targets or ("*" in grant.targets and grant.ports)
         ]
+
+    def _grants(self, grant: Grant, viewer: Node, span: list[Span]) -> bool:
+        sources = [form for word in grant.sources for form in self.targets.source(word)]
+        ends = [form for word in grant.targets for form in self.targets.destination(word)]
+        return covers([s for form in sources for s in parse_spans(form)], viewer.spans) and covers(
+            [s for form in ends for s in parse_spans(form)], span
+        )
+
+    def _leads(self, viewer: Node, peer: Node, route: str) -> bool:
+        """Whether a rule sends the viewer's traffic for a route via this peer.
+
+        A rule without `via` leaves it to the route's primary. Of the routers with the rule's
+        tags, the one that serves the route leads, or else the first.
+        """
+        span = [span_of_network(ip_network(route))]
+        if any(self._grants(grant, viewer, span) for grant in self.plain):
+            return False
+        for grant in self.via:
+            routers = [
+                node
+                for node in self.targets.topology.nodes
+                if set(grant.via) & set(node.tags) and route in node.routes
+            ]
+            if peer not in routers:
+                continue
+            if self._grants(grant, viewer, span):
+                leader = [node for node in routers if route in self.primaries[node.name]]
+                return peer is (leader or routers)[0]
+        return False
 
     def _reaches(self, one: str, other: str) -> bool:
         return any(covers(rule.sources, self.spans[one]) for rule in self.rules[other])
@@ -86,6 +117,9 @@ class Sight:
             back = any(covers(r.sources, span) for r in self.rules[viewer.name])
             # Two routers of one network know which of them serves it.
             if out or back or route in viewer.routes:
+                found.append(route)
+        for route in peer.routes if self.via else ():
+            if route not in found and self._leads(viewer, peer, route):
                 found.append(route)
         return found
 

@@ -22,7 +22,7 @@ UNKNOWABLE = {
     "packet_filter_rules": 1,
     "ssh_policy": 10,
     "self": 79,
-    "peers": 59,
+    "peers": 58,
 }
 
 
