@@ -315,7 +315,8 @@ def _await_up(
         patient = status.state in ("needs-login", "needs-approval")
         limit = timeout if timeout is not None else (None if patient else _REACH_TIMEOUT_S)
         if limit is not None and time.monotonic() - began > limit:
-            raise NodeError(status.error or f"Not up after {limit:g} s.")
+            asked = status.server_url or "the coordinator"
+            raise NodeError(status.error or f"Not up after {limit:g} s: {asked} has not answered.")
         wait_s = _WATCH_S if limit is None else min(_WATCH_S, began + limit - time.monotonic())
         status = client.watch(status.seq, max(0.05, wait_s))
     return status
