@@ -96,7 +96,7 @@ class Client:
     def external(self) -> Endpoint | None:
         return next(iter(self.it.endpoints), None)
 
-    def wait_mapped(self, deadline_s: float = 10.0) -> Endpoint:
+    def wait_mapped(self, deadline_s: float = 40.0) -> Endpoint:
         return self.part.wait(lambda: self.external, deadline_s, "a port is mapped")
 
     def findings(self) -> dict[MapProtocol, Finding]:
@@ -105,7 +105,7 @@ class Client:
     def details(self) -> dict[MapProtocol, str]:
         return {o.protocol: o.detail for router in self.it.routers for o in router.outcomes}
 
-    def wait_found(self, protocol: MapProtocol, finding: Finding, deadline_s: float = 10.0) -> None:
+    def wait_found(self, protocol: MapProtocol, finding: Finding, deadline_s: float = 40.0) -> None:
         what = f"{protocol} is {finding}"
         self.part.wait(lambda: self.findings().get(protocol) is finding, deadline_s, what)
 
@@ -151,7 +151,7 @@ def test_each_protocol_opens_and_closes(home: World, igd: Igd, protocol: MapProt
         assert igd.mapped == {PORT: f"{home['alice'].address}:{PORT}"}
         assert crosses(home, home["alice"], external)
         began = time.monotonic()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 30  # it does not wait for the dead router
     assert igd.mapped == {}
     assert not crosses(home, home["alice"], external)
 
@@ -234,7 +234,7 @@ def test_a_router_that_hangs(home: World, igd: Igd) -> None:
         assert "does not answer" in alice.details()[NATPMP]
         began = time.monotonic()
         igd.kill()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 30  # it does not wait for the dead router
 
 
 @pytest.mark.parametrize("protocol", EVERY)
@@ -247,7 +247,7 @@ def test_a_router_that_restarts(home: World, igd: Igd, protocol: MapProtocol) ->
         igd.stop()
         assert igd.mapped == {}
         igd.start()
-        home.wait(lambda: igd.mapped, 15, "the mapping is made anew")
+        home.wait(lambda: igd.mapped, 40, "the mapping is made anew")
         assert alice.external is not None and crosses(home, home["alice"], alice.external)
 
 
@@ -480,7 +480,7 @@ def test_a_stock_client_is_direct_by_a_mapping_on_either_side(router_of: str) ->
         )
         dave.start()
         dave.wait_joined()
-        world.wait(lambda: alice.peer("dave"), 10, "alice knows dave")
+        world.wait(lambda: alice.peer("dave"), 30, "alice knows dave")
         pong = alice.ping_until_direct("dave", 40)
         # Not always by the mapped port itself: what comes in through it shows another way.
         assert pong.via == "direct" and str(pong.path).startswith(f"{PUBLIC_B}:")
@@ -526,9 +526,9 @@ def test_two_symmetric_homes_are_direct_by_one_mapping(natpmp: bool, upnp: bool)
         off = "UPnP" if natpmp else "NAT-PMP"
         assert f"Your router's {off} is off" in " ".join(alice.run("netcheck").split())
         alice.run("down")
-        world.wait(lambda: not igd.mapped, 5, "`warren down` gives the port back")
+        world.wait(lambda: not igd.mapped, 20, "`warren down` gives the port back")
         alice.run("up")
-        world.wait(lambda: igd.mapped, 10, "`warren up` asks for it again")
+        world.wait(lambda: igd.mapped, 40, "`warren up` asks for it again")
         assert alice.stop() == 0
         assert igd.mapped == {}, "given back on a clean stop"
         for program in world.programs:

@@ -106,7 +106,7 @@ async def test_a_server_that_says_little_for_long() -> None:
         began = time.monotonic()
         with pytest.raises(FetchFailed, match=r"0\.3 s"):
             await fetch(server, "GET", "/", limit_s=0.3)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 4
 
 
 async def test_nobody_there() -> None:
