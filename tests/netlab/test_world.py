@@ -68,20 +68,22 @@ def test_a_killed_run_is_removed_by_the_next() -> None:
         "world['a'].spawn(['sh', '-c', 'echo up; exec sleep 600'], 's').wait_output('up', 5)\n"
         "print(world['a'].namespace, world.programs[0].pid, flush=True); time.sleep(600)\n"
     )
-    before = namespaces()
     argv = [sys.executable, "-c", code]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         namespace, pid = child.stdout.readline().split()
-        assert namespace in namespaces()
+        kept = runs.NETNS / namespace
+        lived = kept.exists()
         runs.clean()
-        assert namespace in namespaces(), "a living run is left alone"
+        spared = kept.exists()
         os.kill(child.pid, signal.SIGKILL)
     wait_until(
         lambda: not Path(f"/proc/{pid}").exists() or runs._is_zombie(int(pid)), 5, "child dies"
     )
+    assert lived
+    assert spared, "a living run is left alone"
     runs.clean()
-    assert namespaces() == before
+    assert not kept.exists()
 
 
 @pytest.mark.parametrize(
