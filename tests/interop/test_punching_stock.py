@@ -5,13 +5,12 @@ The stock client knows nothing of it: it pings what it is told to ping (PROTOCOL
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from warren.lab import sandbox, stock
+from warren.lab import sandbox
 from warren.lab.mesh import Node, Server
 from warren.lab.plan import Host, Plan, Router
 from warren.lab.stock import StockClient
@@ -35,13 +34,7 @@ PLAN = Plan(
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
-    try:
-        stock.caddy_binary()
-    except sandbox.LabUnavailable as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
+def world(stock_client: None) -> Iterator[World]:
     with World(PLAN) as world:
         try:
             yield world

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +14,11 @@ from warren.lab.stock import StockClient
 from warren.lab.web import WebServer, get
 from warren.lab.world import World
 
-pytestmark = [pytest.mark.netlab, pytest.mark.interop]
+pytestmark = [
+    pytest.mark.netlab,
+    pytest.mark.interop,
+    pytest.mark.usefixtures("stock_client"),
+]
 
 WEB_PORT = 8000
 PLAN = Plan(
@@ -31,16 +34,6 @@ PLAN = Plan(
         Host("dave", behind="cafe"),
     ),
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def installed() -> None:
-    try:
-        stock.caddy_binary()
-    except sandbox.LabUnavailable as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
 
 
 class Mesh:

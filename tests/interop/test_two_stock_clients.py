@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import http.client
-import os
 from collections.abc import Iterator
 
 import pytest
 
-from warren.lab import sandbox, stock
 from warren.lab.mesh import Server
 from warren.lab.plan import Host, Plan, Router
 from warren.lab.stock import StockClient
@@ -32,13 +30,7 @@ PLAN = Plan(
 
 
 @pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    try:
-        stock.caddy_binary()
-    except sandbox.LabUnavailable as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
+def world(stock_client: None) -> Iterator[World]:
     with World(PLAN) as built:
         yield built
 
