@@ -96,7 +96,7 @@ class Measuring:
         self.stun_servers: tuple[Endpoint, ...] = ()
         """The servers that the last measuring could ask over IPv4."""
         self.home_region = 0
-        self.endpoints: tuple[OwnEndpoint, ...] = ()
+        self._measured: tuple[OwnEndpoint, ...] = ()
         self.resolved: dict[str, list[str]] = {}
 
     def set_map(self, derp_map: DERPMap, inside: Iterable[Address]) -> None:
@@ -123,9 +123,14 @@ class Measuring:
         if endpoints == self._mapped:
             return
         self._mapped = endpoints
-        others = [own for own in self.endpoints if own.kind != TYPE_PORTMAPPED]
-        self.endpoints = self._outside([*self._mapped_endpoints(), *others])
         self.want()
+
+    @property
+    def endpoints(self) -> tuple[OwnEndpoint, ...]:
+        """Where peers may try to reach this node now, the surest first."""
+        # Put together when it is asked for: a router may open its port during a measuring.
+        mapped = [OwnEndpoint(endpoint, TYPE_PORTMAPPED) for endpoint in self._mapped]
+        return self._outside([*mapped, *self._measured])
 
     def want(self, full: bool = False) -> None:
         """Measure soon; a measuring under way, or just done, serves too unless `full`."""
@@ -208,7 +213,7 @@ class Measuring:
         self.report = report
         self._history.add(report)
         self.home_region = self._choose_home(report)
-        self.endpoints = await self._own_endpoints(report)
+        self._measured = await self._measured_endpoints(report)
 
     async def _drive(self, netcheck: Netcheck) -> Report:
         while True:
@@ -238,10 +243,9 @@ class Measuring:
             return self.home_region
         return fallback_region(regions, b"warren")
 
-    async def _own_endpoints(self, report: Report) -> tuple[OwnEndpoint, ...]:
+    async def _measured_endpoints(self, report: Report) -> tuple[OwnEndpoint, ...]:
         port4, port6 = self._ports
-        found = self._mapped_endpoints()
-        found += [OwnEndpoint(e, TYPE_STUN) for e in (*report.mapped_v4[:1], *report.mapped_v6[:1])]
+        found = [OwnEndpoint(e, TYPE_STUN) for e in (*report.mapped_v4[:1], *report.mapped_v6[:1])]
         if report.mapping_varies and report.global_v4 is not None and port4:
             found += [OwnEndpoint(e, TYPE_STUN) for e in report.mapped_v4[1:]]
             # A forwarded port is often the same outside as inside.
@@ -252,10 +256,7 @@ class Measuring:
             log.warning("local addresses cannot be read", reason=str(error))
             local = []
         found += [OwnEndpoint(e, TYPE_LOCAL) for e in local_endpoints(local, port4, port6)]
-        return self._outside(found)
-
-    def _mapped_endpoints(self) -> list[OwnEndpoint]:
-        return [OwnEndpoint(endpoint, TYPE_PORTMAPPED) for endpoint in self._mapped]
+        return tuple(found)
 
     def _outside(self, found: Iterable[OwnEndpoint]) -> tuple[OwnEndpoint, ...]:
         """Each endpoint once, without those inside the network, and not too many."""
