@@ -1,9 +1,9 @@
-"""What `warren netcheck` tells beyond the regular measuring: the NAT itself, and portals."""
+"""What `warren netcheck` tells: the regular measuring, the NAT itself, portals and routers."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -12,13 +12,24 @@ from warren.edge.entropy import Entropy
 from warren.edge.linux.interfaces import LocalAddress
 from warren.nat.behaviour import NatBehaviour
 from warren.nat.explain import explain, ports_in_words
+from warren.nat.mapping import sentence
+from warren.nat.report import Report
 from warren.nat.targets import stun_targets
 from warren.netmap.derpmap import DERPMap
 from warren.netmap.endpoint import Endpoint
+from warren.netmap.view import View
 from warren.node.captive import find_portal
 from warren.node.natcheck import examine
+from warren.node.portmapping import RouterFacts
 from warren.node.regions import compile_regions
-from warren.node.schema import NatReport
+from warren.node.schema import (
+    NatReport,
+    NetcheckReport,
+    PortMapProtocol,
+    RegionLatency,
+    RouterReport,
+)
+from warren.node.statuses import region_code
 
 _PORTAL_PORT = 80
 
@@ -61,6 +72,59 @@ async def examine_network(
         find_portal(_portal_relays(derp_map, resolved), entropy),
     )
     return NatFacts(_report(nat4), _report(nat6), portal)
+
+
+def netcheck_report(
+    view: View,
+    measured: Report,
+    home: int,
+    endpoints: list[str],
+    routers: Iterable[RouterFacts],
+    nat: NatFacts,
+) -> NetcheckReport:
+    """Put the whole report together. home: the region in use. endpoints: this node's own."""
+    latency = measured.latency
+    regions = [
+        RegionLatency(
+            region=number,
+            code=region.region_code,
+            name=region.region_name,
+            latency_ms=latency[number] * 1000 if number in latency else None,
+        )
+        for number, region in sorted((view.derp_map.regions or {}).items())
+        if region is not None
+    ]
+    return NetcheckReport(
+        udp=measured.udp,
+        ipv4=str(measured.global_v4) if measured.global_v4 else None,
+        ipv6=str(measured.global_v6) if measured.global_v6 else None,
+        mapping_varies=measured.mapping_varies,
+        home_region=home,
+        home_region_code=region_code(view, home),
+        regions=regions,
+        endpoints=endpoints,
+        routers=[_router_report(router) for router in routers],
+        nat4=nat.nat4,
+        nat6=nat.nat6,
+        captive_portal=nat.captive_portal,
+    )
+
+
+def _router_report(router: RouterFacts) -> RouterReport:
+    """Tell what a router said to the request for a port."""
+    return RouterReport(
+        address=str(router.gateway.ip),
+        model=router.model,
+        external=str(router.mapping.external) if router.mapping else None,
+        protocols=[
+            PortMapProtocol(
+                protocol=outcome.protocol.value,
+                finding=outcome.finding.value,
+                text=sentence(outcome),
+            )
+            for outcome in router.outcomes
+        ],
+    )
 
 
 def _leads_out(address: LocalAddress) -> bool:

@@ -21,7 +21,7 @@ from warren import __version__
 from warren.edge.clock import Clock
 from warren.edge.dial import RelayProxy
 from warren.edge.entropy import Entropy
-from warren.edge.linux.device import DeviceRoutes, RouteProblem
+from warren.edge.linux.device import DeviceRoutes
 from warren.edge.linux.gateways import Gateway, default_gateways
 from warren.edge.linux.interfaces import local_addresses
 from warren.edge.linux.netmon import network_changes
@@ -30,7 +30,6 @@ from warren.engine.commands import Rebind
 from warren.engine.events import Bound, Dialed, Fault, Handshake, PeerGone, RegionState
 from warren.engine.protocol import Engine, Snapshot
 from warren.keys import DiscoPrivate, NodePublic
-from warren.nat.mapping import sentence
 from warren.netmap.endpoint import Endpoint
 from warren.netmap.node import NetInfo, Node
 from warren.netmap.view import EMPTY, View
@@ -40,12 +39,13 @@ from warren.node.control_client import Refused
 from warren.node.control_link import ControlLink, LinkLost, NotACoordinator
 from warren.node.control_pings import answer_control_ping
 from warren.node.dataplane import Dataplane
+from warren.node.device import DeviceKeeper
 from warren.node.dialing import Dialer
 from warren.node.hostinfo import MalformedHostname, check_hostname, make_hostinfo
 from warren.node.localapi import RequestFailed
 from warren.node.measuring import Measuring
 from warren.node.membership import Facts, Membership
-from warren.node.natreport import examine_network
+from warren.node.natreport import examine_network, netcheck_report
 from warren.node.portmapping import PortMapping, disabled_protocols
 from warren.node.probes import icmp_echo, tsmp_ping
 from warren.node.reconcile import NOTHING, Desired, Settings, desire, own_addresses, reconcile
@@ -56,9 +56,6 @@ from warren.node.schema import (
     NetcheckReport,
     PingReply,
     PingRequest,
-    PortMapProtocol,
-    RegionLatency,
-    RouterReport,
     Status,
     UpRequest,
     WhyRequest,
@@ -154,12 +151,7 @@ class NodeService:
             on_change=self._bump,
             on_ping=self._on_control_ping,
         )
-        self._make_routes = make_routes
-        self._routes: DeviceRoutes | None = None
-        self._routes_wanted: tuple[list[str], list[str]] = ([], [])
-        self._routes_news = asyncio.Event()
-        self._route_problem = ""
-        self._routes_done = make_routes is None
+        self._device = DeviceKeeper(make_routes, self._bump)
         self._faults: dict[str, str] = {}
         self._desired: Desired = NOTHING
         self._generation = 0
@@ -186,16 +178,12 @@ class NodeService:
                 tasks.create_task(self._watch_sleep(), name="sleep")
                 tasks.create_task(self._keep_house(), name="housekeeping")
                 tasks.create_task(self._watch_engine(), name="engine")
-                if self._make_routes is not None:
-                    tasks.create_task(self._keep_routes(self._make_routes), name="routes")
+                tasks.create_task(self._device.run(), name="device")
                 profile = self._state.profile
                 if profile is not None and profile.prefs.want_running:
                     self._start_member(None, force_login=False)
         finally:
-            if self._routes is not None:
-                # pyroute2 would take the running loop for its own, and uvloop knows no netlink.
-                with suppress(RouteProblem):
-                    await asyncio.to_thread(self._routes.clear)
+            await self._device.clear()
 
     # The local API.
 
@@ -336,61 +324,25 @@ class NodeService:
                 await self._measuring.measure_now()
         except TimeoutError:
             raise RequestFailed(504, "The measuring did not end in time.") from None
-        report = self._measuring.report
-        assert report is not None
+        measured = self._measuring.report
+        assert measured is not None
         view = self._membership.view
-        latency = report.latency
         nat = await examine_network(
             view.derp_map,
             self._measuring.resolved,
-            latency,
+            measured.latency,
             self._clock,
             self._entropy,
             local_addresses,
         )
-        regions = [
-            RegionLatency(
-                region=number,
-                code=region.region_code,
-                name=region.region_name,
-                latency_ms=latency[number] * 1000 if number in latency else None,
-            )
-            for number, region in sorted((view.derp_map.regions or {}).items())
-            if region is not None
-        ]
-        return NetcheckReport(
-            udp=report.udp,
-            ipv4=str(report.global_v4) if report.global_v4 else None,
-            ipv6=str(report.global_v6) if report.global_v6 else None,
-            mapping_varies=report.mapping_varies,
-            home_region=self._measuring.home_region,
-            home_region_code=statuses.region_code(view, self._measuring.home_region),
-            regions=regions,
-            endpoints=[str(own.endpoint) for own in self._measuring.endpoints],
-            routers=self.routers(),
-            nat4=nat.nat4,
-            nat6=nat.nat6,
-            captive_portal=nat.captive_portal,
+        return netcheck_report(
+            view,
+            measured,
+            self._measuring.home_region,
+            [str(own.endpoint) for own in self._measuring.endpoints],
+            self._portmapping.routers,
+            nat,
         )
-
-    def routers(self) -> list[RouterReport]:
-        """Tell what each router said to the request for a port."""
-        return [
-            RouterReport(
-                address=str(router.gateway.ip),
-                model=router.model,
-                external=str(router.mapping.external) if router.mapping else None,
-                protocols=[
-                    PortMapProtocol(
-                        protocol=outcome.protocol.value,
-                        finding=outcome.finding.value,
-                        text=sentence(outcome),
-                    )
-                    for outcome in router.outcomes
-                ],
-            )
-            for router in self._portmapping.routers
-        ]
 
     def why(self, request: WhyRequest) -> Explanation:
         """Explain the path to a peer, from what is known now."""
@@ -541,7 +493,7 @@ class NodeService:
         self._dataplane.set_view(view, key.public())
         self._dataplane.relays.serve(profile.prefs.relay_server)
         routes = [p for peer in self._desired.peers.values() for p in peer.allowed_ips]
-        self._want_routes(own_addresses(view.node), routes)
+        self._device.want(own_addresses(view.node), routes)
         self._bump()
 
     def _become(self, desired: Desired) -> None:
@@ -560,29 +512,8 @@ class NodeService:
         self._become(NOTHING)
         self._dataplane.set_view(EMPTY, NodePublic.zero())
         self._dataplane.relays.serve(False)
-        self._want_routes([], [])
+        self._device.want([], [])
         self._bump()
-
-    def _want_routes(self, addresses: list[str], routes: list[str]) -> None:
-        if self._routes_wanted != (addresses, routes):
-            self._routes_wanted = (addresses, routes)
-            self._routes_news.set()
-
-    async def _keep_routes(self, make: Callable[[], DeviceRoutes]) -> None:
-        """Give the device what is wanted, off the event loop, one change after another."""
-        routes = self._routes = await asyncio.to_thread(make)
-        while True:
-            await self._routes_news.wait()
-            self._routes_news.clear()
-            addresses, prefixes = self._routes_wanted
-            try:
-                await asyncio.to_thread(routes.apply, addresses, prefixes)
-                self._route_problem = ""
-            except RouteProblem as error:
-                log.error("routes", reason=str(error))
-                self._route_problem = str(error)
-            self._routes_done = bool(addresses)
-            self._bump()
 
     async def _watch_network(self) -> None:
         """Search paths and measure anew whenever this machine's own addresses changed."""
@@ -747,10 +678,10 @@ class NodeService:
     def _phase(self) -> BackendState:
         """The membership's phase; a device that has no address yet is not `running`."""
         phase = self._membership.phase
-        return "starting" if phase == "running" and not self._routes_done else phase
+        return "starting" if phase == "running" and not self._device.ready else phase
 
     def _health(self, view: View) -> list[str]:
-        own = (self._desired.filter_fault, self._membership.clock_warning, self._route_problem)
+        own = (self._desired.filter_fault, self._membership.clock_warning, self._device.problem)
         told = [*view.health]
         told += [m.title or m.text for _, m in sorted(view.display_messages.items())]
         return [text for text in (*own, *self._faults.values(), *told) if text]
