@@ -98,7 +98,7 @@ class ControlConnection(asyncio.Protocol):
         data = self._channel.poll_transmit()
         if self._transport is None:
             return
-        if data:
+        if data and not self._transport.is_closing():
             self._transport.write(data)
         if self._channel.closed:
             self._transport.close()

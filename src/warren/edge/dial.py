@@ -92,6 +92,16 @@ def reason(error: Exception) -> str:
     return text[:1].lower() + text[1:] if text else type(error).__name__
 
 
+def write(writer: asyncio.StreamWriter, data: bytes) -> None:
+    """Write to a connection that the other side may have reset a moment ago.
+
+    Raises ConnectionResetError: uvloop would say RuntimeError, which nobody expects of a network.
+    """
+    if writer.is_closing():
+        raise ConnectionResetError("the connection was closed")
+    writer.write(data)
+
+
 async def close(stream: Stream) -> None:
     """Close without waiting for the other side."""
     stream.writer.transport.abort()
@@ -146,7 +156,7 @@ def _is_exempt(host: str) -> bool:
 async def _through_proxy(target: Target, host: str, port: int) -> Stream:
     reader, writer = await asyncio.open_connection(host, port)
     try:
-        writer.write(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
+        write(writer, f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
         await writer.drain()
         head = await reader.readuntil(b"\r\n\r\n")
         status = head.split(b"\r\n", 1)[0].split(b" ")

@@ -14,6 +14,7 @@ from urllib.parse import urljoin, urlsplit
 
 import h11
 
+from warren.edge.dial import write
 from warren.netmap.endpoint import Endpoint
 
 MAX_BODY_BYTES = 128 * 1024
@@ -106,7 +107,7 @@ async def _once(
         request = http.send(h11.Request(method=method, target=path, headers=lines)) or b""
         request += http.send(h11.Data(data=body)) or b"" if body else b""
         request += http.send(h11.EndOfMessage()) or b""
-        writer.write(request)
+        write(writer, request)
         return await _read(http, reader)
     except h11.ProtocolError as error:
         raise FetchFailed("it does not speak HTTP") from error

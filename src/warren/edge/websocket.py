@@ -22,7 +22,7 @@ from wsproto.events import (
 )
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
-from warren.edge.dial import Stream
+from warren.edge.dial import Stream, write
 from warren.edge.http import Answer, Arrival, Head, hand_over
 
 _UNSUPPORTED_DATA = 1003
@@ -69,9 +69,8 @@ async def open_websocket(stream: Stream, host: str, target: str, subprotocol: st
     """
     websocket = WSConnection(ConnectionType.CLIENT)
     try:
-        stream.writer.write(
-            websocket.send(Request(host=host, target=target, subprotocols=[subprotocol]))
-        )
+        request = Request(host=host, target=target, subprotocols=[subprotocol])
+        write(stream.writer, websocket.send(request))
         await _await_acceptance(stream, websocket, subprotocol)
     except (RemoteProtocolError, LocalProtocolError, UnicodeError) as error:
         raise WebSocketRefused(f"the answer opens no WebSocket: {error}") from error

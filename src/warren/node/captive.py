@@ -12,6 +12,7 @@ from contextlib import suppress
 
 import h11
 
+from warren.edge.dial import write
 from warren.edge.entropy import Entropy
 from warren.netmap.endpoint import Endpoint
 
@@ -57,8 +58,7 @@ async def _is_portal(
     name = f"[{host}]" if ":" in host else host
     headers = [("Host", name), ("X-Tailscale-Challenge", challenge), ("Connection", "close")]
     request = h11.Request(method="GET", target="/generate_204", headers=headers)
-    writer.write(http.send(request) or b"")
-    writer.write(http.send(h11.EndOfMessage()) or b"")
+    write(writer, (http.send(request) or b"") + (http.send(h11.EndOfMessage()) or b""))
     while True:
         event = http.next_event()
         if isinstance(event, h11.Response):

@@ -33,7 +33,16 @@ from warren.control.upgrade import (
     UpgradeRefused,
     websocket_target,
 )
-from warren.edge.dial import DialFailed, Stream, Target, close, dial, unverified_tls, verified_tls
+from warren.edge.dial import (
+    DialFailed,
+    Stream,
+    Target,
+    close,
+    dial,
+    unverified_tls,
+    verified_tls,
+    write,
+)
 from warren.edge.entropy import Entropy
 from warren.edge.websocket import WebSocketRefused, open_websocket
 from warren.keys import MachinePrivate, MachinePublic
@@ -116,7 +125,7 @@ async def _get(stream: Stream, host: str, path: str, limit_bytes: int) -> tuple[
     request = h11.Request(
         method="GET", target=path, headers=[("Host", host), ("Connection", "close")]
     )
-    stream.writer.write((http.send(request) or b"") + (http.send(h11.EndOfMessage()) or b""))
+    write(stream.writer, (http.send(request) or b"") + (http.send(h11.EndOfMessage()) or b""))
     await stream.writer.drain()
     status, body = 0, bytearray()
     while True:
@@ -302,8 +311,10 @@ class ControlLink:
         return event
 
     def _flush(self) -> None:
-        if data := self._channel.poll_transmit():
-            self._stream.writer.write(data)
+        if self._lost is None and (data := self._channel.poll_transmit()):
+            # Of a connection that was reset the reader hears too, and tells all who wait.
+            with contextlib.suppress(ConnectionResetError):
+                write(self._stream.writer, data)
 
     def _end(self, reason: str) -> None:
         self._lost = reason
@@ -446,7 +457,7 @@ class _Native(NamedTuple):
     async def open(self, stream: Stream, initiation: bytes) -> tuple[Stream, bytes]:
         """Upgrade; return the stream and what came behind the answer."""
         upgrade = ClientUpgrade(urlsplit(self.url).netloc, initiation)
-        stream.writer.write(upgrade.request())
+        write(stream.writer, upgrade.request())
         while True:
             data = await stream.reader.read(_READ_BYTES)
             rest = upgrade.receive(data)

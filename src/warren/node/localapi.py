@@ -16,6 +16,7 @@ import h11
 import msgspec
 import structlog
 
+from warren.edge.dial import write
 from warren.edge.linux.local_socket import peer_uid
 from warren.node.schema import (
     ApiError,
@@ -243,5 +244,5 @@ async def _write(
     out = http.send(h11.Response(status_code=status, headers=headers)) or b""
     out += http.send(h11.Data(data=body)) or b""
     out += http.send(h11.EndOfMessage()) or b""
-    writer.write(out)
+    write(writer, out)
     await writer.drain()
