@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,10 +21,10 @@ from warren.lab.world import Part, World
 pytestmark = pytest.mark.netlab
 
 ECHO_PORT = 7000
-HOTEL = "203.0.113.30"
+HOME_A, HOTEL = "203.0.113.10", "203.0.113.30"
 PLAN = Plan(
     routers=(
-        Router("home-a", kind="port-restricted", address="203.0.113.10"),
+        Router("home-a", kind="port-restricted", address=HOME_A),
         Router("home-b", kind="port-restricted", address="203.0.113.20"),
         Router("hotel", kind="port-restricted", address=HOTEL, lan="10.7.0.0/24"),
     ),
@@ -123,10 +124,13 @@ class Call:
         assert not self.failure
 
 
-def move(world: World, host: str, router: str, address: str, gateway: str) -> None:
-    """Unplug a host, and plug it in behind another router."""
+def unplug(world: World, host: str) -> None:
+    runs.command(["ip", "-n", world[host].namespace, "link", "del", "wan"])
+
+
+def plug_in(world: World, host: str, router: str, address: str, gateway: str) -> None:
+    """Plug a host in behind a router."""
     part, above = world[host], world[router]
-    runs.command(["ip", "-n", part.namespace, "link", "del", "wan"])
     runs.command(
         ["ip", "-n", above.namespace, "-batch", "-"],
         f"link add roam type veth peer name wan netns {part.namespace}\n"
@@ -162,6 +166,16 @@ def direct(node: Node, peer: str, ip: str = "") -> bool:
     return str(known["path"]["address"]).startswith(ip)
 
 
+def report_direct_again(mesh: Mesh, alice_ip: str) -> None:
+    """Wait until both talk directly, with alice behind this address, and print for how long."""
+
+    def settled() -> bool:
+        return direct(mesh.alice, "bob") and direct(mesh.bob, "alice", alice_ip)
+
+    took_s = seconds_until(settled, 5.0 + SLACK_S, "both are direct again")
+    print(f"direct again after {took_s:.1f} s")
+
+
 @pytest.mark.skipif(not sandbox.tun_available(), reason="needs a TUN device")
 def test_a_laptop_that_moves_keeps_its_connections_and_is_direct_again(mesh: Mesh) -> None:
     """From one NAT to another in the middle of a TCP connection."""
@@ -170,18 +184,20 @@ def test_a_laptop_that_moves_keeps_its_connections_and_is_direct_again(mesh: Mes
         call = Call(mesh)
         mesh.world.wait(lambda: len(call.echoed_at) > 10, 20, "words go to and fro")
         moved_at = time.monotonic()
-        move(mesh.world, "alice", "hotel", "10.7.0.9", "10.7.0.1")
-
-        def settled() -> bool:
-            return direct(mesh.alice, "bob") and direct(mesh.bob, "alice", HOTEL)
-
-        took_s = seconds_until(settled, 5.0 + SLACK_S, "both are direct again")
-        print(f"direct again after {took_s:.1f} s")
+        unplug(mesh.world, "alice")
+        plug_in(mesh.world, "alice", "hotel", "10.7.0.9", "10.7.0.1")
+        report_direct_again(mesh, HOTEL)
         before = len(call.echoed_at)
         mesh.world.wait(lambda: len(call.echoed_at) > before + 10, 15, "words go on")
         pause_s = max(b - a for a, b in zip(call.echoed_at, call.echoed_at[1:], strict=False))
         print(f"longest silence of the connection: {pause_s:.1f} s")
         assert call.echoed_at[-1] > moved_at
+        # And back, with a while between the networks in which there is none at all.
+        unplug(mesh.world, "alice")
+        mesh.world.wait(lambda: not mesh.alice.status()["connected"], 15, "it is noticed")
+        time.sleep(1)
+        plug_in(mesh.world, "alice", "home-a", "192.168.1.9", "192.168.1.1")
+        report_direct_again(mesh, HOME_A)
         call.end()
     pong = mesh.bob.ping("alice")
     assert pong.via == "direct"
@@ -220,6 +236,21 @@ def test_a_relay_that_was_killed_is_back_in_use_at_once(mesh: Mesh) -> None:
         )
         assert mesh.alice.ping("bob").via == "relay"
         print(f"at the relay {took_s:.1f} s after its return; it was away for {away_s:g} s")
+    forget_flow(mesh, "alice", "home-a")
+    # What bob says is lost until alice notices; she does by her own packets, within seconds.
+    took_s = seconds_until(lambda: bool(mesh.alice.ping("bob")), 30, "alice has found out")
+    print(f"a forgotten connection was replaced after {took_s:.1f} s")
+
+
+def forget_flow(mesh: Mesh, name: str, router: str) -> None:
+    """Have a router drop, without a word, what belongs to a node's connection to the relay."""
+    node = {"alice": mesh.alice, "bob": mesh.bob}[name]
+    listed = node.part.run(["ss", "-Htn", "state", "established", "dport", "=", ":443"])
+    port = listed.split()[2].rpartition(":")[2]
+    mesh.world[router].nft(
+        "table inet forget { chain forward { type filter hook forward priority -10; "
+        f"tcp sport {port} drop; tcp dport {port} drop; }}; }};"
+    )
 
 
 def test_a_process_that_was_stopped_finds_its_way_back(mesh: Mesh) -> None:
@@ -236,5 +267,5 @@ def test_a_process_that_was_stopped_finds_its_way_back(mesh: Mesh) -> None:
 
 def flush_nat(router: Part) -> None:
     """Have a router forget every connection, as one does that starts anew."""
-    with suppress(ProgramFailed):
-        router.run(["conntrack", "-F"])
+    forget = "from pyroute2 import NFCTSocket\nwith NFCTSocket() as kernel: kernel.flush()"
+    router.run([sys.executable, "-c", forget])

@@ -31,8 +31,8 @@ pub trait RelayPort: Send + Sync {
     /// The node's private key, by which it logs in; a new one reconnects every region.
     fn set_identity(&self, private_key: [u8; 32]);
 
-    /// The machine's network may have changed: connections are asked for a sign of life within
-    /// 3 s, and regions that are down are tried again at once.
+    /// The machine's network may have changed: connections whose address is gone are made anew,
+    /// others are asked for a sign of life, and regions that are down are tried again at once.
     fn nudge(&self) {}
 
     /// Regions with a connection under way or up, and whether it is up.

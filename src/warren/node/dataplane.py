@@ -218,6 +218,7 @@ class Dataplane:
         """The machine's network changed: no path is trusted any more."""
         now = self._clock.now()
         self.own_side.forget()
+        self._own_endpoints, self._own_endpoints_at = (), None
         for link in self._links.values():
             link.paths.network_changed(now)
             self._settle(link, now)

@@ -35,6 +35,8 @@ FRESH_S = 2.0
 """A measuring this recent is not repeated when it is wanted again."""
 NAMES_KEEP_S = 300.0
 NAMES_TIMEOUT_S = 5.0
+NAMES_AGAIN_TIMEOUT_S = 1.0
+"""Where every name is known from before, a slow resolver does not hold up the measuring."""
 ENDPOINTS_MAX = 64
 STUN_SERVERS_MAX = 8
 
@@ -97,6 +99,7 @@ class Measuring:
         """The servers that the last measuring could ask over IPv4."""
         self.home_region = 0
         self._measured: tuple[OwnEndpoint, ...] = ()
+        self._under_way: asyncio.Task[None] | None = None
         self.resolved: dict[str, list[str]] = {}
 
     def set_map(self, derp_map: DERPMap, inside: Iterable[Address]) -> None:
@@ -137,6 +140,12 @@ class Measuring:
         self._want_full = self._want_full or full
         self._wanted.set()
 
+    def network_changed(self) -> None:
+        """Measure anew; a measuring under way is of another network, and is not waited for."""
+        if self._under_way is not None:
+            self._under_way.cancel()
+        self.want(full=True)
+
     def receive(self, data: bytes, src: Endpoint, now: float) -> bool:
         """Take a STUN datagram; tell whether it was an answer to us."""
         if self._netcheck is None or not self._netcheck.receive(data, src, now):
@@ -160,8 +169,8 @@ class Measuring:
             recent = self.report is not None and (
                 self._clock.now() - self.report.finished < FRESH_S
             )
-            if full or not recent:
-                await self._measure(full)
+            if (full or not recent) and not await self._measure_here(full):
+                continue
             self._finished.set()
             self._finished = asyncio.Event()
             self._on_result()
@@ -190,6 +199,13 @@ class Measuring:
 
     def _full_is_due(self) -> bool:
         return self._full_at is None or self._clock.now() - self._full_at >= FULL_EVERY_S
+
+    async def _measure_here(self, full: bool) -> bool:
+        """Measure; False: the network changed meanwhile."""
+        async with asyncio.TaskGroup() as tasks:
+            self._under_way = measuring = tasks.create_task(self._measure(full))
+        self._under_way = None
+        return not measuring.cancelled()
 
     async def _measure(self, full: bool) -> None:
         await self._resolve()
@@ -272,19 +288,24 @@ class Measuring:
         now = self._clock.now()
         if self._names_at is not None and now - self._names_at < NAMES_KEEP_S:
             return
-        loop = asyncio.get_running_loop()
-        failed = False
-        for name in names:
-            try:
-                async with asyncio.timeout(NAMES_TIMEOUT_S):
-                    answers = await loop.getaddrinfo(name, None, type=socket.SOCK_DGRAM)
-            except (OSError, TimeoutError, UnicodeError):
-                failed = True
-                continue
-            self.resolved[name] = list(dict.fromkeys(str(answer[4][0]) for answer in answers))
+        known = self.resolved.keys() >= set(names)
+        limit_s = NAMES_AGAIN_TIMEOUT_S if known else NAMES_TIMEOUT_S
+        found = await asyncio.gather(*(_addresses_of(name, limit_s) for name in names))
+        self.resolved.update({name: ips for name, ips in zip(names, found, strict=True) if ips})
         for name in self.resolved.keys() - set(names):
             del self.resolved[name]
-        self._names_at = None if failed else now
+        self._names_at = now if all(found) else None
+
+
+async def _addresses_of(name: str, limit_s: float) -> list[str]:
+    """Ask the system's resolver for a name; none: it does not know, or not in time."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(limit_s):
+            answers = await loop.getaddrinfo(name, None, type=socket.SOCK_DGRAM)
+    except (OSError, TimeoutError, UnicodeError):
+        return []
+    return list(dict.fromkeys(str(answer[4][0]) for answer in answers))
 
 
 def local_endpoints(local: Iterable[LocalAddress], port4: int, port6: int) -> list[Endpoint]:

@@ -22,7 +22,7 @@ from warren.edge.clock import Clock
 from warren.edge.dial import RelayProxy
 from warren.edge.entropy import Entropy
 from warren.edge.linux.device import DeviceRoutes
-from warren.edge.linux.gateways import Gateway, default_gateways
+from warren.edge.linux.gateways import Gateway, default_gateways, default_routes
 from warren.edge.linux.interfaces import local_addresses
 from warren.edge.linux.netmon import network_changes
 from warren.edge.linux.sleep import suspended_s
@@ -61,6 +61,7 @@ from warren.node.schema import (
     WhyRequest,
 )
 from warren.node.state import MalformedServerUrl, NodeState, Prefs, StateProblem
+from warren.node.surroundings import Change, Surroundings
 from warren.node.waking import SLEEP_CHECK_S, WakeDetector
 from warren.node.why import explain
 from warren.node.why_facts import gather, punching_sentences
@@ -516,23 +517,27 @@ class NodeService:
         self._bump()
 
     async def _watch_network(self) -> None:
-        """Search paths and measure anew whenever this machine's own addresses changed."""
-        before = await self._outer_addresses()
+        """Search paths and measure anew whenever this machine's own network changed."""
+        before = await self._look_around()
         try:
             async with network_changes() as changed:
                 while True:
                     await changed.wait()
                     await asyncio.sleep(NETWORK_SETTLES_S)
                     changed.clear()
-                    after = await self._outer_addresses()
-                    if after == before:
-                        continue
-                    log.info("network changed", addresses=sorted(after))
-                    if before - after:
-                        # Paths from an address that is gone are dead; a new one harms none.
-                        self._begin_anew()
-                    self._measuring.want(full=True)
+                    after = await self._look_around()
+                    change = before.change_to(after)
                     before = after
+                    if change is Change.NONE:
+                        continue
+                    log.info(
+                        "network changed",
+                        addresses=sorted(text for text, _ in after.addresses),
+                        way_out=after.way_out,
+                    )
+                    if change is Change.OTHER:
+                        self._begin_anew()
+                    self._measuring.network_changed()
         except OSError as error:
             log.warning("network changes cannot be watched", reason=str(error))
 
@@ -544,7 +549,7 @@ class NodeService:
             if wakes.note(self._clock.now(), suspended_s()):
                 log.info("this machine slept")
                 self._begin_anew()
-                self._measuring.want(full=True)
+                self._measuring.network_changed()
 
     def _begin_anew(self) -> None:
         """Trust no path and no connection of before."""
@@ -553,12 +558,14 @@ class NodeService:
         self._dataplane.network_changed()
         self._portmapping.network_changed()
 
-    async def _outer_addresses(self) -> frozenset[str]:
+    async def _look_around(self) -> Surroundings:
+        def look() -> Surroundings:
+            return Surroundings.of(local_addresses(), default_routes())
+
         try:
-            found = await asyncio.to_thread(local_addresses)
+            return await asyncio.to_thread(look)
         except OSError:
-            return frozenset()
-        return frozenset(str(a.ip) for a in found if not a.is_tun and not a.ip.is_link_local)
+            return Surroundings(frozenset(), None)
 
     async def _keep_house(self) -> None:
         """Keys of peers expire without a word from the coordinator."""

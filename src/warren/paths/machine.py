@@ -138,6 +138,8 @@ class PeerPaths:
 
     def network_changed(self, now: float) -> None:
         """This machine's addresses changed: trust nothing, and search again if active."""
+        # A call with addresses of before would only hold up the one with those of now.
+        self._own = ()
         self._own_at = self._called_at = self._nudge_at = None
         self._flights.clear()
         self._lose_path()

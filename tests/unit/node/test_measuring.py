@@ -8,6 +8,7 @@ import threading
 from warren.edge.clock import SystemClock
 from warren.edge.entropy import system_entropy
 from warren.edge.linux.interfaces import LocalAddress
+from warren.netmap.derpmap import DERPMap, DERPNode, DERPRegion
 from warren.netmap.endpoint import Endpoint
 from warren.node.measuring import Measuring
 
@@ -41,3 +42,37 @@ async def test_a_port_mapped_while_addresses_are_read_is_told() -> None:
         await measured.wait()
         running.cancel()
     assert [own.endpoint for own in measuring.endpoints] == [MAPPED]
+
+
+async def test_a_measuring_is_given_up_when_the_network_changes() -> None:
+    """What began where nobody answers is not waited for once there is another network."""
+    asked: list[Endpoint] = []
+    measured = asyncio.Event()
+    measuring = Measuring(
+        SystemClock(),
+        system_entropy,
+        send=lambda to, data: asked.append(to),
+        addresses=list,
+        is_busy=lambda: False,
+        relay_is_up=lambda region: False,
+        on_result=measured.set,
+    )
+    server = DERPNode(name="1a", region_id=1, host_name="192.0.2.1", ipv4="192.0.2.1", ipv6="none")
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(measuring.run())
+        measuring.set_ports(41641, 0)
+        measuring.set_map(DERPMap(regions={1: DERPRegion(region_id=1, nodes=[server])}), ())
+        while not asked:
+            await asyncio.sleep(0.01)
+        # Nobody answers, so it would go on for seconds; a relay in this network is asked anew.
+        measuring.network_changed()
+        asked.clear()
+        while not asked:
+            assert not measured.is_set()
+            await asyncio.sleep(0.01)
+        # And whoever waits for a measuring gets that of the last network.
+        await measuring.measure_now()
+        assert measured.is_set()
+        running.cancel()
+    assert measuring.report is not None
+    assert not measuring.report.udp

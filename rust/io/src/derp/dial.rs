@@ -22,11 +22,13 @@ const OVERALL: Duration = Duration::from_secs(10);
 const PER_NODE: Duration = Duration::from_millis(1500);
 /// The next address of a node is tried beside the first after so long (RFC 8305 §5).
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
-/// A connection whose peer acknowledges nothing for so long is dead.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
-/// A silent connection is probed after so long, then at this interval.
-const PROBE_AFTER: Duration = Duration::from_secs(20);
-const PROBE_EVERY: Duration = Duration::from_secs(5);
+/// A silent connection is probed by the kernel after so long, which keeps it in the memory of
+/// routers, then at this interval.
+const PROBE_AFTER: Duration = Duration::from_secs(15);
+const PROBE_EVERY: Duration = Duration::from_secs(2);
+/// A connection whose peer acknowledges nothing for so long is dead. Probes count: with less, one
+/// that is lost would be the end.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 /// Bytes that the kernel may hold before they are on the wire; more would only be delay.
 const UNSENT_BYTES: u32 = 128 << 10;
 

@@ -14,7 +14,7 @@ use super::backoff::Backoff;
 use super::dial::{Dialer, Failure, Session};
 use super::pace::Pace;
 use super::queue::{Offer, Queue};
-use super::stream::words;
+use super::stream::{Stream, words};
 use super::tls::Judge;
 use super::wake::{Wake, wait};
 use crate::ports::RelaySink;
@@ -24,8 +24,10 @@ use crate::ports::RelaySink;
 pub(super) struct Patience {
     /// Nothing for so long, and the relay is taken for dead; it says something every 65 s.
     pub(super) silence: Duration,
-    /// After a nudge, an answer must come within this time.
-    pub(super) nudge: Duration,
+    /// When something is sent and nothing was heard for so long, the relay is asked ...
+    pub(super) doubt: Duration,
+    /// ... as after a nudge; an answer, or at least TCP's, must come within this time.
+    pub(super) answer: Duration,
     /// A connection that is not home closes after so long without packets ...
     pub(super) idle: Duration,
     /// ... which is looked at so often.
@@ -33,11 +35,13 @@ pub(super) struct Patience {
 }
 
 impl Default for Patience {
-    /// What PROTOCOL §4.2 and §4.6 say.
+    /// What PROTOCOL §4.2 and §4.6 say; doubt is ours. A router that forgot a connection drops
+    /// what comes and says nothing: who only waits for the relay's word waits for minutes.
     fn default() -> Self {
         Self {
             silence: Duration::from_secs(120),
-            nudge: Duration::from_secs(3),
+            doubt: Duration::from_secs(3),
+            answer: Duration::from_secs(2),
             idle: Duration::from_secs(60),
             idle_check: Duration::from_secs(15),
         }
@@ -236,7 +240,11 @@ impl Region {
             let dialer = Dialer {
                 judge: &self.judge,
                 wake: &self.wake,
-                called_off: &|| self.wanted().epoch != wanted.epoch,
+                called_off: &|| {
+                    // After a nudge, addresses of before may lead nowhere: dial anew.
+                    let now = self.wanted();
+                    (now.epoch, now.nudges) != (wanted.epoch, wanted.nudges)
+                },
                 private,
             };
             match dialer.open(&wanted.nodes) {
@@ -252,7 +260,7 @@ impl Region {
                     self.backoff().ended(lasted, serving.restarting.take());
                     self.report(false, end.text().to_owned(), String::new());
                     if !matches!(end, End::Broken(_)) {
-                        continue;
+                        continue; // nothing speaks against the relay
                     }
                 }
                 Err(Failure::CalledOff) => continue,
@@ -300,6 +308,8 @@ enum End {
     Outdated,
     /// Nobody used it.
     Idle,
+    /// This machine lost the address that the connection came from.
+    Moved,
     /// It failed; one sentence.
     Broken(String),
 }
@@ -308,8 +318,32 @@ impl End {
     fn text(&self) -> &str {
         match self {
             Self::Outdated | Self::Idle => "",
+            Self::Moved => "this machine's network changed",
             Self::Broken(text) => text,
         }
+    }
+}
+
+/// A PING that waits for anything from the relay.
+struct Question {
+    asked: Instant,
+    answer_by: Instant,
+}
+
+impl Question {
+    /// A slow line, with much on its way in front of the question, has so much more time.
+    const SLOW: u32 = 10;
+
+    /// Whether an answer is due and nothing speaks for the relay's life.
+    fn is_over(&mut self, now: Instant, patience: Duration, stream: &Stream) -> bool {
+        if now < self.answer_by {
+            return false;
+        }
+        if now < self.asked + patience * Self::SLOW && stream.is_acknowledged(patience / 2) {
+            self.answer_by = now + patience;
+            return false;
+        }
+        true
     }
 }
 
@@ -326,8 +360,8 @@ struct Serving<'a> {
     since: Instant,
     heard: Instant,
     used: Instant,
-    /// A nudge wants an answer until then.
-    answer_by: Option<Instant>,
+    /// The relay was asked for a sign of life.
+    question: Option<Question>,
     pace: Pace,
     /// What the relay said about its restart: come back in, try for.
     restarting: Option<(Duration, Duration)>,
@@ -351,7 +385,7 @@ impl<'a> Serving<'a> {
             since: now,
             heard: now,
             used: now,
-            answer_by: None,
+            question: None,
             restarting: None,
         }
     }
@@ -399,23 +433,37 @@ impl<'a> Serving<'a> {
         }
         if nudges != self.wanted.nudges {
             self.wanted.nudges = nudges;
-            self.answer_by
-                .get_or_insert(now + self.region.patience.nudge);
-            frames::push_frame(&mut self.replies, frames::PING, &[&nudges.to_be_bytes()]);
+            if self.session.stream.has_lost_its_address() {
+                return Some(End::Moved);
+            }
+            self.ask(now);
         }
-        if now >= self.heard + self.region.patience.silence
-            || self.answer_by.is_some_and(|by| now >= by)
-        {
+        let patience = self.region.patience;
+        let unanswered = self
+            .question
+            .as_mut()
+            .is_some_and(|question| question.is_over(now, patience.answer, &self.session.stream));
+        if unanswered || now >= self.heard + patience.silence {
             return Some(End::Broken("the relay fell silent".to_owned()));
         }
         (!home && now >= self.used + self.region.patience.idle && self.region.queue.is_empty())
             .then_some(End::Idle)
     }
 
+    /// Have the relay say something soon.
+    fn ask(&mut self, now: Instant) {
+        if self.question.is_none() {
+            self.question = Some(Question {
+                asked: now,
+                answer_by: now + self.region.patience.answer,
+            });
+            frames::push_frame(&mut self.replies, frames::PING, &[b"are you?"]);
+        }
+    }
+
     fn next_look(&self) -> Instant {
-        let silence = self
-            .answer_by
-            .unwrap_or(self.heard + self.region.patience.silence);
+        let silence = self.heard + self.region.patience.silence;
+        let silence = self.question.as_ref().map_or(silence, |q| q.answer_by);
         let idle = (!self.told_home).then(|| Instant::now() + self.region.patience.idle_check);
         [idle, self.pace.ready_at()]
             .into_iter()
@@ -426,22 +474,27 @@ impl<'a> Serving<'a> {
     /// Hand the queue to the stream once the stream is free: while the relay takes nothing, the
     /// queue fills up and senders feel it.
     fn transmit(&mut self, now: Instant) -> std::io::Result<()> {
-        let stream = &mut self.session.stream;
-        if stream.is_blocked() {
+        if self.session.stream.is_blocked() {
             return Ok(());
         }
-        if !self.replies.is_empty() {
-            stream.queue(&self.replies)?;
-            self.replies.clear();
-        }
+        self.batch.clear();
         if self.pace.ready_at().is_none_or(|at| now >= at) {
             self.region.queue.take(&mut self.batch);
             if !self.batch.is_empty() {
                 self.used = now;
                 self.pace.spend(self.batch.len(), now);
-                stream.queue(&self.batch)?;
+                if now >= self.heard + self.region.patience.doubt {
+                    self.ask(now);
+                }
             }
         }
+        let stream = &mut self.session.stream;
+        for bytes in [&self.replies, &self.batch] {
+            if !bytes.is_empty() {
+                stream.queue(bytes)?;
+            }
+        }
+        self.replies.clear();
         stream.flush()
     }
 
@@ -453,7 +506,7 @@ impl<'a> Serving<'a> {
         self.handle_frames(now)?;
         if received.map_err(broken)? > 0 {
             self.heard = now;
-            self.answer_by = None;
+            self.question = None;
         }
         Ok(())
     }

@@ -4,9 +4,10 @@
 //! ours: one read of the socket takes many records, one write carries many frames.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpStream;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::net::{TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -105,6 +106,22 @@ impl Stream {
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+
+    /// Whether this machine no longer has the address that the connection comes from: then the
+    /// connection is dead, and only its other end does not know.
+    pub(super) fn has_lost_its_address(&self) -> bool {
+        let Ok(mut local) = self.socket.local_addr() else {
+            return false;
+        };
+        local.set_port(0);
+        matches!(UdpSocket::bind(local), Err(error) if error.kind() == ErrorKind::AddrNotAvailable)
+    }
+
+    /// Whether the other end's kernel acknowledged something within `last`.
+    pub(super) fn is_acknowledged(&self, last: Duration) -> bool {
+        tcp_info(&self.socket)
+            .is_ok_and(|info| Duration::from_millis(info.tcpi_last_ack_recv.into()) < last)
     }
 
     /// Whether application data may be sent: at once without TLS, else after its handshake.
@@ -274,6 +291,28 @@ pub(super) fn words(error: &io::Error) -> String {
                 None => text,
             }
         }
+    }
+}
+
+/// What the kernel knows of a connection (tcp(7), TCP_INFO).
+fn tcp_info(socket: &TcpStream) -> io::Result<libc::tcp_info> {
+    let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, which is the size of what `info` is.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &mut length,
+        )
+    };
+    if result == 0 {
+        // SAFETY: all its fields are integers, and it was zeroed before the kernel wrote to it.
+        Ok(unsafe { info.assume_init() })
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
 

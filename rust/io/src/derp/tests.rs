@@ -393,6 +393,33 @@ fn a_relay_that_says_nothing_for_long_is_left() {
 }
 
 #[test]
+fn a_relay_that_forgot_us_is_found_out_by_sending() {
+    let relay = TestRelay::start(Kind::Plain);
+    let sink = Arc::new(Collected::default());
+    let patience = Patience {
+        doubt: Duration::from_millis(100),
+        answer: Duration::from_millis(300),
+        ..Patience::default()
+    };
+    let alice = RelayPool::with_patience(sink.clone(), patience);
+    alice.set_identity(ALICE);
+    alice.set_region(1, vec![relay.node()]);
+    alice.set_home(1);
+    sink.connected(1);
+    // One that answers is asked now and then, and kept.
+    for _ in 0..8 {
+        assert!(alice.send(1, &BOB, b"anybody?"));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(relay.seen().logins, 1);
+    relay.fall_mute();
+    std::thread::sleep(Duration::from_millis(150));
+    assert!(alice.send(1, &BOB, b"anybody?"));
+    sink.event(|e| matches!(e, Event::RegionState { connected: false, error, .. } if error.contains("silent")));
+    sink.connected(1);
+}
+
+#[test]
 fn packets_for_a_dead_region_do_not_make_it_try_without_end() {
     let closed = TcpListener::bind("127.0.0.1:0")
         .unwrap()

@@ -45,6 +45,34 @@ def default_gateways() -> list[Gateway]:
     return list(dict.fromkeys(gateways))
 
 
+class DefaultRoute(NamedTuple):
+    """A way out. gateway: empty for a point-to-point line."""
+
+    interface: str
+    gateway: str
+    is_v6: bool
+
+
+def default_routes() -> list[DefaultRoute]:
+    """Return the default routes of both families, the preferred of each first.
+
+    Blocks for about a millisecond. Raises OSError.
+    """
+    from pyroute2 import IPRoute
+
+    found: list[tuple[int, DefaultRoute]] = []
+    with IPRoute() as kernel:
+        names = {link["index"]: str(link.get("ifname")) for link in kernel.get_links()}
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for route in kernel.get_routes(family=family, table=_TABLE_MAIN):
+                name = names.get(route.get("oif") or 0)
+                if route["dst_len"] != 0 or name is None:
+                    continue
+                way = DefaultRoute(name, route.get("gateway") or "", family == socket.AF_INET6)
+                found.append((route.get("priority") or 0, way))
+    return [way for _, way in sorted(found, key=lambda item: item[0])]
+
+
 def router_socket(local_ip: IPv4Address) -> socket.socket:
     """Return a UDP socket that is bound to one of our addresses and multicasts from there.
 
