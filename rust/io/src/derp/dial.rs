@@ -15,11 +15,14 @@ use warren_core::seam::RelayNode;
 use super::stream::{Stream, words};
 use super::tls::Judge;
 use super::wake::{Wake, wait, wait_any_writable};
+use super::websocket::Opening;
 
 /// All nodes of a region together may take so long.
 const OVERALL: Duration = Duration::from_secs(10);
 /// One node's TCP connection may take so long.
 const PER_NODE: Duration = Duration::from_millis(1500);
+/// Whoever swallows the upgrade without a word is tried by WebSocket after so long.
+const NATIVE_PATIENCE: Duration = Duration::from_secs(4);
 /// The next address of a node is tried beside the first after so long (RFC 8305 §5).
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 /// A silent connection is probed by the kernel after so long, which keeps it in the memory of
@@ -43,7 +46,16 @@ pub(super) struct Session {
 #[derive(Debug)]
 pub(super) enum Failure {
     CalledOff,
+    /// The upgrade to DERP was turned away, perhaps by something in between that knows only HTTP.
+    Turned(String),
     Failed(String),
+}
+
+/// How DERP is entered.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Native,
+    WebSocket,
 }
 
 impl From<io::Error> for Failure {
@@ -79,7 +91,7 @@ impl Dialer<'_> {
             match self.open_node(node, overall) {
                 Ok(session) => return Ok(session),
                 Err(Failure::CalledOff) => return Err(Failure::CalledOff),
-                Err(Failure::Failed(text)) => {
+                Err(Failure::Failed(text) | Failure::Turned(text)) => {
                     last = Failure::Failed(format!("relay {}: {text}", node.server_name));
                 }
             }
@@ -87,10 +99,30 @@ impl Dialer<'_> {
         Err(last)
     }
 
+    /// Over WebSocket where the native upgrade is turned away.
     fn open_node(&self, node: &RelayNode, overall: Instant) -> Result<Session, Failure> {
+        let (socket, addr) = self.reach(node, overall)?;
+        let turned = match self.log_in(socket, node, addr.ip(), Way::Native, overall) {
+            Err(Failure::Turned(text)) => text,
+            done => return done,
+        };
+        let (socket, addr) = self.reach(node, overall)?;
+        match self.log_in(socket, node, addr.ip(), Way::WebSocket, overall) {
+            Err(Failure::Failed(text) | Failure::Turned(text)) => {
+                Err(Failure::Failed(format!("{turned}; by WebSocket: {text}")))
+            }
+            done => done,
+        }
+    }
+
+    /// Connect to a node, through its proxy if it has one.
+    fn reach(
+        &self,
+        node: &RelayNode,
+        overall: Instant,
+    ) -> Result<(TcpStream, SocketAddr), Failure> {
         let Some(proxy) = &node.proxy else {
-            let (socket, addr) = self.connect(&node.addrs, overall)?;
-            return self.log_in(socket, node, addr.ip(), overall);
+            return self.connect(&node.addrs, overall);
         };
         // A proxy may know the name and not the address, or in a closed network the reverse.
         let port = node
@@ -103,9 +135,11 @@ impl Dialer<'_> {
         for target in std::iter::once(&named).chain(&node.addrs) {
             let (socket, addr) = self.connect(std::slice::from_ref(proxy), overall)?;
             match self.tunnel(socket, target, overall) {
-                Ok(socket) => return self.log_in(socket, node, addr.ip(), overall),
+                Ok(socket) => return Ok((socket, addr)),
                 Err(Failure::CalledOff) => return Err(Failure::CalledOff),
-                Err(Failure::Failed(text)) => last = Failure::Failed(format!("proxy: {text}")),
+                Err(Failure::Failed(text) | Failure::Turned(text)) => {
+                    last = Failure::Failed(format!("proxy: {text}"));
+                }
             }
         }
         Err(last)
@@ -172,6 +206,7 @@ impl Dialer<'_> {
         socket: TcpStream,
         node: &RelayNode,
         ip: IpAddr,
+        way: Way,
         overall: Instant,
     ) -> Result<Session, Failure> {
         let tls = if node.plain {
@@ -193,15 +228,23 @@ impl Dialer<'_> {
             .find_map(|certificate| upgrade::server_key_of_certificate_untrusted(certificate));
 
         let mut login = ClientLogin::new(self.private, fresh_nonce()?);
-        let mut request = upgrade::encode_request(&host_header(node), known.is_some());
-        if let Some(server) = known {
-            request.extend(login.start_knowing(server));
-            stream.queue(&request)?;
-        } else {
-            stream.queue(&request)?;
-            let (length, status) = self.read_head(&mut stream, &mut early, overall)?;
-            upgrade::check_switched(status)?;
-            early.drain(..length);
+        match (way, known) {
+            (Way::WebSocket, _) => early = self.enter_websocket(&mut stream, node, overall)?,
+            (Way::Native, Some(server)) => {
+                // What showed the relay's own certificate is the relay.
+                let mut request = upgrade::encode_request(&host_header(node), true);
+                request.extend(login.start_knowing(server));
+                stream.queue(&request)?;
+            }
+            (Way::Native, None) => {
+                stream.queue(&upgrade::encode_request(&host_header(node), false))?;
+                let patience = overall.min(Instant::now() + NATIVE_PATIENCE);
+                let (length, status) = self
+                    .read_head(&mut stream, &mut early, patience)
+                    .map_err(turned)?;
+                upgrade::check_switched(status).map_err(|error| turned(error.into()))?;
+                early.drain(..length);
+            }
         }
         let mut reader = FrameReader::new(MAX_CLIENT_FRAME);
         reader.push(&early);
@@ -211,6 +254,30 @@ impl Dialer<'_> {
             reader,
             limits,
         })
+    }
+
+    /// Open a WebSocket inside the stream: what came in it already.
+    fn enter_websocket(
+        &self,
+        stream: &mut Stream,
+        node: &RelayNode,
+        overall: Instant,
+    ) -> Result<Vec<u8>, Failure> {
+        let mut opening = Opening::start(&host_header(node))?;
+        stream.queue(&opening.take_outgoing())?;
+        let mut piece = Vec::new();
+        loop {
+            piece.clear();
+            self.exchange(stream, &mut piece, overall)?;
+            match opening.receive(&piece)? {
+                Ok(websocket) => {
+                    piece.clear();
+                    stream.enter(websocket, &mut |bytes| piece.extend_from_slice(bytes))?;
+                    return Ok(piece);
+                }
+                Err(waiting) => opening = waiting,
+            }
+        }
     }
 
     fn finish_login(
@@ -288,6 +355,13 @@ impl Dialer<'_> {
         } else {
             Ok(())
         }
+    }
+}
+
+fn turned(failure: Failure) -> Failure {
+    match failure {
+        Failure::Failed(text) => Failure::Turned(text),
+        other => other,
     }
 }
 

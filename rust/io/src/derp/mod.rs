@@ -18,6 +18,7 @@ mod region;
 mod stream;
 mod tls;
 mod wake;
+mod websocket;
 
 #[cfg(test)]
 mod test_relay;

@@ -264,7 +264,7 @@ impl Region {
                     }
                 }
                 Err(Failure::CalledOff) => continue,
-                Err(Failure::Failed(text)) => {
+                Err(Failure::Failed(text) | Failure::Turned(text)) => {
                     if last_error.as_ref() != Some(&text) {
                         self.report(false, text.clone(), String::new());
                         last_error = Some(text);

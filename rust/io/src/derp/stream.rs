@@ -1,4 +1,5 @@
-//! A non-blocking byte stream to a relay: TCP, with TLS inside or without.
+//! A non-blocking byte stream to a relay: TCP, with TLS inside or without, and perhaps a
+//! WebSocket inside that.
 //!
 //! TLS is driven through rustls' unbuffered interface, so that the sizes of reads and writes are
 //! ours: one read of the socket takes many records, one write carries many frames.
@@ -16,6 +17,8 @@ use rustls::unbuffered::{
 };
 use rustls::{CertificateError, ClientConfig};
 
+use super::websocket::WebSocket;
+
 /// Room for what comes in; a TLS record has at most 16.3 KiB.
 const INCOMING_BYTES: usize = 128 << 10;
 /// Outgoing room that is kept when all is written.
@@ -29,6 +32,7 @@ pub(super) struct Stream {
     in_start: usize,
     in_end: usize,
     outgoing: Outgoing,
+    websocket: Option<WebSocket>,
     open: bool,
     closed: bool,
 }
@@ -100,6 +104,7 @@ impl Stream {
             in_start: 0,
             in_end: 0,
             outgoing: Outgoing::default(),
+            websocket: None,
             closed: false,
         })
     }
@@ -148,11 +153,38 @@ impl Stream {
         self.flush()
     }
 
+    /// From now on everything goes through `websocket`; what waits in it is handed to `take`.
+    pub(super) fn enter(
+        &mut self,
+        mut websocket: WebSocket,
+        take: &mut dyn FnMut(&[u8]),
+    ) -> io::Result<()> {
+        websocket.drain(take)?;
+        self.websocket = Some(websocket);
+        Ok(())
+    }
+
     /// Read the socket once and hand the plain bytes to `take`, in order, perhaps in pieces.
     ///
     /// Gives how many bytes came from the socket; 0 when none wait. The end of the stream is
     /// `UnexpectedEof`.
     pub(super) fn receive(&mut self, take: &mut dyn FnMut(&[u8])) -> io::Result<usize> {
+        let Some(mut websocket) = self.websocket.take() else {
+            return self.receive_outer(take);
+        };
+        let received = self.receive_outer(&mut |bytes| websocket.feed(bytes));
+        let drained = websocket.drain(take);
+        let replies = websocket.take_outgoing()?;
+        if !replies.is_empty() {
+            self.queue_outer(&replies)?;
+            self.flush()?;
+        }
+        self.websocket = Some(websocket);
+        drained?;
+        received
+    }
+
+    fn receive_outer(&mut self, take: &mut dyn FnMut(&[u8])) -> io::Result<usize> {
         if self.in_start > 0 {
             self.incoming.copy_within(self.in_start..self.in_end, 0);
             self.in_end -= self.in_start;
@@ -186,6 +218,15 @@ impl Stream {
 
     /// Queue plain bytes for sending; [`flush`](Self::flush) writes them.
     pub(super) fn queue(&mut self, plain: &[u8]) -> io::Result<()> {
+        if let Some(websocket) = &mut self.websocket {
+            websocket.send(plain)?;
+            let framed = websocket.take_outgoing()?;
+            return self.queue_outer(&framed);
+        }
+        self.queue_outer(plain)
+    }
+
+    fn queue_outer(&mut self, plain: &[u8]) -> io::Result<()> {
         if self.tls.is_some() {
             return self.drive(&mut |_| {}, Some(plain));
         }
