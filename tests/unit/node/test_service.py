@@ -290,7 +290,9 @@ async def test_faults_of_a_relay_show_and_go(pair: Pair) -> None:
 async def test_watchers_hear_of_changes(pair: Pair) -> None:
     await pair.join()
     first, _ = pair.machines
-    seq = first.service.status().seq
+    seq = -1
+    while seq != (seq := first.service.status().seq):
+        await asyncio.sleep(0.2)  # until what follows from joining is over
     async with asyncio.TaskGroup() as tasks:
         watching = tasks.create_task(first.service.watch(seq, 5))
         await asyncio.sleep(0.01)
