@@ -10,6 +10,7 @@ import pytest
 from warren.lab import sandbox, stock
 from warren.lab.mesh import Node, Server
 from warren.lab.plan import Host, Plan, Router
+from warren.lab.program import ProgramFailed
 from warren.lab.stock import StockClient
 from warren.lab.web import WebServer, get
 from warren.lab.world import World
@@ -114,6 +115,13 @@ def test_http_over_the_relay_then_directly(mesh: Mesh) -> None:
     pong = mesh.alice.ping_until_direct("dave", 40)
     assert pong.path is not None and pong.path.startswith("192.0.2.40:")
     mesh.both_ways()
+
+
+def test_it_is_asked_like_one_of_ours_and_says_that_it_cannot_tell(mesh: Mesh) -> None:
+    """`c2n` reaches it; the explanation of a path is Warren's own."""
+    assert mesh.server.admin("nodes", "why", "alice", "dave")["peer"] == "dave"
+    with pytest.raises(ProgramFailed, match=r"dave cannot explain its paths: it runs 1\."):
+        mesh.server.admin("nodes", "why", "dave", "alice")
 
 
 def test_a_new_node_appears_without_reconnecting(mesh: Mesh) -> None:

@@ -190,6 +190,37 @@ def nodes_show(node: NodeName, state: State = "", json: Json = False) -> None:
     _show(_client(state).node(node), json)
 
 
+@nodes.command("why")
+def nodes_why(
+    node: NodeName,
+    peer: Annotated[str, typer.Argument(help="The machine at the other end of the path.")],
+    state: State = "",
+    json: Json = False,
+) -> None:
+    """Ask a connected machine why its path to another is what it is.
+
+    It says what `warren why` would say there: the path, what was tried, what a person could change.
+
+    Example: warren admin nodes why alice bob
+    """
+    import msgspec
+
+    from warren.cli.explain import show_explanation
+    from warren.coordinator.client import AdminError
+    from warren.node.schema import Explanation
+
+    answer = _client(state).why(node, peer)
+    if json:
+        sys.stdout.write(msgspec.json.format(answer, indent=2).decode() + "\n")
+        return
+    try:
+        show_explanation(msgspec.json.decode(answer, type=Explanation))
+    except msgspec.DecodeError:
+        raise AdminError(
+            f"{node} has another version than this; --json shows it as it is"
+        ) from None
+
+
 @nodes.command("approve")
 def nodes_approve(
     node: Annotated[

@@ -66,6 +66,11 @@ class AdminClient:
         """Return one machine, named by id, name or address."""
         return self._call("GET", f"/v1/nodes/{_part(node)}", shapes.Node)
 
+    def why(self, node: str, peer: str) -> bytes:
+        """Have a machine explain its path to another; return JSON as `warren why` has it."""
+        path = f"{self._of(node, 'why')}?peer={quote(peer, safe='')}"
+        return bytes(self._call("GET", path, msgspec.Raw))
+
     def delete_node(self, node: str) -> shapes.Node:
         """Remove a machine."""
         return self._call("DELETE", f"/v1/nodes/{_part(node)}", shapes.Node)

@@ -45,6 +45,7 @@ from warren.coordinator.identity import Identity, load_identity
 from warren.coordinator.machine_api import MachineApi
 from warren.coordinator.mapper import Mapper
 from warren.coordinator.presence import Presence
+from warren.coordinator.questions import Questions
 from warren.coordinator.registry import Registry
 from warren.coordinator.session import Maps
 from warren.coordinator.settings import Settings
@@ -157,6 +158,7 @@ class Server:
         self._maps = Maps(self._registry, self._mapper, AllowAll(), clock, entropy)
         self._presence = Presence(self._registry, self._maps, self._settings, clock)
         self._registration = Registration(self._registry, self._settings, clock, entropy)
+        self._questions = Questions(self._maps, self._settings.url, entropy)
         self._machine_api = MachineApi(
             self._registry,
             self._registration,
@@ -164,6 +166,7 @@ class Server:
             self._presence,
             self._settings,
             clock,
+            self._questions,
         )
         self._hub = Hub(self._identity.relay, self._admits)
         self._lobby = Lobby()
@@ -268,6 +271,7 @@ class Server:
             self._clock,
             self._entropy,
             self._about,
+            self._questions,
         )
         sock = listen_unix(self._state / SOCKET_NAME)
         self._servers.append(

@@ -8,10 +8,11 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from warren.coordinator import members
+from warren.coordinator import members, questions
 from warren.coordinator.auth.flow import Registration
 from warren.coordinator.delta import Delta
 from warren.coordinator.presence import Presence
+from warren.coordinator.questions import Questions
 from warren.coordinator.records import NodeRecord
 from warren.coordinator.registry import Registry
 from warren.coordinator.session import Maps, frame, ghost_of
@@ -71,6 +72,7 @@ class MachineApi:
         presence: Presence,
         settings: Settings,
         clock: Clock,
+        questions: Questions,
     ) -> None:
         self._registry = registry
         self._registration = registration
@@ -78,6 +80,7 @@ class MachineApi:
         self._presence = presence
         self._settings = settings
         self._clock = clock
+        self._questions = questions
         self._strangers = 0
         self._routes: dict[
             tuple[str, str], Callable[[MachinePublic, bytes, Reply], Awaitable[None]]
@@ -95,6 +98,8 @@ class MachineApi:
         try:
             if route is not None:
                 await route(machine, body, reply)
+            elif method == "POST" and path.startswith(questions.PATH):
+                self._answer(machine, path, body, reply)
             elif path in _NOT_SERVED:
                 _refuse(reply, 501, "this server does not offer that yet")
             else:
@@ -112,6 +117,13 @@ class MachineApi:
             _log.info("registration refused", machine=str(machine), reason=response.error)
         reply.start(200)
         reply.finish(encode_json(response))
+
+    def _answer(self, machine: MachinePublic, path: str, body: bytes, reply: Reply) -> None:
+        if self._questions.take(machine, path.removeprefix(questions.PATH), body):
+            reply.start(200)
+            reply.finish()
+        else:
+            _refuse(reply, 404, "nobody asked this machine that, or not any more")
 
     async def _map(self, machine: MachinePublic, body: bytes, reply: Reply) -> None:
         request = decode_request_untrusted(body, MapRequest)

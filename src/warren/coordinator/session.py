@@ -7,6 +7,7 @@ slowly therefore costs no more than one that reads at once; it only hears less o
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from datetime import datetime
 from typing import Protocol
 
@@ -23,12 +24,14 @@ from warren.edge.entropy import Entropy
 from warren.keys import NodePublic
 from warren.netmap.codec import encode_json
 from warren.netmap.diff import diff
-from warren.netmap.messages import Debug, MapResponse
+from warren.netmap.messages import Debug, MapResponse, PingRequest
 from warren.netmap.node import Node
 from warren.netmap.view import EMPTY, View
 
 _log = structlog.get_logger("session")
 
+# More questions than this at once are not put to one node.
+MAX_QUESTIONS = 16
 # Changes of this long are told in one message: one join is several changes.
 MERGE_WINDOW_S = 0.05
 # Below the 60 s that intermediaries cut at, and spread, so that they don't all come at once.
@@ -58,6 +61,15 @@ class Session:
         self._wake = asyncio.Event()
         self._over = False
         self._view: View = EMPTY
+        self._questions: deque[PingRequest] = deque()
+
+    def ask(self, request: PingRequest) -> bool:
+        """Put a question to the node soon; False: too many wait."""
+        if self._over or len(self._questions) >= MAX_QUESTIONS:
+            return False
+        self._questions.append(request)
+        self._wake.set()
+        return True
 
     def poke(self, change: Change) -> None:
         """Remember a change, merged with what is pending already."""
@@ -74,6 +86,10 @@ class Session:
         await self._tell(sink, self._maps.whole(self._node_id))
         while not self._over:
             change = await self._next_change()
+            while self._questions:
+                # A keep-alive: a node takes the question from it and reads no map.
+                asked = MapResponse(keep_alive=True, ping_request=self._questions.popleft())
+                await sink.send(frame(asked, self._compressed))
             if change is None:
                 await sink.send(KEEP_ALIVE if self._compressed else PLAIN_KEEP_ALIVE)
                 continue
@@ -168,6 +184,11 @@ class Maps:
             return None
         wall = self._clock.wall()
         return self._mapper.advance(view, node, snapshot, self._policy, change.nodes, wall)
+
+    def ask(self, node_id: int, request: PingRequest) -> bool:
+        """Put a question to a node; False: it hangs on no long poll, or too many wait."""
+        session = self._sessions.get(node_id)
+        return session is not None and session.ask(request)
 
     def one_shot(self, node_id: int) -> MapResponse:
         """Return a node's whole map as one message."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Awaitable, Callable
-from typing import Literal
-from urllib.parse import urlsplit
+from typing import Literal, Protocol
+from urllib.parse import parse_qs, urlsplit
 
 import h11
 import msgspec
@@ -14,7 +13,7 @@ import msgspec
 from warren.netmap.wire import PingRequest as ControlPing
 from warren.node.control_link import ControlLink
 from warren.node.localapi import RequestFailed
-from warren.node.schema import PingReply, PingRequest
+from warren.node.schema import ApiError, Explanation, PingReply, PingRequest, WhyRequest
 
 _TIMEOUT_S = 10.0
 _KINDS: dict[str, Literal["disco", "tsmp", "icmp"]] = {
@@ -38,9 +37,19 @@ class _PingResponse(msgspec.Struct, rename="pascal", omit_defaults=True):
     derp_region_code: str = msgspec.field(default="", name="DERPRegionCode")
 
 
-async def answer_control_ping(
-    link: ControlLink, request: ControlPing, ping: Callable[[PingRequest], Awaitable[PingReply]]
-) -> None:
+class Answerer(Protocol):
+    """Who answers. Methods raise RequestFailed."""
+
+    async def ping(self, request: PingRequest) -> PingReply:
+        """Ping a peer once."""
+        ...
+
+    def why(self, request: WhyRequest) -> Explanation:
+        """Explain the path to a peer."""
+        ...
+
+
+async def answer_control_ping(link: ControlLink, request: ControlPing, node: Answerer) -> None:
     """Do what is asked and answer over the same link. Raises LinkLost.
 
     Only answers inside Noise are given: a URL elsewhere would have this node make requests to
@@ -53,16 +62,19 @@ async def answer_control_ping(
     if not request.types:
         await link.call("HEAD", path)
     elif request.types == "c2n":
-        await link.call("POST", path, answer_c2n(request.payload or ""))
+        await link.call("POST", path, answer_c2n(request.payload or "", node))
     elif request.ip:
         for name in request.types.split(","):
             if name in _KINDS:
-                reply = await _ping(ping, PingRequest(peer=request.ip, kind=_KINDS[name]))
+                reply = await _ping(node, PingRequest(peer=request.ip, kind=_KINDS[name]))
                 await link.call("POST", path, msgspec.json.encode(_result(name, request, reply)))
 
 
-def answer_c2n(payload: str) -> bytes:
-    """Return the serialised HTTP response to a request inside a PingRequest. Never raises."""
+def answer_c2n(payload: str, node: Answerer) -> bytes:
+    """Return the serialised HTTP response to a request inside a PingRequest. Never raises.
+
+    `/echo` is the protocol's; `/warren/why?peer=ADDRESS` is ours: the explanation as JSON.
+    """
     http = h11.Connection(h11.SERVER)
     status, body = 404, b"not found\n"
     try:
@@ -71,20 +83,30 @@ def answer_c2n(payload: str) -> bytes:
         event = http.next_event()
         if not isinstance(event, h11.Request):
             status, body = 400, b"bad request\n"
-        elif event.target.split(b"?", 1)[0] == b"/echo":
-            data = http.next_event()
-            status, body = 200, bytes(data.data) if isinstance(data, h11.Data) else b""
+        else:
+            target = urlsplit(event.target.decode("ascii"))
+            if target.path == "/echo":
+                data = http.next_event()
+                status, body = 200, bytes(data.data) if isinstance(data, h11.Data) else b""
+            elif target.path == "/warren/why":
+                status, body = _why(node, parse_qs(target.query).get("peer", [""])[0])
     except (binascii.Error, ValueError, h11.RemoteProtocolError):
         status, body = 400, b"bad request\n"
-    reason = {200: "OK", 404: "Not Found"}.get(status, "Bad Request")
+    reason = {200: "OK", 404: "Not Found", 409: "Conflict"}.get(status, "Bad Request")
     return f"HTTP/1.1 {status} {reason}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-async def _ping(
-    ping: Callable[[PingRequest], Awaitable[PingReply]], request: PingRequest
-) -> PingReply:
+def _why(node: Answerer, peer: str) -> tuple[int, bytes]:
     try:
-        return await ping(request)
+        return 200, msgspec.json.encode(node.why(WhyRequest(peer=peer)))
+    except RequestFailed as error:
+        # Never 404: that says that a node knows no such question.
+        return 409, msgspec.json.encode(ApiError(error=str(error)))
+
+
+async def _ping(node: Answerer, request: PingRequest) -> PingReply:
+    try:
+        return await node.ping(request)
     except RequestFailed as error:
         return PingReply(
             ok=False, kind=request.kind, peer="", address=request.peer, error=str(error)

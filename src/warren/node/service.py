@@ -445,7 +445,7 @@ class NodeService:
         )
 
     async def _on_control_ping(self, link: ControlLink, request: ControlPing) -> None:
-        await answer_control_ping(link, request, self.ping)
+        await answer_control_ping(link, request, self)
 
     def _net_info(self) -> NetInfo | None:
         measured = self._measuring.net_info()

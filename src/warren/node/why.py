@@ -34,8 +34,8 @@ _UNDER_WAY_S = 1.0
 _CAUSES_A_MAPPING_CURES = frozenset({"hard-hard", "hard", "silence"})
 
 Cause = Literal[
-    "", "offline", "no-disco", "idle", "young", "no-udp", "peer-no-udp", "hard-hard", "hard",
-    "silence", "no-candidates",
+    "", "offline", "no-disco", "idle", "young", "no-udp", "peer-no-udp", "no-common-family",
+    "hard-hard", "hard", "silence", "no-candidates",
 ]  # fmt: skip
 
 
@@ -113,6 +113,8 @@ def _cause(facts: Facts) -> Cause:
         return "no-udp"
     if theirs is not None and theirs.working_udp is False:
         return "peer-no-udp"
+    if _apart(facts):
+        return "no-common-family"
     if not facts.active and not any(c.pings for c in facts.candidates):
         return "idle"
     if facts.searching_s is not None and facts.searching_s < _UNDER_WAY_S:
@@ -138,6 +140,12 @@ def _reasons(facts: Facts, cause: Cause) -> Iterable[str]:
         yield f"UDP is blocked here: no STUN server answered{used}."
     elif cause == "peer-no-udp":
         yield f"UDP is blocked at {peer}: it says that no STUN server answers it{used}."
+    elif cause == "no-common-family":
+        here, there = _apart(facts) or (0, 0)
+        yield (
+            f"This machine has only IPv{here}, and {peer} has only IPv{there}: between them there "
+            f"is no direct path{used}."
+        )
     elif cause == "idle":
         yield "Nothing was sent of late, so no direct path was looked for."
     elif cause == "young":
@@ -186,6 +194,12 @@ def _advice(facts: Facts, cause: Cause) -> Iterable[str]:
         yield "Let UDP out in this network's firewall (to any port; at least 3478 and 41641)."
     elif cause == "peer-no-udp":
         yield f"Let UDP out in the firewall of the network of {peer}."
+    elif cause == "no-common-family":
+        here, there = _apart(facts) or (0, 0)
+        yield (
+            f"Give this machine IPv{there} or {peer} IPv{here}, by its router or provider: one of "
+            "both is enough."
+        )
     elif cause in ("idle", "young"):
         yield f"Look for one now: warren ping --until-direct {peer}"
     elif cause == "offline":
@@ -253,8 +267,8 @@ def _verdict(
 def _why_silent(endpoint: Endpoint, facts: Facts) -> str:
     if facts.own is not None and facts.own.working_udp is False:
         return "UDP is blocked here"
-    if endpoint.ip.version == 6 and not facts.own_ipv6:
-        return "this machine has no IPv6"
+    if facts.own_endpoints and endpoint.ip.version not in _own_families(facts):
+        return f"this machine has no IPv{endpoint.ip.version}"
     if is_private(endpoint.ip):
         return "an address of a private network, which may be another one than ours"
     if _is_hard(facts.theirs):
@@ -262,6 +276,18 @@ def _why_silent(endpoint: Endpoint, facts: Facts) -> str:
     if _is_hard(facts.own):
         return "our NAT is symmetric: the peer does not know from which port we ask"
     return "no answer: a NAT or firewall on the way drops the pings"
+
+
+def _own_families(facts: Facts) -> set[int]:
+    return {6 if each.address.startswith("[") else 4 for each in facts.own_endpoints}
+
+
+def _apart(facts: Facts) -> tuple[int, int] | None:
+    """The one IP version of this side and the other one of the peer, if they share none."""
+    here = _own_families(facts)
+    told = {Source.MAP, Source.CALL}
+    there = {c.endpoint.ip.version for c in facts.candidates or () if told & c.sources}
+    return (here.pop(), there.pop()) if here and there and not here & there else None
 
 
 def _why_not_used(candidate: Candidate, facts: Facts) -> str:

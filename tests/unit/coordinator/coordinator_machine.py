@@ -19,7 +19,7 @@ from warren.control.upgrade import ClientUpgrade
 from warren.keys import DiscoPublic, MachinePublic
 from warren.netmap.codec import decode_json_untrusted, encode_json
 from warren.netmap.fold import fold
-from warren.netmap.messages import MapRequest, MapResponse
+from warren.netmap.messages import MapRequest, MapResponse, PingRequest
 from warren.netmap.node import Hostinfo
 from warren.netmap.register import RegisterResponse, ServerKeys
 from warren.netmap.view import EMPTY, View
@@ -45,6 +45,7 @@ class Machine:
         self.view: View = EMPTY
         self.messages: list[MapResponse] = []
         self.keep_alives = 0
+        self.questions: list[PingRequest] = []
         self.early = False
         self._changed = asyncio.Event()
         self._streams: dict[int, asyncio.Queue[Any]] = {}
@@ -170,7 +171,9 @@ class Machine:
         self._changed.set()
 
     def _take(self, response: MapResponse) -> None:
-        if response.keep_alive:
+        if response.ping_request is not None:
+            self.questions.append(response.ping_request)
+        elif response.keep_alive:
             self.keep_alives += 1
         else:
             self.messages.append(response)

@@ -30,8 +30,9 @@ from warren.node import membership as membership_module
 from warren.node.control_client import LOGOUT_EXPIRY, Refused
 from warren.node.control_link import ControlLink, dial_plan
 from warren.node.control_pings import answer_c2n, answer_control_ping
+from warren.node.localapi import RequestFailed
 from warren.node.membership import Facts, Membership
-from warren.node.schema import PingReply
+from warren.node.schema import Explanation, PathStatus, PingReply, SideStatus, WhyRequest
 from warren.node.schema import PingRequest as LocalPing
 from warren.node.state import NodeState
 
@@ -70,9 +71,19 @@ class Member:
             self.phases.append(phase)
 
     async def _ping(self, link: ControlLink, request: PingRequest) -> None:
-        await answer_control_ping(link, request, self._pong)
+        await answer_control_ping(link, request, self)
 
-    async def _pong(self, request: LocalPing) -> PingReply:
+    def why(self, request: WhyRequest) -> Explanation:
+        if request.peer != "100.64.0.2":
+            raise RequestFailed(404, "There is no such machine.")
+        path = PathStatus(kind="relay", region=1)
+        side = SideStatus()
+        return Explanation(
+            peer="you", address=request.peer, path=path, summary="so", cause="idle", own=side,
+            theirs=side,
+        )  # fmt: skip
+
+    async def ping(self, request: LocalPing) -> PingReply:
         return PingReply(ok=True, kind=request.kind, peer="you", address=request.peer, ms=2.0)
 
     async def until(self, condition: Callable[[], object], limit_s: float = 5.0) -> None:
@@ -411,8 +422,23 @@ async def test_a_coordinators_pings_are_answered_inside_noise(
         (base64.b64encode(b"GET /debug/prefs HTTP/1.1\r\nHost: x\r\n\r\n").decode(), 404),
     ],
 )
-def test_other_requests_of_a_coordinator(payload: str, status: int) -> None:
-    assert answer_c2n(payload).startswith(f"HTTP/1.1 {status} ".encode())
+def test_other_requests_of_a_coordinator(member: Member, payload: str, status: int) -> None:
+    assert answer_c2n(payload, member).startswith(f"HTTP/1.1 {status} ".encode())
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "words"),
+    [
+        ("?peer=100.64.0.2", 200, b'"summary":"so"'),
+        ("?peer=nobody", 409, b"There is no such machine."),
+        ("", 409, b"There is no such machine."),
+    ],
+)
+def test_a_coordinator_asks_why(member: Member, query: str, status: int, words: bytes) -> None:
+    asked = f"GET /warren/why{query} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    answer = answer_c2n(base64.b64encode(asked).decode(), member)
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    assert words in answer
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,17 @@ def test_both_sides_symmetric() -> None:
         ({"theirs": HARD}, "hard", "The NAT of bob is symmetric"),
         ({"theirs": None}, "silence", "Pings to 2 addresses of bob got no answer"),
         ({"own": None, "theirs": None}, "silence", "a firewall on the way drops them"),
+        (
+            {"candidates": [silent(SIX, 0)], "active": False},
+            "no-common-family",
+            "This machine has only IPv4, and bob has only IPv6: between them there is no direct "
+            "path; the relay in region home is used. Give this machine IPv6 or bob IPv4",
+        ),
+        (
+            {"own_endpoints": [OwnEndpointStatus(address="[2001:db8::1]:1", source="local")]},
+            "no-common-family",
+            "Give this machine IPv4 or bob IPv6",
+        ),
         ({"candidates": []}, "no-candidates", "No address of bob is known"),
         ({"candidates": None}, "no-disco", "no disco key"),
         ({"online": False}, "offline", "offline"),

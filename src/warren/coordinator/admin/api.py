@@ -53,6 +53,12 @@ def application(office: Office) -> Starlette:
     async def node(request: Request) -> object:
         return office.node(request.path_params["node"])
 
+    async def why(request: Request) -> object:
+        peer = request.query_params.get("peer", "")
+        if not peer:
+            raise Refused("say to which machine: ?peer=NAME")
+        return await office.why(request.path_params["node"], peer)
+
     async def delete_node(request: Request) -> object:
         return await office.delete_node(request.path_params["node"])
 
@@ -85,6 +91,7 @@ def application(office: Office) -> Starlette:
             _route("DELETE", "/v1/keys/{key}", revoke_key),
             _route("GET", "/v1/nodes", nodes),
             _route("GET", "/v1/nodes/{node}", node),
+            _route("GET", "/v1/nodes/{node}/why", why),
             _route("DELETE", "/v1/nodes/{node}", delete_node),
             _route("POST", "/v1/nodes/{node}/approve", approve),
             _route("POST", "/v1/nodes/{node}/reject", reject),

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 from msgspec.structs import replace
 
-from warren.coordinator import members
+from warren.coordinator import members, questions
 from warren.coordinator.admin import shapes
 from warren.coordinator.auth import authkeys
 from warren.coordinator.auth.flow import Registration
 from warren.coordinator.change import Facet
 from warren.coordinator.delta import Delta
 from warren.coordinator.durations import parse_duration
+from warren.coordinator.questions import Questions
 from warren.coordinator.records import AuthKeyRecord, NodeRecord, UserRecord
-from warren.coordinator.refusal import NotFound, Refused
+from warren.coordinator.refusal import Conflict, NotFound, Refused
 from warren.coordinator.registry import Registry
 from warren.coordinator.settings import Settings
 from warren.coordinator.snapshot import Snapshot
@@ -35,6 +37,7 @@ class Office:
         clock: Clock,
         entropy: Entropy,
         about: Callable[[], shapes.ServerStatus],
+        questions: Questions,
     ) -> None:
         self._registry = registry
         self._registration = registration
@@ -42,6 +45,7 @@ class Office:
         self._clock = clock
         self._entropy = entropy
         self._about = about
+        self._questions = questions
 
     def status(self) -> shapes.ServerStatus:
         """Return the server at a glance."""
@@ -139,6 +143,27 @@ class Office:
         """Return one machine."""
         snapshot = self._registry.snapshot
         return self._show_node(snapshot, members.find_node(snapshot, wanted))
+
+    async def why(self, wanted: str, peer: str) -> msgspec.Raw:
+        """Have a node explain its path to a peer: what `warren why --json` says there."""
+        snapshot = self._registry.snapshot
+        node, other = members.find_node(snapshot, wanted), members.find_node(snapshot, peer)
+        if node.id == other.id:
+            raise Refused(f"{node.name} needs no path to itself; name another machine")
+        target = f"/warren/why?peer={other.ipv4}"
+        answer = await self._questions.ask(node.id, node.machine_key, node.name, target)
+        if answer.status not in (200, 409, questions.UNREADABLE):
+            # A stock client calls the path unknown (400), an older Warren does not find it (404).
+            program = node.hostinfo.ipn_version or "a program that does not say which"
+            raise Conflict(f"{node.name} cannot explain its paths: it runs {program}")
+        try:
+            if answer.status == 200:
+                msgspec.json.decode(answer.body)
+                return msgspec.Raw(answer.body)
+            reason = msgspec.json.decode(answer.body, type=shapes.NodeProblem).error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise Conflict(f"{node.name} gave an answer that cannot be read") from None
+        raise Conflict(f"{node.name} says: {reason[:300]}")
 
     async def delete_node(self, wanted: str) -> shapes.Node:
         """Remove a machine from the network."""

@@ -143,3 +143,9 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """Why a request was not carried out, in one sentence."""
 
     message: str
+
+
+class NodeProblem(msgspec.Struct, frozen=True):
+    """Why a node does not answer what it was asked: its local API's own shape."""
+
+    error: str
