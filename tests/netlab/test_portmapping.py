@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address
 
 import pytest
-from igd import PUBLIC_A, PUBLIC_B, Igd, renumber
+from igd import PUBLIC_A, PUBLIC_B, Igd, give_ipv6, renumber
 
 from warren.edge.clock import SystemClock
 from warren.edge.entropy import system_entropy
@@ -32,11 +32,11 @@ pytestmark = pytest.mark.netlab
 NATPMP, PCP, UPNP = MapProtocol.NATPMP, MapProtocol.PCP, MapProtocol.UPNP
 EVERY = (NATPMP, PCP, UPNP)
 PORT = 41641
-SERVER = "198.51.100.10"
+SERVER, SERVER_V6 = "198.51.100.10", "2001:db8:99::1"
 HOME = Plan(
     routers=(Router("home", kind="symmetric", address="203.0.113.10"),),
     hosts=(
-        Host("server", address=SERVER),
+        Host("server", address=SERVER, ipv6=SERVER_V6),
         Host("alice", behind="home"),
         Host("bob", behind="home"),
     ),
@@ -46,9 +46,10 @@ HOME = Plan(
 class Client:
     """A PortMapping that runs on one host, from `with` to its end."""
 
-    def __init__(self, part: Part, *only: MapProtocol, port: int = PORT) -> None:
+    def __init__(self, part: Part, *only: MapProtocol, port: int = PORT, port6: int = 0) -> None:
         self.part = part
         self.port = port
+        self.port6 = port6
         self._disabled = [name for name in EVERY if only and name not in only]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready = threading.Event()
@@ -68,7 +69,7 @@ class Client:
                 secret=self.part.name.encode(),
             )
             made.set_disabled(self._disabled)
-            made.set_port(self.port)
+            made.set_ports(self.port, self.port6)
             self._mapping, self._loop = made, asyncio.get_running_loop()
             self._task = self._loop.create_task(made.run())
             self._ready.set()
@@ -154,6 +155,42 @@ def test_each_protocol_opens_and_closes(home: World, igd: Igd, protocol: MapProt
     assert time.monotonic() - began < 30  # it does not wait for the dead router
     assert igd.mapped == {}
     assert not crosses(home, home["alice"], external)
+
+
+def test_a_hole_in_an_ipv6_firewall(home: World, igd: Igd) -> None:
+    """Asked by PCP of the router of IPv6, beside the mapping of IPv4; and closed at the end."""
+    alice, address = home["alice"], "2001:db8:a::2"
+    give_ipv6(home, "home", "alice", address)
+    igd.start(ipv6=True)
+    hole = Endpoint.parse(f"[{address}]:{PORT}")
+
+    def let_in() -> bool:
+        with (
+            alice.socket(socket.SOCK_DGRAM, socket.AF_INET6) as here,
+            home["server"].socket(socket.SOCK_DGRAM, socket.AF_INET6) as far,
+        ):
+            here.bind((address, PORT))
+            here.settimeout(0.5)
+            far.sendto(b"hello", (address, PORT))
+            with contextlib.suppress(TimeoutError):
+                return here.recvfrom(100)[0] == b"hello"
+            return False
+
+    assert not let_in()
+    with Client(alice, PCP, port6=PORT) as client:
+        client.wait_mapped()
+
+        def opened() -> Endpoint | None:
+            made = [r.mapping for r in client.it.routers if r.gateway.ip.version == 6]
+            return made[0].external if made and made[0] else None
+
+        assert alice.wait(opened, 40, "a hole is open") == hole
+        assert client.it.endpoints == (Endpoint(PUBLIC_A, PORT),)
+        assert igd.pinholes == [PORT]
+        assert let_in()
+    assert igd.pinholes == []
+    assert not let_in()
+    alice.run(["ip", "-6", "addr", "flush", "dev", "wan", "scope", "global"])
 
 
 def test_all_at_once_is_one_mapping(home: World, igd: Igd) -> None:
@@ -485,7 +522,8 @@ def test_a_stock_client_is_direct_by_a_mapping_on_either_side(router_of: str) ->
         # Not always by the mapped port itself: what comes in through it shows another way.
         assert pong.via == "direct" and str(pong.path).startswith(f"{PUBLIC_B}:")
         inside, port = ("alice", PORT) if router_of == "alice" else ("bob", PORT + 1)
-        assert igd.mapped == {port: f"{world[inside].address}:{port}"}
+        # A stock client may ask for another port as well, as its router's protocols answer.
+        assert igd.mapped[port] == f"{world[inside].address}:{port}"
 
 
 @pytest.mark.parametrize(("natpmp", "upnp"), [(True, False), (False, True)])

@@ -7,7 +7,7 @@ mapping: `sentence` says it.
 from __future__ import annotations
 
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple
 
 from warren.nat.ssdp import Location
@@ -20,7 +20,7 @@ LEASE_S = 7200
 LEASE_MIN_S = 30
 """A lease that is shorter is not worth its renewals."""
 
-# No packet from the internet arrives at these. The documentation networks (RFC 5737) are not
+# No packet from the internet arrives at these. The documentation networks (RFC 5737, 3849) are not
 # among them: nobody outside a lab has them, and labs are built of them.
 _UNREACHABLE = tuple(
     IPv4Network(text)
@@ -39,6 +39,7 @@ _UNREACHABLE = tuple(
         "240.0.0.0/4",
     )
 )
+_LABS_V6 = IPv6Network("2001:db8::/32")
 _SHARED = IPv4Network("100.64.0.0/10")
 _PRIVATE = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
 
@@ -136,7 +137,9 @@ class CallFailed(NamedTuple):
 def why_unreachable(ip: Address) -> str | None:
     """Return why nothing on the internet reaches this address, as a phrase; None if it may."""
     if ip.version == 6:
-        return None if ip.is_global else "not an address of the internet"
+        if ip.is_global or ip in _LABS_V6:
+            return None
+        return "not an address of the internet"
     assert isinstance(ip, IPv4Address)
     if ip in _SHARED:
         return "an address of a carrier's NAT"

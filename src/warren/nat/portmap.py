@@ -4,6 +4,9 @@ All three are probed together; what does not answer within 250 ms is off, and is
 ten minutes. The first protocol that answers, in the order of `_ORDER`, is asked for a mapping; if
 it refuses, the next. The mapping is renewed at half its lease, made anew when the router has
 restarted, and given back at the end. What came of each protocol stays readable in `outcomes`.
+
+A router of IPv6 is asked by PCP alone, and for a hole in its firewall: outside it is our own
+address and port (RFC 6887 §11.1 calls that a mapping too).
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Collection
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from warren.nat import natpmp, pcp, ssdp
@@ -41,6 +44,7 @@ _PROBE_AGAIN_MIN_S = 10.0
 _KEY_BYTES = 32
 
 _ORDER = (MapProtocol.NATPMP, MapProtocol.PCP, MapProtocol.UPNP)
+_ORDER_V6 = (MapProtocol.PCP,)
 
 
 class MappingChanged(NamedTuple):
@@ -60,8 +64,8 @@ class Portmapper:
 
     def __init__(
         self,
-        router: IPv4Address,
-        local_ip: IPv4Address,
+        router: IPv4Address | IPv6Address,
+        local_ip: IPv4Address | IPv6Address,
         internal_port: int,
         entropy: Callable[[int], bytes],
         now: float,
@@ -78,13 +82,18 @@ class Portmapper:
         nonce = Nonce(hashlib.blake2s(key + mapped, digest_size=pcp.NONCE_BYTES).digest())
         self._natpmp = DatagramAsker(NatPmpDialect(internal_port), internal_port, now)
         self._pcp = DatagramAsker(PcpDialect(local_ip, internal_port, nonce), internal_port, now)
-        self._upnp = UpnpAsker(router, local_ip, internal_port, entropy, now)
         every: dict[MapProtocol, DatagramAsker | UpnpAsker] = {
             MapProtocol.NATPMP: self._natpmp,
             MapProtocol.PCP: self._pcp,
-            MapProtocol.UPNP: self._upnp,
         }
-        self._askers = [every[name] for name in _ORDER if name not in self._disabled]
+        self._order: tuple[MapProtocol, ...] = _ORDER_V6
+        self._upnp: UpnpAsker | None = None
+        if isinstance(router, IPv4Address) and isinstance(local_ip, IPv4Address):
+            self._order = _ORDER
+            self._upnp = UpnpAsker(router, local_ip, internal_port, entropy, now)
+            every[MapProtocol.UPNP] = self._upnp
+        self._disabled |= frozenset(MapProtocol) - set(self._order)
+        self._askers = [every[name] for name in self._order if name not in self._disabled]
         self._since = now
         self._stopping = False
         self._told: tuple[Mapping | None, tuple[Outcome, ...]] = (None, self.outcomes)
@@ -103,13 +112,14 @@ class Portmapper:
         """What came of each protocol, in the order in which they are preferred."""
         told = {asker.protocol: asker.outcome for asker in self._askers}
         return tuple(
-            told.get(name) or Outcome(name, Finding.DISABLED, since=self._since) for name in _ORDER
+            told.get(name) or Outcome(name, Finding.DISABLED, since=self._since)
+            for name in self._order
         )
 
     @property
     def model(self) -> str:
         """What the router calls itself, if UPnP told; for people."""
-        return self._upnp.model
+        return self._upnp.model if self._upnp else ""
 
     @property
     def settled(self) -> bool:
@@ -138,7 +148,7 @@ class Portmapper:
 
     def receive_reply(self, number: int, reply: Reply | CallFailed, now: float) -> None:
         """Take what came of a `Call`."""
-        if not self._upnp.receive_reply(number, reply, now):
+        if self._upnp is None or not self._upnp.receive_reply(number, reply, now):
             self.drops["UPnP: reply not waited for"] += 1
         self._proceed(now)
 
@@ -186,11 +196,11 @@ class Portmapper:
         name = MapProtocol.UPNP
         try:
             if announced and data[:1] == b"N":
-                if name not in self._disabled and self._upnp.notice(data):
+                if self._upnp and name not in self._disabled and self._upnp.notice(data):
                     self._probe_soon(now)
                 return None
             if src.port != natpmp.PORT:
-                if announced or name in self._disabled:
+                if announced or self._upnp is None or name in self._disabled:
                     return "from another port than the router's"
                 why = self._upnp.receive(data, now)
             elif data[:1] in (bytes([natpmp.VERSION]), bytes([pcp.VERSION])):

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from ipaddress import IPv4Address, ip_address
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
@@ -19,7 +19,7 @@ import structlog
 from warren.edge.clock import Clock
 from warren.edge.entropy import Entropy
 from warren.edge.fetch import FetchFailed, fetch
-from warren.edge.linux.gateways import Gateway, group_socket, router_socket
+from warren.edge.linux.gateways import Gateway, group_socket, router_socket, router_socket_v6
 from warren.nat import natpmp, ssdp
 from warren.nat.mapping import Call, CallFailed, Mapping, MapProtocol, Outcome, Reply
 from warren.nat.portmap import Portmapper
@@ -27,7 +27,7 @@ from warren.netmap.endpoint import Endpoint
 from warren.netmap.node import NetInfo
 
 ROUTERS_MAX = 3
-"""More default routes than this are not asked."""
+"""More default routes of one family than this are not asked."""
 CALL_LIMIT_S = 4.0
 RELEASE_LIMIT_S = 1.0
 """How long giving a mapping back may hold up a stop."""
@@ -82,16 +82,16 @@ class PortMapping:
         self._secret = secret
         self._gateways = gateways
         self._on_change = on_change
-        self._port = 0
+        self._ports = (0, 0)
         self._disabled: frozenset[MapProtocol] = frozenset()
         self._talks: dict[Gateway, _Talk] = {}
         self._anew = False
         self._news = asyncio.Event()
 
-    def set_port(self, port: int) -> None:
-        """Take the engine's IPv4 UDP port; 0: it has none, so nothing is mapped."""
-        if port != self._port:
-            self._port = port
+    def set_ports(self, port4: int, port6: int) -> None:
+        """Take the engine's UDP ports; 0: it has none, so nothing is mapped."""
+        if (port4, port6) != self._ports:
+            self._ports = (port4, port6)
             self._news.set()
 
     def set_disabled(self, protocols: Collection[MapProtocol]) -> None:
@@ -107,9 +107,13 @@ class PortMapping:
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """Where routers lead to us, that of the preferred route first."""
+        """Where IPv4 routers lead to us, that of the preferred route first.
+
+        A hole in an IPv6 firewall leads to an address that is known without it.
+        """
         mappings = (talk.mapper.mapping for talk in self._talks.values())
-        return tuple(dict.fromkeys(m.external for m in mappings if m is not None))
+        externals = (m.external for m in mappings if m is not None)
+        return tuple(dict.fromkeys(external for external in externals if external.is_v4))
 
     @property
     def routers(self) -> tuple[RouterFacts, ...]:
@@ -126,6 +130,12 @@ class PortMapping:
         )
 
     @property
+    def outcomes(self) -> list[Outcome]:
+        """What the routers of IPv4 said, that of the preferred route first."""
+        talks = [t for gateway, t in self._talks.items() if gateway.ip.version == 4]
+        return [outcome for talk in talks for outcome in talk.mapper.outcomes]
+
+    @property
     def drops(self) -> Counter[str]:
         """Datagrams that were not for us, by reason."""
         total: Counter[str] = Counter()
@@ -137,10 +147,9 @@ class PortMapping:
     def add_to(self, info: NetInfo) -> NetInfo:
         """Tell the coordinator what routers speak, and whether there is a mapping."""
         spoken: dict[MapProtocol, bool | None] = {}
-        for talk in self._talks.values():
-            for outcome in talk.mapper.outcomes:
-                known = spoken.get(outcome.protocol)
-                spoken[outcome.protocol] = known if known else outcome.spoken
+        for outcome in self.outcomes:
+            known = spoken.get(outcome.protocol)
+            spoken[outcome.protocol] = known if known else outcome.spoken
         return msgspec.structs.replace(
             info,
             have_port_map=bool(self.endpoints),
@@ -169,11 +178,16 @@ class PortMapping:
             log.warning("routes cannot be read", reason=str(error))
             return
         wanted = [gateway for gateway in found if not gateway.local_ip.is_loopback]
-        wanted = wanted[:ROUTERS_MAX] if self._port else []
-        settings = (self._port, self._disabled)
+        wanted = [
+            gateway
+            for version, port in zip((4, 6), self._ports, strict=True)
+            if port
+            for gateway in [each for each in wanted if each.ip.version == version][:ROUTERS_MAX]
+        ]
         before = self._talks
         kept: dict[Gateway, _Talk] = {}
         for gateway in wanted:
+            settings = (self._port_of(gateway), self._disabled)
             talk = before.get(gateway)
             if talk is not None and talk.settings == settings and talk.running and not self._anew:
                 kept[gateway] = talk
@@ -182,16 +196,17 @@ class PortMapping:
         await asyncio.gather(*(talk.stop() for talk in ending))
         for gateway in wanted:
             if gateway not in kept:
+                settings = (self._port_of(gateway), self._disabled)
                 mapper = Portmapper(
                     gateway.ip,
                     gateway.local_ip,
-                    self._port,
+                    self._port_of(gateway),
                     self._entropy,
                     self._clock.now(),
                     self._disabled,
                     self._secret,
                 )
-                talk = _Talk(mapper, self._clock, settings, self._on_change)
+                talk = _Talk(mapper, self._clock, settings, self._on_change, gateway.scope)
                 try:
                     talk.start(tasks)
                 except OSError as error:
@@ -204,6 +219,9 @@ class PortMapping:
         ):
             self._on_change()
 
+    def _port_of(self, gateway: Gateway) -> int:
+        return self._ports[0 if gateway.ip.version == 4 else 1]
+
 
 class _Talk(asyncio.DatagramProtocol):
     """The sockets and the timer of one Portmapper."""
@@ -214,9 +232,11 @@ class _Talk(asyncio.DatagramProtocol):
         clock: Clock,
         settings: tuple[int, frozenset[MapProtocol]],
         on_change: Callable[[], None],
+        scope: int,
     ) -> None:
         self.mapper = mapper
         self.settings = settings
+        self._scope = scope
         self._clock = clock
         self._on_change = on_change
         self._woken = asyncio.Event()
@@ -234,11 +254,15 @@ class _Talk(asyncio.DatagramProtocol):
 
     def start(self, tasks: asyncio.TaskGroup) -> None:
         """Open the socket and begin. Raises OSError."""
-        self._sockets.append(router_socket(self.mapper.local_ip))
-        for group in _GROUPS:
-            with suppress(OSError):
-                # Without it a router's restart is seen ten minutes later at worst.
-                self._sockets.append(group_socket(group, self.mapper.local_ip))
+        own = self.mapper.local_ip
+        if isinstance(own, IPv4Address):
+            self._sockets.append(router_socket(own))
+            for group in _GROUPS:
+                with suppress(OSError):
+                    # Without it a router's restart is seen ten minutes later at worst.
+                    self._sockets.append(group_socket(group, own))
+        else:
+            self._sockets.append(router_socket_v6(own))
         self._task = tasks.create_task(self._run(), name=f"router {self.mapper.router}")
 
     async def stop(self) -> None:
@@ -257,7 +281,7 @@ class _Talk(asyncio.DatagramProtocol):
         """A router that refuses with ICMP is as silent as one that says nothing."""
 
     def _take(self, data: bytes, addr: tuple[Any, ...], *, announced: bool) -> None:
-        src = Endpoint(cast(IPv4Address, ip_address(addr[0])), addr[1])
+        src = Endpoint(ip_address(addr[0].partition("%")[0]), addr[1])
         if announced and src.ip != self.mapper.router:
             return  # Every device of the network tells of itself here: no fault of anybody's.
         if self.mapper.receive(data, src, self._clock.now(), announced):
@@ -327,8 +351,11 @@ class _Talk(asyncio.DatagramProtocol):
             if isinstance(transmit, Call):
                 self._calls.append(transmit)
                 break
+            to: tuple[Any, ...] = (str(transmit.to.ip), transmit.to.port)
+            if self._scope:
+                to = (*to, 0, self._scope)
             with suppress(OSError):
-                self._transport.sendto(transmit.data, (str(transmit.to.ip), transmit.to.port))
+                self._transport.sendto(transmit.data, to)
         if self.mapper.poll_event() is not None and not self._ending:
             log.info(
                 "router",

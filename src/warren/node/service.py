@@ -135,7 +135,7 @@ class NodeService:
             relay_is_up=lambda region: self._engine.snapshot().regions.get(region, False),
             on_result=self._on_measured,
         )
-        self._port4 = 0
+        self._ports = (0, 0)
         self._portmapping = PortMapping(
             clock,
             entropy,
@@ -359,7 +359,7 @@ class NodeService:
                 self._dataplane.paths_of(node.key),
                 self._net_info(),
                 self._measuring.endpoints,
-                [outcome for router in self._portmapping.routers for outcome in router.outcomes],
+                self._portmapping.outcomes,
                 self._clock.now(),
                 [] if punching is None else punching_sentences(punching, self._clock.now()),
                 session=self._dataplane.relays.path_of(node.key, self._clock.now()),
@@ -398,9 +398,9 @@ class NodeService:
         """Something happened in the engine."""
         if isinstance(event, Bound):
             self._measuring.set_ports(event.port4, event.port6)
-            self._port4 = event.port4
+            self._ports = (event.port4, event.port6)
             if self._membership.view.node is not None:
-                self._portmapping.set_port(event.port4)
+                self._portmapping.set_ports(*self._ports)
         elif isinstance(event, RegionState):
             log.info("relay", region=event.region, connected=event.connected, error=event.error)
             self._set_fault(f"region-{event.region}", event.error or event.health)
@@ -481,7 +481,7 @@ class NodeService:
         ]
         self._measuring.set_map(view.derp_map, inside)
         self._portmapping.set_disabled(disabled_protocols(view.node.cap_map))
-        self._portmapping.set_port(self._port4)
+        self._portmapping.set_ports(*self._ports)
         settings = Settings(
             private_key=key.reveal(),
             home_region=self._measuring.home_region,
@@ -509,7 +509,7 @@ class NodeService:
     def _leave(self) -> None:
         """Drop all peers and routes."""
         self._membership.stop()
-        self._portmapping.set_port(0)
+        self._portmapping.set_ports(0, 0)
         self._become(NOTHING)
         self._dataplane.set_view(EMPTY, NodePublic.zero())
         self._dataplane.relays.serve(False)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import struct
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import pytest
-from fake_router import IP_V2, LOCAL, PORT, ROUTER, WAN, FakeRouter, Rig
+from fake_router import IP_V2, LOCAL, PORT, ROUTER, WAN, FakeRouter, Rig, entropy
 
-from warren.nat.mapping import Finding, MapProtocol, Outcome, sentence, why_unreachable
-from warren.nat.portmap import PROBE_EVERY_S
+from warren.nat.mapping import Datagram, Finding, MapProtocol, Outcome, sentence, why_unreachable
+from warren.nat.portmap import PROBE_EVERY_S, Portmapper
 from warren.netmap.endpoint import Endpoint
 
 NATPMP, PCP, UPNP = MapProtocol.NATPMP, MapProtocol.PCP, MapProtocol.UPNP
@@ -432,3 +432,45 @@ def test_every_outcome_has_a_sentence() -> None:
 def test_reachable_addresses() -> None:
     for text in ("8.8.8.8", "100.63.255.255", "172.32.0.1", "203.0.113.1"):
         assert why_unreachable(IPv4Address(text)) is None
+
+
+def test_a_router_of_ipv6_is_asked_by_pcp_for_a_hole_and_for_nothing_else() -> None:
+    router, own = IPv6Address("fe80::1"), IPv6Address("2001:db8::5")
+    mapper = Portmapper(router, own, PORT, entropy, 0.0)
+    here = Endpoint(router, 5351)
+
+    def answer(now: float) -> list[str]:
+        """Answer all that it asks, as a firewall does; what was asked."""
+        asked = []
+        while (sent := mapper.poll_transmit(now)) is not None:
+            assert isinstance(sent, Datagram) and sent.to == here
+            assert (sent.data[0], sent.data[8:24]) == (2, own.packed)
+            body = sent.data[24:] and sent.data[24:40] + sent.data[40:42] * 2 + own.packed
+            lifetime_s = int.from_bytes(sent.data[4:8], "big")
+            asked.append(f"{'map' if body else 'announce'} {lifetime_s}")
+            head = struct.pack(
+                "!BBBBII12x", 2, 128 + sent.data[1], 0, 0, lifetime_s, 100 + int(now)
+            )
+            stranger = Endpoint(IPv6Address("fe80::2"), 5351)
+            assert not mapper.receive(head + body, stranger, now)
+            assert mapper.receive(head + body, here, now)
+        return asked
+
+    assert answer(0.01) == ["announce 0", "map 7200"]
+    assert mapper.mapping is not None
+    assert mapper.mapping.external == Endpoint(own, PORT)
+    assert [(o.protocol, o.finding) for o in mapper.outcomes] == [(PCP, Finding.MAPPED)]
+    assert mapper.drops == {"from another machine than the router": 2}
+    mapper.handle_timeout(3600.5)
+    assert "map 7200" in answer(3600.5)
+    mapper.stop(3601)
+    assert answer(3601.1) == ["map 0"]
+    assert mapper.settled and mapper.mapping is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reachable"),
+    [("2001:db8::5", True), ("2a00::5", True), ("fe80::5", False), ("fd00::5", False)],
+)
+def test_ipv6_addresses_that_the_internet_reaches(text: str, reachable: bool) -> None:
+    assert (why_unreachable(IPv6Address(text)) is None) is reachable

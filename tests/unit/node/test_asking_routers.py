@@ -30,7 +30,7 @@ async def test_nothing_is_known_before_there_is_a_router() -> None:
         gateways=lambda: [NOBODY],
         on_change=lambda: changes.append(1),
     )
-    mapping.set_port(41641)
+    mapping.set_ports(41641, 0)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(mapping.run())
         await asyncio.sleep(0.1)
@@ -49,7 +49,7 @@ async def test_routes_that_cannot_be_read() -> None:
     mapping = PortMapping(
         SystemClock(), system_entropy, gateways=unreadable, on_change=lambda: None
     )
-    mapping.set_port(41641)
+    mapping.set_ports(41641, 0)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(mapping.run())
         await asyncio.sleep(0.1)

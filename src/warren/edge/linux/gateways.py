@@ -4,44 +4,56 @@ from __future__ import annotations
 
 import socket
 from contextlib import suppress
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple
 
 from warren.netmap.endpoint import Endpoint
 
 _TABLE_MAIN = 254
 _MULTICAST_HOPS = 2
+# Any address of the internet does, to learn which of ours packets to it would come from.
+_SOMEWHERE_V6 = IPv6Address("2001:4860::1")
+_UNIQUE_LOCAL = IPv6Network("fc00::/7")
 
 
 class Gateway(NamedTuple):
-    """A router of a default route, and the address of ours that it sees."""
+    """A router of a default route, and the address of ours that it sees.
 
-    ip: IPv4Address
-    local_ip: IPv4Address
+    scope: the interface's number, where `ip` is link-local IPv6, else 0.
+    """
+
+    ip: IPv4Address | IPv6Address
+    local_ip: IPv4Address | IPv6Address
+    scope: int = 0
 
 
 def default_gateways() -> list[Gateway]:
-    """Return the IPv4 gateways of the default routes, the preferred first.
+    """Return the gateways of the default routes, IPv4 before IPv6, the preferred first.
 
-    A default route without a gateway (a point-to-point line) has none. Blocks for about a
-    millisecond. Raises OSError.
+    A default route without a gateway (a point-to-point line) has none, nor has IPv6 where this
+    machine has no address of the internet. Blocks for some milliseconds. Raises OSError.
     """
     # pyroute2 takes a quarter of a second to import: not while a daemon starts.
     from pyroute2 import IPRoute  # type: ignore[import-untyped]
 
-    found: list[tuple[int, str]] = []
+    found: list[tuple[int, int, str, int]] = []
     with IPRoute() as kernel:
-        for route in kernel.get_routes(family=socket.AF_INET, table=_TABLE_MAIN):
-            if route["dst_len"] != 0:
-                continue
-            metric = route.get("priority") or 0
-            hops = [route, *(route.get("multipath") or ())]
-            found += [(metric, text) for hop in hops if (text := hop.get("gateway"))]
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for route in kernel.get_routes(family=family, table=_TABLE_MAIN):
+                if route["dst_len"] != 0:
+                    continue
+                metric = route.get("priority") or 0
+                for hop in (route, *(route.get("multipath") or ())):
+                    if text := hop.get("gateway"):
+                        found.append((family, metric, text, hop.get("oif") or 0))
     gateways = []
-    for _, text in sorted(found, key=lambda item: item[0]):
+    for _, _, text, interface in sorted(found, key=lambda item: item[:2]):
         ip = ip_address(text)
-        if isinstance(ip, IPv4Address) and (local_ip := _address_towards(ip)) is not None:
-            gateways.append(Gateway(ip, local_ip))
+        towards = ip if isinstance(ip, IPv4Address) else _SOMEWHERE_V6
+        local_ip = _address_towards(towards)
+        if local_ip is not None and not (local_ip.version == 6 and local_ip in _UNIQUE_LOCAL):
+            scope = interface if ip.version == 6 and ip.is_link_local else 0
+            gateways.append(Gateway(ip, local_ip, scope))
     return list(dict.fromkeys(gateways))
 
 
@@ -90,6 +102,17 @@ def router_socket(local_ip: IPv4Address) -> socket.socket:
     return made
 
 
+def router_socket_v6(local_ip: IPv6Address) -> socket.socket:
+    """Return a UDP socket that is bound to one of our IPv6 addresses. Raises OSError."""
+    made = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        made.bind((str(local_ip), 0))
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
 def group_socket(group: Endpoint, local_ip: IPv4Address) -> socket.socket:
     """Return a UDP socket that hears what is multicast to a group in the network of `local_ip`.
 
@@ -109,11 +132,13 @@ def group_socket(group: Endpoint, local_ip: IPv4Address) -> socket.socket:
     return made
 
 
-def _address_towards(ip: IPv4Address) -> IPv4Address | None:
-    """The address of ours from which packets to `ip` would be sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
+def _address_towards(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address | None:
+    """The address of ours from which packets to `ip` would be sent; nothing is sent."""
+    family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((str(ip), 9))
-        except OSError:
-            return None
-        return IPv4Address(probe.getsockname()[0])
+            own = ip_address(probe.getsockname()[0].partition("%")[0])
+    except OSError:
+        return None
+    return None if own.version == 6 and own.is_link_local else own
