@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
+
+from warren.lab.sim import MODELS
 
 pytest_plugins = ["pytester"]
 
@@ -34,3 +39,12 @@ def test_a_failing_run_tells_its_seed_and_chart(pytester: pytest.Pytester) -> No
 
 def test_a_seed_can_be_given(pytester: pytest.Pytester) -> None:
     assert "Warren simulation, seed 42," in run(pytester, "--warren-seed", "42")
+
+
+def test_the_example_of_the_documentation_runs(pytester: pytest.Pytester) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    pytester.makepyfile(example)
+    pytester.runpytest_inprocess("-p", "warren.pytest_plugin").assert_outcomes(passed=1)
+    for name in re.findall(r"`([a-z]+(?:-[a-z]+)*)`", page.split("NATs by name:")[1].split(";")[0]):
+        assert name in MODELS
