@@ -285,6 +285,13 @@ class Dataplane:
         """Send STUN bytes from the engine's socket."""
         self._engine.apply([SendDatagram(to=str(to), data=data)])
 
+    def all_drops(self) -> Counter[str]:
+        """Return what was dropped here and by the peers' machines, by reason."""
+        total = Counter(self.drops)
+        for link in self._links.values():
+            total.update(link.paths.paths.dropped)
+        return total
+
     def any_active(self) -> bool:
         """Whether traffic flows to any peer."""
         now = self._clock.now()
@@ -517,7 +524,8 @@ class Dataplane:
             self._listener.on_endpoints_wanted()
 
     def _part_from(self, link: _Link, now: float) -> None:
-        """A peer is gone: its sockets are closed."""
+        """A peer is gone: its sockets are closed, and what it counted stays counted."""
+        self.drops.update(link.paths.paths.dropped)
         link.paths.close(now)
         while (transmit := link.paths.poll_transmit()) is not None:
             if isinstance(transmit, sockets.CloseSockets):

@@ -700,7 +700,7 @@ class NodeService:
 
     def _drops(self, snapshot: Snapshot) -> dict[str, int]:
         total: Counter[str] = Counter(snapshot.drops)
-        total.update(self._dataplane.drops)
+        total.update(self._dataplane.all_drops())
         total.update(self._dataplane.relays.drops)
         total.update(self._portmapping.drops)
         return {reason: count for reason, count in sorted(total.items()) if count}

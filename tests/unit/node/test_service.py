@@ -11,12 +11,14 @@ import msgspec
 import pytest
 from node_coordinator import FakeCoordinator, frame
 
+from warren.disco.messages import CallMeMaybe, Ping, TxId, encode_message
 from warren.edge.clock import SystemClock
 from warren.edge.entropy import system_entropy
-from warren.engine.commands import SetHome, SetIdentity, SetPath, SetPeers
+from warren.engine.commands import SendDatagram, SetHome, SetIdentity, SetPath, SetPeers
 from warren.engine.events import Datagram, Dialed, Fault, RegionState, Relayed
 from warren.engine.memory import MemoryEngine, MemoryNetwork
 from warren.engine.protocol import EngineConfig
+from warren.keys import NodePublic
 from warren.nat.stun import binding_response, parse_binding_request_untrusted
 from warren.netmap.derpmap import DERPMap, DERPNode, DERPRegion
 from warren.netmap.endpoint import Endpoint
@@ -26,6 +28,7 @@ from warren.node.localapi import RequestFailed
 from warren.node.schema import PingRequest, UpRequest
 from warren.node.service import EngineStopped, Mode, NodeService
 from warren.node.state import NodeState
+from warren.paths.candidates import CANDIDATES_MAX
 
 STUN = Endpoint.parse("192.0.2.1:3478")
 RELAY = DERPNode(name="1a", region_id=1, host_name="192.0.2.1", ipv4="192.0.2.1", ipv6="none")
@@ -205,6 +208,38 @@ async def test_garbage_from_outside_is_counted(pair: Pair) -> None:
     assert drops["stun not asked for"] == 1
     assert drops["disco through the tunnel"] == 1
     assert (await first.ping("m2")).ok
+
+
+async def test_a_flood_of_replayed_messages_is_answered_at_a_rate_and_counted(pair: Pair) -> None:
+    """Whoever saw one ping may send it again from anywhere: it leads no traffic astray."""
+    await pair.join()
+    first, second = pair.machines
+    assert (await first.ping("m2")).ok
+    box = second.service._dataplane.box_of(NodePublic(_key(first)))
+    assert box is not None
+    ping = Ping(TxId(b"replayed ping"[:12]), NodePublic(_key(second)))
+    stranger = Ping(TxId(b"another ping"), NodePublic(bytes([7]) * 32))
+    call = CallMeMaybe((Endpoint.parse("203.0.113.9:9"),))
+    sealed = [box.seal(encode_message(message), bytes(24)) for message in (ping, stranger, call)]
+    before = len(first.engine.commands)
+    for number in range(1000):
+        src = f"203.0.113.{number % 250}:{1000 + number}"
+        first.engine.give(Datagram(src=src, data=sealed[0]))
+        first.engine.give(Relayed(region=1, peer=_key(second), data=sealed[2]))
+    first.engine.give(Datagram(src="203.0.113.9:1", data=sealed[1]))
+    first.engine.give(Datagram(src="203.0.113.9:1", data=sealed[2]))
+    await first.until(lambda: first.service.status().drops.get("call not over a relay"))
+    drops = first.service.status().drops
+    assert drops["ping over the rate"] + drops["call over the rate"] >= 1500
+    assert drops["disco ping for another node key"] == 1
+    # 300 answers at once and 100 a second more, and as many pings of our own in return at most.
+    sent = [c for c in first.engine.commands[before:] if isinstance(c, SendDatagram)]
+    assert len(sent) <= 1500
+    paths = first.service._dataplane.paths_of(NodePublic(_key(second)))
+    assert paths is not None and len(paths.candidates) <= CANDIDATES_MAX
+    best = paths.path(SystemClock().now())
+    assert best is not None and best.endpoint == second.endpoint
+    assert (await first.ping("m2")).via == "direct"
 
 
 async def test_down_leaves_nothing_in_the_engine_and_up_comes_back(pair: Pair) -> None:
