@@ -177,11 +177,16 @@ def router_pages() -> list[bytes]:
         f"<service><serviceType>{kind}{version}</serviceType><controlURL>/c</controlURL></service>"
         for version in (1, 2)
     )
+    services += (
+        "<service><serviceType>urn:schemas-upnp-org:service:WANIPv6FirewallControl:1</serviceType>"
+        "<controlURL>/6</controlURL></service>"
+    )
     bodies = (
         "<u:GetExternalIPAddressResponse><NewExternalIPAddress>203.0.113.10"
         "</NewExternalIPAddress></u:GetExternalIPAddressResponse>",
         "<u:AddAnyPortMappingResponse><NewReservedPort>41641</NewReservedPort>"
         "</u:AddAnyPortMappingResponse>",
+        "<u:AddPinholeResponse><UniqueID>7</UniqueID></u:AddPinholeResponse>",
         "<s:Fault><detail><UPnPError><errorCode>718</errorCode><errorDescription>x"
         "</errorDescription></UPnPError></detail></s:Fault>",
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import nacl.bindings
 
@@ -82,6 +82,7 @@ _NODE, _RELAY = NodePrivate.from_entropy(_ONE), NodePrivate.from_entropy(_TWO)
 _DISCO, _PEER = DiscoPrivate.from_entropy(_ONE), DiscoPrivate.from_entropy(_TWO)
 _MAX_BYTES = 1 << 20
 _ROUTER, _LOCAL = IPv4Address("192.168.1.1"), IPv4Address("192.168.1.2")
+_ROUTER_V6, _LOCAL_V6 = IPv6Address("fe80::1"), IPv6Address("2001:db8::2")
 _ROUTER_PAGE = parse_location_untrusted("http://192.168.1.1:5000/d.xml")
 
 
@@ -248,17 +249,23 @@ def _portmap_xml(data: bytes) -> None:
 
 
 def _portmapper(data: bytes) -> None:
-    """A router that answers everything with `data`, for some hours."""
-    now = 0.0
-    mapper = Portmapper(_ROUTER, _LOCAL, 41641, lambda size: bytes(size), now)
+    """A router of IPv4, and one of IPv6, that answers everything with `data`, for some hours."""
     page = b"HTTP/1.1 200 OK\r\nLOCATION: http://192.168.1.1:1/\r\n\r\n"
-    mapper.receive(page, Endpoint(_ROUTER, 1900), now)
+    page6 = b"HTTP/1.1 200 OK\r\nLOCATION: http://[2001:db8::1]:1/\r\n\r\n"
+    _ask_router(Portmapper(_ROUTER, _LOCAL, 41641, bytes, 0.0), page, data)
+    _ask_router(Portmapper(_ROUTER_V6, _LOCAL_V6, 41641, bytes, 0.0), page6, data)
+
+
+def _ask_router(mapper: Portmapper, page: bytes, data: bytes) -> None:
+    now = 0.0
+    mapper.receive(page, Endpoint(mapper.router, 1900), now)
     for step in range(60):
         while (transmit := mapper.poll_transmit(now)) is not None:
             if isinstance(transmit, Call):
                 mapper.receive_reply(transmit.number, Reply(200, data), now)
             else:
-                mapper.receive(data, transmit.to, now, announced=step % 2 == 1)
+                src = Endpoint(mapper.router, transmit.to.port)
+                mapper.receive(data, src, now, announced=step % 2 == 1)
         mapper.poll_event()
         due = mapper.next_timeout()
         now = max(now, due[0]) if due else now + 1

@@ -157,8 +157,9 @@ def test_each_protocol_opens_and_closes(home: World, igd: Igd, protocol: MapProt
     assert not crosses(home, home["alice"], external)
 
 
-def test_a_hole_in_an_ipv6_firewall(home: World, igd: Igd) -> None:
-    """Asked by PCP of the router of IPv6, beside the mapping of IPv4; and closed at the end."""
+@pytest.mark.parametrize("protocol", [PCP, UPNP])
+def test_a_hole_in_an_ipv6_firewall(home: World, igd: Igd, protocol: MapProtocol) -> None:
+    """Asked of the router of IPv6, beside the mapping of IPv4; and closed at the end."""
     alice, address = home["alice"], "2001:db8:a::2"
     give_ipv6(home, "home", "alice", address)
     igd.start(ipv6=True)
@@ -177,7 +178,7 @@ def test_a_hole_in_an_ipv6_firewall(home: World, igd: Igd) -> None:
             return False
 
     assert not let_in()
-    with Client(alice, PCP, port6=PORT) as client:
+    with Client(alice, protocol, port6=PORT) as client:
         client.wait_mapped()
 
         def opened() -> Endpoint | None:

@@ -5,7 +5,7 @@ ten minutes. The first protocol that answers, in the order of `_ORDER`, is asked
 it refuses, the next. The mapping is renewed at half its lease, made anew when the router has
 restarted, and given back at the end. What came of each protocol stays readable in `outcomes`.
 
-A router of IPv6 is asked by PCP alone, and for a hole in its firewall: outside it is our own
+A router of IPv6 is asked by PCP and UPnP, for a hole in its firewall: outside it is our own
 address and port (RFC 6887 §11.1 calls that a mapping too).
 """
 
@@ -34,6 +34,7 @@ from warren.nat.natpmp import MalformedNatPmp
 from warren.nat.pcp import MalformedPcp, Nonce
 from warren.nat.ssdp import MalformedSsdp
 from warren.nat.upnp_asker import UpnpAsker
+from warren.nat.upnp_pinhole import PinholeAsker
 from warren.netmap.endpoint import Endpoint
 
 PROBE_EVERY_S = 600.0
@@ -44,7 +45,7 @@ _PROBE_AGAIN_MIN_S = 10.0
 _KEY_BYTES = 32
 
 _ORDER = (MapProtocol.NATPMP, MapProtocol.PCP, MapProtocol.UPNP)
-_ORDER_V6 = (MapProtocol.PCP,)
+_ORDER_V6 = (MapProtocol.PCP, MapProtocol.UPNP)
 
 
 class MappingChanged(NamedTuple):
@@ -86,12 +87,14 @@ class Portmapper:
             MapProtocol.NATPMP: self._natpmp,
             MapProtocol.PCP: self._pcp,
         }
-        self._order: tuple[MapProtocol, ...] = _ORDER_V6
-        self._upnp: UpnpAsker | None = None
-        if isinstance(router, IPv4Address) and isinstance(local_ip, IPv4Address):
+        self._upnp: UpnpAsker
+        if isinstance(router, IPv6Address) and isinstance(local_ip, IPv6Address):
+            self._order: tuple[MapProtocol, ...] = _ORDER_V6
+            self._upnp = PinholeAsker(router, local_ip, internal_port, entropy, now)
+        else:
             self._order = _ORDER
             self._upnp = UpnpAsker(router, local_ip, internal_port, entropy, now)
-            every[MapProtocol.UPNP] = self._upnp
+        every[MapProtocol.UPNP] = self._upnp
         self._disabled |= frozenset(MapProtocol) - set(self._order)
         self._askers = [every[name] for name in self._order if name not in self._disabled]
         self._since = now
@@ -119,7 +122,7 @@ class Portmapper:
     @property
     def model(self) -> str:
         """What the router calls itself, if UPnP told; for people."""
-        return self._upnp.model if self._upnp else ""
+        return self._upnp.model
 
     @property
     def settled(self) -> bool:
@@ -148,7 +151,7 @@ class Portmapper:
 
     def receive_reply(self, number: int, reply: Reply | CallFailed, now: float) -> None:
         """Take what came of a `Call`."""
-        if self._upnp is None or not self._upnp.receive_reply(number, reply, now):
+        if not self._upnp.receive_reply(number, reply, now):
             self.drops["UPnP: reply not waited for"] += 1
         self._proceed(now)
 
@@ -189,18 +192,18 @@ class Portmapper:
         return min(dues, default=None)
 
     def _drop_reason(self, data: bytes, src: Endpoint, now: float, announced: bool) -> str | None:
-        if src.ip != self.router:
+        if src.ip != self.router and (src.port == natpmp.PORT or not self._upnp.is_router(src.ip)):
             return "from another machine than the router"
         if len(data) > ssdp.MAX_BYTES:
             return "too long"
         name = MapProtocol.UPNP
         try:
             if announced and data[:1] == b"N":
-                if self._upnp and name not in self._disabled and self._upnp.notice(data):
+                if name not in self._disabled and self._upnp.notice(data):
                     self._probe_soon(now)
                 return None
             if src.port != natpmp.PORT:
-                if announced or self._upnp is None or name in self._disabled:
+                if announced or name in self._disabled:
                     return "from another port than the router's"
                 why = self._upnp.receive(data, now)
             elif data[:1] in (bytes([natpmp.VERSION]), bytes([pcp.VERSION])):

@@ -8,13 +8,14 @@ caller checks that it is the router's own.
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
 from warren.netmap.endpoint import Endpoint
 
 PORT = 1900
 GROUP = IPv4Address("239.255.255.250")
+GROUP_V6 = IPv6Address("ff02::c")
 MAX_BYTES = 4096
 """A datagram that is longer is not an answer."""
 
@@ -26,7 +27,9 @@ _MAX_PATH_CHARS = 512
 _STATUS = re.compile(r"HTTP/1\.[01] 200(?: [^\r\n]*)?")
 _NOTIFY = re.compile(r"NOTIFY \* HTTP/1\.[01]")
 _BOOT_ID = "bootid.upnp.org"
-_URL = re.compile(r"http://(\d{1,3}(?:\.\d{1,3}){3})(?::(\d{1,5}))?(/[\x21-\x7e]*)?", re.I)
+_URL = re.compile(
+    r"http://(\d{1,3}(?:\.\d{1,3}){3}|\[[0-9a-f:.]{2,45}\])(?::(\d{1,5}))?(/[\x21-\x7e]*)?", re.I
+)
 
 
 class MalformedSsdp(ValueError):
@@ -111,10 +114,10 @@ def _read(data: bytes) -> tuple[str, dict[str, str]]:
 
 
 def parse_location_untrusted(url: str) -> Location:
-    """Read an `http://` URL with an IPv4 address as its host. Raises MalformedSsdp."""
+    """Read an `http://` URL with an address as its host. Raises MalformedSsdp."""
     found = _URL.fullmatch(url)
     if found is None:
-        raise MalformedSsdp("the place is no http:// URL with an IPv4 address")
+        raise MalformedSsdp("the place is no http:// URL with an address")
     host, port_text, path = found.groups()
     port = int(port_text or 80)
     if not 0 < port <= 0xFFFF:
@@ -123,7 +126,7 @@ def parse_location_untrusted(url: str) -> Location:
     if len(path) > _MAX_PATH_CHARS:
         raise MalformedSsdp("the place has too long a path")
     try:
-        return Location(Endpoint(IPv4Address(host), port), path)
+        return Location(Endpoint(ip_address(host.strip("[]")), port), path)
     except ValueError as error:
         raise MalformedSsdp("the place has no possible address") from error
 

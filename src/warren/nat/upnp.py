@@ -5,7 +5,7 @@ WANPPPConnection:1): the device's description, and SOAP requests as HTTP bodies.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
@@ -18,10 +18,13 @@ DESCRIPTION = "warren-portmap"
 IP_V2 = "urn:schemas-upnp-org:service:WANIPConnection:2"
 IP_V1 = "urn:schemas-upnp-org:service:WANIPConnection:1"
 PPP_V1 = "urn:schemas-upnp-org:service:WANPPPConnection:1"
-_KINDS = (IP_V2, IP_V1, PPP_V1)
+MAPPING_KINDS = (IP_V2, IP_V1, PPP_V1)
 """Services that map ports, the best first."""
+FIREWALL_V6 = "urn:schemas-upnp-org:service:WANIPv6FirewallControl:1"
+"""The service that opens holes in an IPv6 firewall (IGD 2)."""
 
 MAX_SERVICES = 8
+_UDP = 17
 
 # Error codes of the WANIPConnection services, those that lead to another attempt.
 INVALID_ACTION = 401
@@ -51,6 +54,10 @@ _ERRORS = {
     728: "it has no more mappings to give",
     729: "something else on the router has this port",
     732: "it wants a particular internal port",
+    701: "it has no more holes to give",
+    702: "its IPv6 firewall is off, and lets everything in",
+    703: "it opens no holes for the machines behind it",
+    704: "there is no such hole",
     733: "the port range is in conflict",
 }
 
@@ -60,7 +67,7 @@ class MalformedUpnp(ValueError):
 
 
 class Service(NamedTuple):
-    """A service that maps ports; `kind` is its URN."""
+    """A service that maps ports or opens holes; `kind` is its URN."""
 
     kind: str
     control: Location
@@ -97,10 +104,13 @@ class SoapFault(NamedTuple):
         return f"{known} ({self.code})" if self.code else known
 
 
-def parse_description_untrusted(data: bytes, origin: Location) -> Description:
+def parse_description_untrusted(
+    data: bytes, origin: Location, kinds: Sequence[str] = MAPPING_KINDS
+) -> Description:
     """Read a device description that was fetched from `origin`. Raises MalformedUpnp.
 
-    Services elsewhere than on the router itself are left out.
+    kinds: of the services that are wanted, the best first. Services elsewhere than on the router
+    itself are left out.
     """
     try:
         root = parse_xml_untrusted(data)
@@ -122,9 +132,9 @@ def parse_description_untrusted(data: bytes, origin: Location) -> Description:
     found = [
         service
         for element in root.every("service")
-        if (service := _service(element, base, origin)) is not None
+        if (service := _service(element, base, origin, kinds)) is not None
     ]
-    found.sort(key=lambda service: _KINDS.index(service.kind))
+    found.sort(key=lambda service: kinds.index(service.kind))
     return Description(model, tuple(dict.fromkeys(found))[:MAX_SERVICES])
 
 
@@ -136,7 +146,7 @@ def external_address_soap(service: Service) -> SoapRequest:
 def add_mapping_soap(
     service: Service,
     external_port: int,
-    internal: IPv4Address,
+    internal: IPv4Address | IPv6Address,
     internal_port: int,
     lease_s: int,
     *,
@@ -169,6 +179,35 @@ def mapping_entry_soap(service: Service, external_port: int) -> SoapRequest:
 def delete_mapping_soap(service: Service, external_port: int) -> SoapRequest:
     """Ask to delete a UDP mapping."""
     return _soap(service, "DeletePortMapping", _key(external_port))
+
+
+def add_pinhole_soap(
+    service: Service, internal: IPv6Address, port: int, lease_s: int
+) -> SoapRequest:
+    """Ask for a hole for UDP from anybody to our own address and port (WANIPv6FirewallControl)."""
+    return _soap(
+        service,
+        "AddPinhole",
+        (
+            ("RemoteHost", ""),
+            ("RemotePort", "0"),
+            ("InternalClient", str(internal)),
+            ("InternalPort", str(port)),
+            ("Protocol", str(_UDP)),
+            ("LeaseTime", str(lease_s)),
+        ),
+    )
+
+
+def update_pinhole_soap(service: Service, number: int, lease_s: int) -> SoapRequest:
+    """Ask to keep a hole open."""
+    arguments = (("UniqueID", str(number)), ("NewLeaseTime", str(lease_s)))
+    return _soap(service, "UpdatePinhole", arguments)
+
+
+def delete_pinhole_soap(service: Service, number: int) -> SoapRequest:
+    """Ask to close a hole."""
+    return _soap(service, "DeletePinhole", (("UniqueID", str(number)),))
 
 
 def parse_soap_reply_untrusted(status: int, body: bytes) -> dict[str, str] | SoapFault:
@@ -210,10 +249,20 @@ def parse_reserved_port_untrusted(arguments: dict[str, str]) -> int:
     raise MalformedUpnp("the reserved port is none")
 
 
-def _service(element: Element, base: Location, origin: Location) -> Service | None:
+def parse_pinhole_untrusted(arguments: dict[str, str]) -> int:
+    """Read the number that AddPinhole gave. Raises MalformedUpnp."""
+    text = arguments.get("UniqueID", "")
+    if text.isascii() and text.isdecimal() and len(text) <= 5 and int(text) <= 0xFFFF:
+        return int(text)
+    raise MalformedUpnp("the hole has no number")
+
+
+def _service(
+    element: Element, base: Location, origin: Location, kinds: Sequence[str]
+) -> Service | None:
     kind = element.child("serviceType")
     path = element.child("controlURL")
-    if kind not in _KINDS or not path:
+    if kind not in kinds or not path:
         return None
     try:
         if "://" in path:

@@ -15,6 +15,7 @@ from warren.nat import ssdp, upnp
 from warren.nat.datagram_asker import LATE_S, PROBE_SPACINGS_S, Stage
 from warren.nat.mapping import (
     LEASE_S,
+    Address,
     Call,
     CallFailed,
     Datagram,
@@ -40,10 +41,10 @@ _LOWEST_PORT = 1024
 
 _Asked = SoapRequest | Location
 _Came = Reply | CallFailed
-_Step = Generator[_Asked, _Came, None]
+Step = Generator[_Asked, _Came, None]
 
 
-class _GaveUp(Exception):
+class GaveUp(Exception):
     """The conversation ended without a mapping."""
 
     def __init__(self, finding: Finding, detail: str) -> None:
@@ -56,11 +57,16 @@ class UpnpAsker:
     """Verbs: receive, receive_reply, handle_timeout, poll_transmit, next_timeout."""
 
     protocol = MapProtocol.UPNP
+    group: Address = ssdp.GROUP
+    """Where it is searched for."""
+    kinds: tuple[str, ...] = upnp.MAPPING_KINDS
+    """Services that may be asked."""
+    purpose = "maps ports"
 
     def __init__(
         self,
-        router: IPv4Address,
-        local_ip: IPv4Address,
+        router: Address,
+        local_ip: Address,
         internal_port: int,
         entropy: Callable[[int], bytes],
         now: float,
@@ -73,7 +79,7 @@ class UpnpAsker:
         self._probed_at = now
         self._searches: deque[Datagram] = deque()
         self._found: dict[Location, None] = {}
-        self._talk: _Step | None = None
+        self._talk: Step | None = None
         self._talk_calls = 0
         self._calls = 0
         self._call: Call | None = None
@@ -86,7 +92,7 @@ class UpnpAsker:
         self._service: Service | None = None
         # A port that was asked for, and perhaps given: to be deleted if we stop right then.
         self._wanted: tuple[Service, int] | None = None
-        self._external_ip: IPv4Address | None = None
+        self._external_ip: Address | None = None
         self._now = now
         self.model = ""
         self.mapping: Mapping | None = None
@@ -124,10 +130,14 @@ class UpnpAsker:
         if self._wanted is not None:
             self._begin(self._delete(*self._wanted), now)
 
+    def is_router(self, ip: Address) -> bool:
+        """Whether an address is taken for the router's."""
+        return ip == self._router
+
     def receive(self, data: bytes, now: float) -> str | None:
         """Take an answer to the search; return why it was dropped. Raises MalformedSsdp."""
         answer = ssdp.parse_ssdp_answer_untrusted(data)
-        if answer.location.server.ip != self._router:
+        if not self.is_router(answer.location.server.ip):
             return "names another machine"
         if now - self._probed_at > LATE_S:
             return "not asked for"
@@ -192,7 +202,7 @@ class UpnpAsker:
     def poll_transmit(self, now: float) -> Datagram | Call | None:
         """Return the next thing to send."""
         if self._probe is not None and self._probe.step(now) is not None:
-            group = Endpoint(ssdp.GROUP, ssdp.PORT)
+            group = Endpoint(self.group, ssdp.PORT)
             router = Endpoint(self._router, ssdp.PORT)
             self._searches.extend(
                 Datagram(to, ssdp.search_request(target, to))
@@ -222,7 +232,7 @@ class UpnpAsker:
 
     # The machinery of a conversation.
 
-    def _begin(self, talk: _Step, now: float) -> None:
+    def _begin(self, talk: Step, now: float) -> None:
         self._end_talk()
         self._now = now
         self._talk = talk
@@ -239,13 +249,13 @@ class UpnpAsker:
             asked = next(talk) if came is None else talk.send(came)
         except StopIteration:
             self._end_talk()
-        except _GaveUp as end:
+        except GaveUp as end:
             self._end_talk()
             self._give_up(end)
         else:
             self._ask(asked)
 
-    def _give_up(self, end: _GaveUp) -> None:
+    def _give_up(self, end: GaveUp) -> None:
         """No mapping came of it; one that we hold lives on if the router merely said nothing."""
         held = self.mapping
         if held is None or end.finding is not Finding.BROKEN:
@@ -258,7 +268,7 @@ class UpnpAsker:
         self._talk_calls += 1
         if self._talk_calls > _CALLS_MAX:
             self._end_talk()
-            self._give_up(_GaveUp(Finding.BROKEN, "it has too many services, and none works"))
+            self._give_up(GaveUp(Finding.BROKEN, "it has too many services, and none works"))
             return
         self._calls += 1
         if isinstance(asked, SoapRequest):
@@ -270,9 +280,9 @@ class UpnpAsker:
 
     # Conversations.
 
-    def _seek(self, wish: int | None = None) -> _Step:
+    def _seek(self, wish: int | None = None) -> Step:
         """Describe what was found, and ask each service until one gives a mapping."""
-        failure = _GaveUp(Finding.BROKEN, "its description names no service that maps ports")
+        failure = GaveUp(Finding.BROKEN, f"its description names no service that {self.purpose}")
         asked: set[Location] = set()
         while fresh := [location for location in self._found if location not in asked]:
             asked.add(fresh[0])
@@ -281,15 +291,15 @@ class UpnpAsker:
                 for service in services:
                     try:
                         yield from self._map_at(service, wish)
-                    except _GaveUp as end:
+                    except GaveUp as end:
                         failure = end
                     else:
                         return
-            except _GaveUp as end:
+            except GaveUp as end:
                 failure = end
         raise failure
 
-    def _check(self, mapping: Mapping) -> _Step:
+    def _check(self, mapping: Mapping) -> Step:
         """See that the mapping is still there; a router that restarted has forgotten it."""
         service = self._service
         if service is not None:
@@ -297,7 +307,7 @@ class UpnpAsker:
                 external_ip = yield from self._external(service)
                 port = mapping.external.port
                 came = yield upnp.mapping_entry_soap(service, port)
-                entry = _arguments(came)
+                entry = arguments_of(came)
                 ours = isinstance(entry, dict) and (
                     entry.get("NewInternalClient") == str(self._local_ip)
                     and entry.get("NewInternalPort") == str(self._port)
@@ -306,24 +316,24 @@ class UpnpAsker:
                     if external_ip != mapping.external.ip:
                         self._hold(mapping._replace(external=Endpoint(external_ip, port)))
                     return
-            except _GaveUp as end:
+            except GaveUp as end:
                 if end.finding is Finding.SECOND_NAT:
                     raise
         # Its control URL may have changed with the restart.
         yield from self._seek(mapping.external.port)
 
-    def _renew(self, mapping: Mapping) -> _Step:
+    def _renew(self, mapping: Mapping) -> Step:
         service = self._service
         if service is not None:
             try:
                 yield from self._map_at(service, mapping.external.port)
-            except _GaveUp:
+            except GaveUp:
                 pass
             else:
                 return
         yield from self._seek(mapping.external.port)
 
-    def _delete(self, service: Service, port: int) -> _Step:
+    def _delete(self, service: Service, port: int) -> Step:
         self._wanted = None
         yield upnp.delete_mapping_soap(service, port)
         if self.outcome.finding is Finding.MAPPED:
@@ -332,35 +342,35 @@ class UpnpAsker:
     def _describe(self, location: Location) -> Generator[_Asked, _Came, tuple[Service, ...]]:
         came = yield location
         if isinstance(came, CallFailed):
-            raise _GaveUp(Finding.BROKEN, f"its description cannot be read: {came.reason}")
+            raise GaveUp(Finding.BROKEN, f"its description cannot be read: {came.reason}")
         if came.status != 200:
-            raise _GaveUp(Finding.BROKEN, f"its description has HTTP status {came.status}")
+            raise GaveUp(Finding.BROKEN, f"its description has HTTP status {came.status}")
         try:
-            description = upnp.parse_description_untrusted(came.body, location)
+            description = upnp.parse_description_untrusted(came.body, location, self.kinds)
         except MalformedUpnp as error:
-            raise _GaveUp(Finding.BROKEN, str(error)) from error
+            raise GaveUp(Finding.BROKEN, str(error)) from error
         self.model = self.model or description.model
         if not description.services:
-            raise _GaveUp(Finding.BROKEN, "its description names no service that maps ports")
+            raise GaveUp(Finding.BROKEN, f"its description names no service that {self.purpose}")
         return description.services
 
     def _external(self, service: Service) -> Generator[_Asked, _Came, IPv4Address]:
         came = yield upnp.external_address_soap(service)
-        answer = _arguments(came)
+        answer = arguments_of(came)
         if isinstance(answer, SoapFault):
-            raise _GaveUp(Finding.REFUSED, f"it does not tell its outside address: {answer}")
+            raise GaveUp(Finding.REFUSED, f"it does not tell its outside address: {answer}")
         try:
             external_ip = upnp.parse_external_ip_untrusted(answer)
         except MalformedUpnp as error:
-            raise _GaveUp(
+            raise GaveUp(
                 Finding.REFUSED, "it has no address of the internet, as behind another NAT"
             ) from error
         self._external_ip = external_ip
         if (reason := why_unreachable(external_ip)) is not None:
-            raise _GaveUp(Finding.SECOND_NAT, f"its outside address {external_ip} is {reason}")
+            raise GaveUp(Finding.SECOND_NAT, f"its outside address {external_ip} is {reason}")
         return external_ip
 
-    def _map_at(self, service: Service, wish: int | None) -> _Step:
+    def _map_at(self, service: Service, wish: int | None) -> Step:
         external_ip = yield from self._external(service)
         port = wish or (self._port if self._port >= _LOWEST_PORT else self._random_port())
         any_port = service.is_v2 and wish is None
@@ -373,13 +383,13 @@ class UpnpAsker:
             came = yield upnp.add_mapping_soap(
                 service, port, self._local_ip, self._port, lease_s, any_port=any_port
             )
-            answer = _arguments(came)
+            answer = arguments_of(came)
             if isinstance(answer, dict):
                 if any_port:
                     try:
                         port = upnp.parse_reserved_port_untrusted(answer)
                     except MalformedUpnp as error:
-                        raise _GaveUp(Finding.BROKEN, str(error)) from error
+                        raise GaveUp(Finding.BROKEN, str(error)) from error
                 self._service = service
                 self._wanted = (service, port)
                 self._hold_new(Endpoint(external_ip, port), lease_s or None)
@@ -397,7 +407,7 @@ class UpnpAsker:
                 break
         if fault.code:
             self._wanted = None
-        raise _GaveUp(Finding.REFUSED if fault.code else Finding.BROKEN, str(fault))
+        raise GaveUp(Finding.REFUSED if fault.code else Finding.BROKEN, str(fault))
 
     # What is known.
 
@@ -422,7 +432,8 @@ class UpnpAsker:
             self.outcome = Outcome(self.protocol, finding, detail, self._external_ip, now)
 
 
-def _arguments(came: _Came) -> dict[str, str] | SoapFault:
+def arguments_of(came: _Came) -> dict[str, str] | SoapFault:
+    """Return what a service answered, or why it did not."""
     if isinstance(came, CallFailed):
         return SoapFault(0, came.reason)
     try:

@@ -262,7 +262,7 @@ class _Talk(asyncio.DatagramProtocol):
                     # Without it a router's restart is seen ten minutes later at worst.
                     self._sockets.append(group_socket(group, own))
         else:
-            self._sockets.append(router_socket_v6(own))
+            self._sockets.append(router_socket_v6(own, self._scope))
         self._task = tasks.create_task(self._run(), name=f"router {self.mapper.router}")
 
     async def stop(self) -> None:
@@ -351,8 +351,9 @@ class _Talk(asyncio.DatagramProtocol):
             if isinstance(transmit, Call):
                 self._calls.append(transmit)
                 break
-            to: tuple[Any, ...] = (str(transmit.to.ip), transmit.to.port)
-            if self._scope:
+            ip = transmit.to.ip
+            to: tuple[Any, ...] = (str(ip), transmit.to.port)
+            if self._scope and ip.version == 6 and (ip.is_link_local or ip.is_multicast):
                 to = (*to, 0, self._scope)
             with suppress(OSError):
                 self._transport.sendto(transmit.data, to)

@@ -434,9 +434,9 @@ def test_reachable_addresses() -> None:
         assert why_unreachable(IPv4Address(text)) is None
 
 
-def test_a_router_of_ipv6_is_asked_by_pcp_for_a_hole_and_for_nothing_else() -> None:
+def test_a_router_of_ipv6_is_asked_by_pcp_for_a_hole() -> None:
     router, own = IPv6Address("fe80::1"), IPv6Address("2001:db8::5")
-    mapper = Portmapper(router, own, PORT, entropy, 0.0)
+    mapper = Portmapper(router, own, PORT, entropy, 0.0, [UPNP])
     here = Endpoint(router, 5351)
 
     def answer(now: float) -> list[str]:
@@ -459,7 +459,10 @@ def test_a_router_of_ipv6_is_asked_by_pcp_for_a_hole_and_for_nothing_else() -> N
     assert answer(0.01) == ["announce 0", "map 7200"]
     assert mapper.mapping is not None
     assert mapper.mapping.external == Endpoint(own, PORT)
-    assert [(o.protocol, o.finding) for o in mapper.outcomes] == [(PCP, Finding.MAPPED)]
+    assert [(o.protocol, o.finding) for o in mapper.outcomes] == [
+        (PCP, Finding.MAPPED),
+        (UPNP, Finding.DISABLED),
+    ]
     assert mapper.drops == {"from another machine than the router": 2}
     mapper.handle_timeout(3600.5)
     assert "map 7200" in answer(3600.5)

@@ -102,11 +102,16 @@ def router_socket(local_ip: IPv4Address) -> socket.socket:
     return made
 
 
-def router_socket_v6(local_ip: IPv6Address) -> socket.socket:
-    """Return a UDP socket that is bound to one of our IPv6 addresses. Raises OSError."""
+def router_socket_v6(local_ip: IPv6Address, interface: int) -> socket.socket:
+    """Return a UDP socket that is bound to one of our IPv6 addresses and multicasts from there.
+
+    interface: its number; 0 leaves it to the kernel. Raises OSError.
+    """
     made = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
         made.bind((str(local_ip), 0))
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, interface)
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
     except OSError:
         made.close()
         raise
