@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from warren.cli.admin_policy import app as policy
+
 if TYPE_CHECKING:
     from warren.coordinator.admin import shapes
     from warren.coordinator.client import AdminClient
@@ -40,6 +42,7 @@ nodes = typer.Typer(help="The machines of the network.", **_SETTINGS)
 app.add_typer(users, name="users")
 app.add_typer(keys, name="keys")
 app.add_typer(nodes, name="nodes")
+app.add_typer(policy, name="policy")
 
 State = Annotated[
     str,

@@ -15,7 +15,7 @@ from warren.policy.malformed import MalformedPolicy
 from warren.policy.standins import stand_ins
 from warren.policy.topology import Topology, parse_topology_untrusted
 from warren.policy.verdict import check as check_policy
-from warren.policy.verdict import verdict_untrusted
+from warren.policy.verdict import name_users, verdict_untrusted
 
 _MAX_LINE_BYTES = 64 << 20
 
@@ -76,7 +76,9 @@ def test(file: _File, topology: _Topology = None) -> None:
     """Run a policy file's own tests."""
     try:
         source = _read(file, MAX_BYTES)
-        checked = check_policy(source, _topology(topology, source))
+        known = _topology(topology, source)
+        name_users(source, known)
+        checked = check_policy(source, known)
         failures = checked.trial().run(checked.policy)
     except MalformedPolicy as error:
         raise _leave(f"{file}: {error.sentence()}") from None

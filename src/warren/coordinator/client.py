@@ -96,6 +96,28 @@ class AdminClient:
         """End a machine's key."""
         return self._call("POST", self._of(node, "expire"), shapes.Node)
 
+    def policy(self) -> shapes.Policy:
+        """Return the policy in force."""
+        return self._call("GET", "/v1/policy", shapes.Policy)
+
+    def set_policy(self, text: str, author: str, etag: str | None) -> shapes.Policy:
+        """Put a policy in force; `etag` is of the text that was edited, None: any."""
+        new = shapes.NewPolicy(text=text, author=author, etag=etag)
+        return self._call("PUT", "/v1/policy", shapes.Policy, new)
+
+    def check_policy(self, text: str) -> shapes.Problem:
+        """Ask whether a policy would be taken."""
+        new = shapes.NewPolicy(text=text)
+        return self._call("POST", "/v1/policy/check", shapes.Problem, new)
+
+    def policy_history(self) -> list[shapes.PolicyVersion]:
+        """Return the versions that are kept, newest first."""
+        return self._call("GET", "/v1/policy/history", list[shapes.PolicyVersion])
+
+    def policy_version(self, version: int) -> shapes.Policy:
+        """Return an older policy."""
+        return self._call("GET", f"/v1/policy/history/{version}", shapes.Policy)
+
     def _of(self, node: str, verb: str) -> str:
         # A waiting machine shows its id at the end of a URL.
         return f"/v1/nodes/{_part(node.rstrip('/').rpartition('/')[2])}/{verb}"

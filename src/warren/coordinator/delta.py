@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from warren.coordinator.change import NO_CHANGE, Change
-from warren.coordinator.records import AuthKeyRecord, NodeRecord, PendingRecord, UserRecord
+from warren.coordinator.records import (
+    AuthKeyRecord,
+    NodeRecord,
+    PendingRecord,
+    PolicyRecord,
+    UserRecord,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +23,11 @@ class Delta:
     nodes: tuple[NodeRecord, ...] = ()
     auth_keys: tuple[AuthKeyRecord, ...] = ()
     pending: tuple[PendingRecord, ...] = ()
+    policies: tuple[PolicyRecord, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     removed_users: tuple[int, ...] = ()
     removed_nodes: tuple[int, ...] = ()
     removed_auth_keys: tuple[str, ...] = ()
     removed_pending: tuple[str, ...] = ()
+    removed_policies: tuple[int, ...] = ()
     change: Change = NO_CHANGE

@@ -30,13 +30,17 @@ def next_id(snapshot: Snapshot) -> int:
 
 
 def create_user(snapshot: Snapshot, name: str, display_name: str, wall: datetime) -> Delta:
-    """Add a user."""
+    """Add a user; the first is the owner."""
     if not is_user_name(name):
         raise Refused(f"{name!r} is not a user name; use an e-mail address or a word")
     if snapshot.user_named(name):
         raise Conflict(f"there is a user {name!r} already")
     user = UserRecord(
-        id=next_id(snapshot), name=name, display_name=display_name or name, created=wall
+        id=next_id(snapshot),
+        name=name,
+        display_name=display_name or name,
+        created=wall,
+        role="member" if snapshot.users else "owner",
     )
     return Delta(users=(user,), settings={LAST_ID: str(user.id)})
 

@@ -6,6 +6,8 @@ after its owner is gone: stock clients keep state by it.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
 
@@ -16,12 +18,16 @@ from warren.netmap.node import Hostinfo
 
 
 class UserRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A person (or a group of machines) that owns nodes. `name` is the login name."""
+    """A person (or a group of machines) that owns nodes. `name` is the login name.
+
+    role: what the policy's autogroups call it, such as `owner`, `admin` or `member`.
+    """
 
     id: int
     name: str
     display_name: str
     created: datetime
+    role: str = "member"
 
 
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +56,10 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     ephemeral: bool = False
     last_seen: datetime | None = None
     auth_key_id: str | None = None
+    approved_routes: tuple[str, ...] = ()
+    """Routes (CIDR) that an administrator approved; a policy may approve more."""
+    attributes: Mapping[str, str | int | float | bool] = {}
+    """What a policy's postures may ask for, set by an administrator or a program."""
     online: bool = False
 
     @property
@@ -99,3 +109,22 @@ class PendingRecord(msgspec.Struct, frozen=True, kw_only=True):
     created: datetime
     expiry: datetime
     rejected: bool = False
+
+
+class PolicyRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One version of the policy, as its author wrote it. Versions count up from 1."""
+
+    id: int
+    text: str
+    author: str
+    created: datetime
+
+    @property
+    def etag(self) -> str:
+        """Return what stands for this text: an editor gives it back to say what was edited."""
+        return etag_of(self.text)
+
+
+def etag_of(text: str) -> str:
+    """Return a hexadecimal digest of a policy's text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -8,7 +8,13 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from warren.coordinator.delta import Delta
-from warren.coordinator.records import AuthKeyRecord, NodeRecord, PendingRecord, UserRecord
+from warren.coordinator.records import (
+    AuthKeyRecord,
+    NodeRecord,
+    PendingRecord,
+    PolicyRecord,
+    UserRecord,
+)
 from warren.keys import MachinePublic, NodePublic
 
 _K = TypeVar("_K")
@@ -23,7 +29,13 @@ class Snapshot:
     nodes: Mapping[int, NodeRecord] = field(default_factory=dict)
     auth_keys: Mapping[str, AuthKeyRecord] = field(default_factory=dict)
     pending: Mapping[str, PendingRecord] = field(default_factory=dict)
+    policies: Mapping[int, PolicyRecord] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def policy(self) -> PolicyRecord | None:
+        """Return the policy in force; None: everyone reaches everyone."""
+        return self.policies[max(self.policies)] if self.policies else None
 
     @cached_property
     def _by_node_key(self) -> Mapping[NodePublic, int]:
@@ -51,6 +63,7 @@ class Snapshot:
             ("nodes", delta.nodes, delta.removed_nodes),
             ("auth_keys", delta.auth_keys, delta.removed_auth_keys),
             ("pending", delta.pending, delta.removed_pending),
+            ("policies", delta.policies, delta.removed_policies),
         ):
             if records or removed:
                 changed[name] = _patched(getattr(self, name), records, removed)

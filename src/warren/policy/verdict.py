@@ -42,7 +42,6 @@ class Checked:
 def check(source: str, topology: Topology) -> Checked:
     """Read a policy whole, without running its tests. Raises MalformedPolicy."""
     policy = parse_policy_untrusted(source)
-    _name_users(policy, topology)
     targets = Targets(policy, topology)
     rules = policy
     if policy.acls is None and policy.grants is None:
@@ -54,8 +53,13 @@ def check(source: str, topology: Topology) -> Checked:
     return Checked(policy, targets, grants, ssh, attributes)
 
 
-def _name_users(policy: Policy, topology: Topology) -> None:
-    """Give a user without an e-mail address the one by which the policy names them."""
+def name_users(source: str, topology: Topology) -> None:
+    """Give a user without an e-mail address the one by which the policy names them.
+
+    For topologies that leave addresses out; never for a network, where a name is who one is.
+    Raises MalformedPolicy.
+    """
+    policy = parse_policy_untrusted(source)
     for user in topology.users:
         if "@" in user.login:
             continue
@@ -130,7 +134,9 @@ def verdict_untrusted(question: Any) -> dict[str, Any]:
             raise MalformedPolicy("expected an object with policy and topology")
         policy = question.get("policy")
         source = policy if isinstance(policy, str) else _text(policy)
-        checked = check(source, parse_topology_untrusted(question.get("topology") or {"nodes": {}}))
+        topology = parse_topology_untrusted(question.get("topology") or {"nodes": {}})
+        name_users(source, topology)
+        checked = check(source, topology)
         refuse(checked.trial().run(checked.policy))
         world = World(checked)
     except MalformedPolicy as error:

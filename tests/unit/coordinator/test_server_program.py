@@ -131,6 +131,24 @@ def test_administration(server: Program, state: Path) -> None:
     )
 
 
+def test_the_policy(server: Program, state: Path, tmp_path: Path) -> None:
+    before = json.loads(admin(state, "policy", "get", "--json").stdout)
+    file = tmp_path / "policy.hujson"
+    file.write_text('{"acls": [], // nobody\n}')
+    done = admin(state, "policy", "set", str(file), "--etag", before["etag"], "--author", "alice")
+    assert done.stdout == "Version 1 of the policy is in force.\n"
+    assert admin(state, "policy", "get").stdout == file.read_text() + "\n"
+    stale = admin(state, "policy", "set", str(file), "--etag", before["etag"])
+    assert stale.returncode == 1 and "alice changed the policy" in stale.stderr
+    file.write_text('{\n  "alcs": [],\n}')
+    wrong = admin(state, "policy", "check", str(file))
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith(
+        'warren: line 2, column 3: unknown field "alcs" (did you mean "acls"'
+    )
+    assert "alice" in admin(state, "policy", "history").stdout
+
+
 def test_kill_and_restart_keeps_everything(server: Program, state: Path) -> None:
     admin(state, "users", "create", "alice")
     before = json.loads(admin(state, "status", "--json").stdout)

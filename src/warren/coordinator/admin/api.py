@@ -20,7 +20,8 @@ from warren.coordinator.store import StoreProblem
 _T = TypeVar("_T")
 _log = structlog.get_logger("admin")
 
-MAX_BODY_BYTES = 1 << 20
+# A policy of 1 MiB, escaped as JSON.
+MAX_BODY_BYTES = 4 << 20
 
 
 def application(office: Office) -> Starlette:
@@ -80,6 +81,21 @@ def application(office: Office) -> Starlette:
     async def expire(request: Request) -> object:
         return await office.expire(request.path_params["node"])
 
+    async def policy(request: Request) -> object:
+        return office.policy()
+
+    async def set_policy(request: Request) -> object:
+        return await office.set_policy(await _body(request, shapes.NewPolicy))
+
+    async def check_policy(request: Request) -> object:
+        return office.check_policy(await _body(request, shapes.NewPolicy))
+
+    async def policy_history(request: Request) -> object:
+        return office.policy_history()
+
+    async def policy_version(request: Request) -> object:
+        return office.policy_version(request.path_params["version"])
+
     return Starlette(
         routes=[
             _route("GET", "/v1/status", status),
@@ -98,6 +114,11 @@ def application(office: Office) -> Starlette:
             _route("POST", "/v1/nodes/{node}/rename", rename),
             _route("POST", "/v1/nodes/{node}/tags", tag),
             _route("POST", "/v1/nodes/{node}/expire", expire),
+            _route("GET", "/v1/policy", policy),
+            _route("PUT", "/v1/policy", set_policy),
+            _route("POST", "/v1/policy/check", check_policy),
+            _route("GET", "/v1/policy/history", policy_history),
+            _route("GET", "/v1/policy/history/{version:int}", policy_version),
         ]
     )
 
@@ -124,7 +145,7 @@ async def _body(request: Request, kind: type[_T]) -> _T:
     async for piece in request.stream():
         data += piece
         if len(data) > MAX_BODY_BYTES:
-            raise Refused("the request is larger than 1 MiB")
+            raise Refused("the request is larger than 4 MiB")
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 from msgspec.structs import replace
 
-from warren.coordinator import members, questions
+from warren.coordinator import members, policies, questions
 from warren.coordinator.admin import shapes
 from warren.coordinator.auth import authkeys
 from warren.coordinator.auth.flow import Registration
@@ -15,7 +15,7 @@ from warren.coordinator.change import Facet
 from warren.coordinator.delta import Delta
 from warren.coordinator.durations import parse_duration
 from warren.coordinator.questions import Questions
-from warren.coordinator.records import AuthKeyRecord, NodeRecord, UserRecord
+from warren.coordinator.records import AuthKeyRecord, NodeRecord, PolicyRecord, UserRecord
 from warren.coordinator.refusal import Conflict, NotFound, Refused
 from warren.coordinator.registry import Registry
 from warren.coordinator.settings import Settings
@@ -209,6 +209,49 @@ class Office:
         wall = self._clock.wall()
         return await self._change(wanted, lambda _, node: members.expire(node, wall))
 
+    def policy(self) -> shapes.Policy:
+        """Return the policy in force."""
+        snapshot = self._registry.snapshot
+        if snapshot.policy is None:
+            return shapes.Policy(text=policies.DEFAULT_TEXT, etag=policies.policy_etag(snapshot))
+        return _show_policy(snapshot.policy)
+
+    async def set_policy(self, new: shapes.NewPolicy) -> shapes.Policy:
+        """Put a policy in force. It may be refused; then the old one stays."""
+        wall = self._clock.wall()
+
+        def decide(snapshot: Snapshot) -> tuple[Delta, PolicyRecord]:
+            delta = policies.set_policy(snapshot, new.text, new.author, wall, new.etag)
+            return delta, delta.policies[0]
+
+        return _show_policy(await self._registry.commit(decide))
+
+    def check_policy(self, new: shapes.NewPolicy) -> shapes.Problem:
+        """Say whether a policy would be taken, and change nothing."""
+        policies.check_policy(self._registry.snapshot, new.text)
+        return shapes.Problem(message="this policy would be taken")
+
+    def policy_history(self) -> list[shapes.PolicyVersion]:
+        """Return the versions that are kept, newest first."""
+        kept = self._registry.snapshot.policies
+        return [
+            shapes.PolicyVersion(
+                version=record.id,
+                etag=record.etag,
+                author=record.author,
+                created=record.created,
+                size_bytes=len(record.text.encode()),
+            )
+            for _, record in sorted(kept.items(), reverse=True)
+        ]
+
+    def policy_version(self, version: int) -> shapes.Policy:
+        """Return an older policy."""
+        record = self._registry.snapshot.policies.get(version)
+        if record is None:
+            raise NotFound(f"version {version} of the policy is not kept")
+        return _show_policy(record)
+
     async def _change(self, wanted: str, decision: NodeDecision) -> shapes.Node:
         def decide(snapshot: Snapshot) -> tuple[Delta, int]:
             node = members.find_node(snapshot, wanted)
@@ -305,3 +348,13 @@ def _owner(snapshot: Snapshot, name: str) -> UserRecord:
     if len(snapshot.users) == 1:
         return next(iter(snapshot.users.values()))
     raise Refused("say for which user: --user NAME")
+
+
+def _show_policy(record: PolicyRecord) -> shapes.Policy:
+    return shapes.Policy(
+        text=record.text,
+        etag=record.etag,
+        version=record.id,
+        author=record.author,
+        created=record.created,
+    )

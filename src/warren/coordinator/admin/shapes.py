@@ -124,6 +124,34 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tags: list[str] | None = None
 
 
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """The policy in force. `version` 0 is the one that a new server has."""
+
+    text: str
+    etag: str
+    version: int = 0
+    author: str = ""
+    created: datetime | None = None
+
+
+class NewPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A policy to check or to put in force. `etag` is of the text that was edited."""
+
+    text: str
+    author: str = ""
+    etag: str | None = None
+
+
+class PolicyVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """One version of the policy, without its text."""
+
+    version: int
+    etag: str
+    author: str
+    created: datetime
+    size_bytes: int
+
+
 class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The server at a glance."""
 

@@ -85,6 +85,9 @@ class Store:
                     pending={
                         r["id"]: rows.pending_from(r) for r in _all(connection, tables.pending)
                     },
+                    policies={
+                        r["id"]: rows.policy_from(r) for r in _all(connection, tables.policies)
+                    },
                     settings={r["name"]: r["value"] for r in _all(connection, tables.settings)},
                 )
         except SQLAlchemyError as error:
@@ -168,6 +171,7 @@ def _apply(connection: Connection, delta: Delta) -> None:
         (delta.removed_nodes, tables.nodes),
         (delta.removed_auth_keys, tables.auth_keys),
         (delta.removed_users, tables.users),
+        (delta.removed_policies, tables.policies),
     ):
         if removed:
             connection.execute(table.delete().where(table.c.id.in_(removed)))
@@ -176,6 +180,7 @@ def _apply(connection: Connection, delta: Delta) -> None:
         (delta.auth_keys, tables.auth_keys),
         (delta.nodes, tables.nodes),
         (delta.pending, tables.pending),
+        (delta.policies, tables.policies),
     ):
         for record in records:
             _replace(connection, table, "id", rows.to_row(record))

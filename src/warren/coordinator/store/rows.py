@@ -8,17 +8,24 @@ from typing import Any
 
 import msgspec
 
-from warren.coordinator.records import AuthKeyRecord, NodeRecord, PendingRecord, UserRecord
+from warren.coordinator.records import (
+    AuthKeyRecord,
+    NodeRecord,
+    PendingRecord,
+    PolicyRecord,
+    UserRecord,
+)
 from warren.keys import DiscoPublic, MachinePublic, NodePublic, PublicKey
 from warren.netmap.codec import decode_json_untrusted, encode_json
 from warren.netmap.node import Hostinfo
 
 Row = Mapping[str, Any]
 
-_JSON_COLUMNS = {"endpoints", "tags"}
+_JSON_COLUMNS = {"endpoints", "tags", "approved_routes", "attributes"}
+_Record = UserRecord | NodeRecord | AuthKeyRecord | PendingRecord | PolicyRecord
 
 
-def to_row(record: UserRecord | NodeRecord | AuthKeyRecord | PendingRecord) -> dict[str, Any]:
+def to_row(record: _Record) -> dict[str, Any]:
     """Return the columns of a record: keys and addresses as text, lists and host info as JSON."""
     row = {name: getattr(record, name) for name in record.__struct_fields__}
     row.pop("online", None)
@@ -50,6 +57,8 @@ def node_from(row: Row) -> NodeRecord:
             "hostinfo": decode_json_untrusted(row["hostinfo"].encode(), Hostinfo),
             "endpoints": tuple(msgspec.json.decode(row["endpoints"], type=list[str])),
             "tags": tuple(msgspec.json.decode(row["tags"], type=list[str])),
+            "approved_routes": tuple(msgspec.json.decode(row["approved_routes"], type=list[str])),
+            "attributes": msgspec.json.decode(row["attributes"], type=dict[str, Any]),
         }
     )
 
@@ -71,3 +80,8 @@ def pending_from(row: Row) -> PendingRecord:
             "hostinfo": decode_json_untrusted(row["hostinfo"].encode(), Hostinfo),
         }
     )
+
+
+def policy_from(row: Row) -> PolicyRecord:
+    """Read a row of `policies`."""
+    return PolicyRecord(**row)

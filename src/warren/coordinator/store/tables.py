@@ -52,6 +52,7 @@ users = Table(
     Column("name", String(254), nullable=False, unique=True),
     Column("display_name", String(254), nullable=False),
     Column("created", UtcDateTime, nullable=False),
+    Column("role", String(32), nullable=False),
 )
 
 nodes = Table(
@@ -78,6 +79,8 @@ nodes = Table(
     Column("last_seen", UtcDateTime),
     # Not a foreign key: a node outlives the key that it joined with.
     Column("auth_key_id", String(32)),
+    Column("approved_routes", Text, nullable=False),
+    Column("attributes", Text, nullable=False),
 )
 
 auth_keys = Table(
@@ -109,6 +112,15 @@ pending = Table(
     Column("created", UtcDateTime, nullable=False),
     Column("expiry", UtcDateTime, nullable=False),
     Column("rejected", Boolean, nullable=False),
+)
+
+policies = Table(
+    "policies",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("text", Text, nullable=False),
+    Column("author", String(254), nullable=False),
+    Column("created", UtcDateTime, nullable=False),
 )
 
 settings = Table(

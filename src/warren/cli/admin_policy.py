@@ -1,0 +1,137 @@
+"""`warren admin policy`: the policy in force on a server, read, checked and replaced."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from warren.cli import show
+
+if TYPE_CHECKING:
+    from warren.coordinator.client import AdminClient
+
+_MAX_BYTES = 1 << 20
+
+app = typer.Typer(
+    help="""Who may reach what: the policy in force.
+
+Examples:
+
+  warren admin policy get > policy.hujson
+
+  warren admin policy set policy.hujson
+
+  warren admin policy history
+""",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_State = Annotated[
+    str,
+    typer.Option(
+        envvar="WARREN_SERVER_STATE",
+        help="The server's state directory [/var/lib/warren/server as root].",
+    ),
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_File = Annotated[Path, typer.Argument(help="A policy file (HuJSON); - reads standard input.")]
+
+
+@app.command("get")
+def get(
+    version: Annotated[int, typer.Option(help="An older version, as `history` lists them.")] = 0,
+    state: _State = "",
+    json: _Json = False,
+) -> None:
+    """Print the policy as its author wrote it.
+
+    With --json, its etag too: give that to `set --etag`.
+    """
+    client = _client(state)
+    found = client.policy_version(version) if version else client.policy()
+    if json:
+        show.json(found)
+    else:
+        sys.stdout.write(found.text if found.text.endswith("\n") else found.text + "\n")
+
+
+@app.command("set")
+def set_(
+    file: _File,
+    etag: Annotated[
+        str, typer.Option(help="Of the policy that was edited: refuse if another is in force.")
+    ] = "",
+    author: Annotated[str, typer.Option(help="Who changes it, for the history.")] = "",
+    state: _State = "",
+    json: _Json = False,
+) -> None:
+    """Put a policy in force. One that is wrong, or fails its own tests, is refused.
+
+    Example: warren admin policy set policy.hujson --author alice
+    """
+    from getpass import getuser
+
+    found = _client(state).set_policy(_text(file), author or getuser(), etag or None)
+    if json:
+        show.json(found)
+    else:
+        print(f"Version {found.version} of the policy is in force.")
+
+
+@app.command("check")
+def check(file: _File, state: _State = "", json: _Json = False) -> None:
+    """Say whether the server would take a policy, without changing anything."""
+    answer = _client(state).check_policy(_text(file))
+    if json:
+        show.json(answer)
+    else:
+        print(f"{file}: {answer.message}.")
+
+
+@app.command("history")
+def history(state: _State = "", json: _Json = False) -> None:
+    """List the versions that are kept, newest first."""
+    found = _client(state).policy_history()
+    if json:
+        show.json(found)
+        return
+    if not found:
+        print("The policy is the one that a new server has.")
+    for one in found:
+        when = one.created.strftime("%Y-%m-%d %H:%M UTC")
+        author = "".join(c if c.isprintable() else "?" for c in one.author)
+        print(f"{one.version:5}  {when}  {one.size_bytes:8} bytes  {author}")
+
+
+def _client(state: str) -> AdminClient:
+    from warren.coordinator.client import AdminClient
+    from warren.coordinator.config import state_directory
+
+    return AdminClient(state_directory(state))
+
+
+def _text(file: Path) -> str:
+    try:
+        if str(file) == "-":
+            data = sys.stdin.buffer.read(_MAX_BYTES + 1)
+        else:
+            with file.open("rb") as opened:
+                data = opened.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise _leave(f"{file}: larger than {_MAX_BYTES} bytes")
+        return data.decode()
+    except OSError as error:
+        raise _leave(f"{file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise _leave(f"{file}: not UTF-8 text") from None
+
+
+def _leave(sentence: str) -> typer.Exit:
+    typer.echo(sentence, err=True)
+    return typer.Exit(1)

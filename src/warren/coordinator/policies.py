@@ -1,0 +1,91 @@
+"""The policy as it is kept: read, checked against the network, replaced; pure.
+
+A policy that is wrong, or that fails its own tests, is refused, and the old one stays in force.
+Whoever edits says which text they edited, so that nobody overwrites what they have not seen.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from warren.coordinator.change import Change
+from warren.coordinator.delta import Delta
+from warren.coordinator.policy_topology import topology_of
+from warren.coordinator.records import PolicyRecord, etag_of
+from warren.coordinator.refusal import Conflict, Refused
+from warren.coordinator.snapshot import Snapshot
+from warren.policy.malformed import MalformedPolicy
+from warren.policy.trials import FAILED, Failure
+from warren.policy.verdict import Checked
+from warren.policy.verdict import check as read
+
+DEFAULT_TEXT = """{
+  // Everyone reaches everyone, until this says otherwise.
+  "grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"]}],
+}
+"""
+KEPT_VERSIONS = 100
+_FIRST_FAILURES = 3
+
+
+class PolicyRefused(Refused):
+    """A policy that cannot be taken: `problem` says why and where, `failures` what tests say."""
+
+    def __init__(self, problem: MalformedPolicy, failures: list[Failure] | None = None) -> None:
+        self.problem = problem
+        self.failures = failures or []
+        told = "; ".join(
+            f"line {failure.place.line}: {failure.message}"
+            for failure in self.failures[:_FIRST_FAILURES]
+        )
+        super().__init__(f"{FAILED}: {told}" if told else problem.sentence())
+
+
+class PolicyChanged(Conflict):
+    """Someone else changed the policy since it was read."""
+
+
+def policy_text(snapshot: Snapshot) -> str:
+    """Return the text in force, as its author wrote it, comments and all."""
+    return snapshot.policy.text if snapshot.policy else DEFAULT_TEXT
+
+
+def policy_etag(snapshot: Snapshot) -> str:
+    """Return what stands for the text in force."""
+    return etag_of(policy_text(snapshot))
+
+
+def check_policy(snapshot: Snapshot, text: str) -> Checked:
+    """Read a policy for the network as it is, and run its tests. Raises PolicyRefused."""
+    try:
+        checked = read(text, topology_of(snapshot))
+        failures = checked.trial().run(checked.policy)
+    except MalformedPolicy as problem:
+        raise PolicyRefused(problem) from problem
+    if failures:
+        raise PolicyRefused(MalformedPolicy(FAILED, failures[0].place), failures)
+    return checked
+
+
+def set_policy(
+    snapshot: Snapshot, text: str, author: str, wall: datetime, edited: str | None = None
+) -> Delta:
+    """Put a policy in force. Raises PolicyRefused and PolicyChanged.
+
+    edited: the etag of the text that was edited; None: whatever is in force is replaced.
+    """
+    if edited is not None and edited != policy_etag(snapshot):
+        who = snapshot.policy.author if snapshot.policy else "someone"
+        raise PolicyChanged(
+            f"{who} changed the policy since you read it; read it again and repeat your change"
+        )
+    check_policy(snapshot, text)
+    versions = sorted(snapshot.policies)
+    record = PolicyRecord(
+        id=versions[-1] + 1 if versions else 1, text=text, author=author, created=wall
+    )
+    return Delta(
+        policies=(record,),
+        removed_policies=tuple(versions[: max(0, len(versions) + 1 - KEPT_VERSIONS)]),
+        change=Change(everything=True, why=frozenset({"policy"})),
+    )
