@@ -58,9 +58,9 @@ def _owned(node: Node, owners: list[str], targets: Targets) -> bool:
 
 
 def primaries(nodes: list[Node]) -> dict[str, list[str]]:
-    """Return the routes that each node serves, by node: the first that may serve one does."""
+    """Return the routes that each node serves, by node: the most senior that may serve one does."""
     taken: dict[str, str] = {}
-    for node in nodes:
+    for node in sorted(nodes, key=lambda node: node.seniority):
         for route in node.routes:
             taken.setdefault(route, node.name)
     return {node.name: [r for r in node.routes if taken[r] == node.name] for node in nodes}

@@ -103,6 +103,17 @@ def test_via_goes_to_routers_of_the_tag_that_serve_the_route() -> None:
     assert rules(answer, "web") == []
 
 
+def test_of_two_routers_the_older_serves() -> None:
+    nodes = {
+        name: {"ipv4": f"100.64.0.{n}", "tags": ["tag:web"], "routable_ips": ["10.9.0.0/16"],
+               "approved_routes": ["10.9.0.0/16"], "id": 90 - n}
+        for n, name in enumerate(("a", "b"), 1)
+    }  # fmt: skip
+    answer = verdict_untrusted({"policy": BASE, "topology": {"users": [], "nodes": nodes}})
+    serving = {name: node["self"].get("PrimaryRoutes") for name, node in answer["nodes"].items()}
+    assert serving == {"a": None, "b": ["10.9.0.0/16"]}
+
+
 def test_drive_tells_the_sources_too() -> None:
     app_ = {"tailscale.com/cap/drive": [{"shares": ["*"]}]}
     answer = ask(grants=[{"src": ["ann@example.com"], "dst": ["tag:web"], "app": app_}])
