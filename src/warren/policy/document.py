@@ -11,6 +11,7 @@ from typing import Any
 
 from warren.policy.hujson import Item, Text, parse_hujson_untrusted
 from warren.policy.malformed import MalformedPolicy, Place
+from warren.policy.postures import MAX_CONDITIONS, PREFIX, Condition, parse_condition
 from warren.policy.ranges import wire_form
 
 SECTIONS = (
@@ -64,7 +65,8 @@ class Policy:
     hosts: dict[str, str] = field(default_factory=dict)
     ipsets: dict[str, list[str]] = field(default_factory=dict)
     tag_owners: dict[str, list[str]] = field(default_factory=dict)
-    postures: dict[str, list[str]] = field(default_factory=dict)
+    postures: dict[str, list[Condition]] = field(default_factory=dict)
+    default_posture: list[str] = field(default_factory=list)
     acls: list[Entry] | None = None
     grants: list[Entry] | None = None
     ssh: list[Entry] = field(default_factory=list)
@@ -100,7 +102,6 @@ class _Reader:
             ("groups", policy.groups),
             ("ipsets", policy.ipsets),
             ("tagOwners", policy.tag_owners),
-            ("postures", policy.postures),
         ):
             if name in found:
                 target.update(self.word_lists(found[name], name))
@@ -112,12 +113,21 @@ class _Reader:
                         item, f'hosts["{name}"]: "{policy.hosts[name]}": invalid address'
                     )
         self.check_names(policy, found)
+        if "postures" in found:
+            self.postures(found["postures"], policy)
+        if "defaultSrcPosture" in found:
+            item = found["defaultSrcPosture"]
+            policy.default_posture.extend(self.words(item, "defaultSrcPosture"))
+            self.known_postures(item, policy)
         if "autoApprovers" in found:
             self.approvers(found["autoApprovers"], policy)
         if "acls" in found:
             policy.acls = self.entries(found["acls"], "acls")
         if "grants" in found:
             policy.grants = self.entries(found["grants"], "grants")
+        for name in ("acls", "grants", "ssh"):
+            for element in found[name].value if name in found else ():
+                self.known_postures(element.value.get("srcPosture"), policy)
         for name, entries in (
             ("ssh", policy.ssh),
             ("nodeAttrs", policy.node_attrs),
@@ -181,6 +191,30 @@ class _Reader:
                 raise self.fail(
                     item, f"tagOwners[\"{name}\"]: tag names must start with a letter, after 'tag:'"
                 )
+
+    def postures(self, item: Item, policy: Policy) -> None:
+        for name, conditions in self.object(item, "postures").items():
+            if not name.startswith(PREFIX):
+                message = f"postures[\"{name}\"]: posture names must start with '{PREFIX}'"
+                raise MalformedPolicy(message, self.text.place(item.names[name]))
+            texts = self.words(conditions, f'postures["{name}"]')
+            if not 0 < len(texts) <= MAX_CONDITIONS:
+                message = f'postures["{name}"]: expected 1 to {MAX_CONDITIONS} conditions'
+                raise self.fail(conditions, message)
+            policy.postures[name] = []
+            for element, text in zip(conditions.value, texts, strict=True):
+                try:
+                    policy.postures[name].append(parse_condition(text))
+                except ValueError as error:
+                    raise self.fail(element, str(error)) from None
+
+    def known_postures(self, item: Item | None, policy: Policy) -> None:
+        for element in (item.value if item else None) or ():
+            if element.value not in policy.postures:
+                near = get_close_matches(str(element.value), policy.postures, 1)
+                hint = f'"{near[0]}"' if near else None
+                place = self.text.place(element.start)
+                raise MalformedPolicy(f'posture not found: "{element.value}"', place, hint)
 
     def approvers(self, item: Item, policy: Policy) -> None:
         members = self.object(item, "autoApprovers")

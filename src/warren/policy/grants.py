@@ -37,6 +37,7 @@ class Grant:
     ports: dict[tuple[int, ...], dict[str, list[Ports]]]
     app: dict[str, Any] = field(default_factory=dict)
     via: list[str] = field(default_factory=list)
+    postures: list[str] = field(default_factory=list)
 
 
 def read_grants(policy: Policy, targets: Targets) -> list[Grant]:
@@ -63,7 +64,8 @@ def _acl(entry: Entry, targets: Targets) -> Grant:
     _check_targets(entry, list(ports), targets)
     if SELF in ports and not all(word == "*" or targets.is_people(word) for word in sources):
         raise entry.fail(_SELF_MISUSED, "src")
-    return Grant(entry, sources, list(ports), {protocol: ports})
+    postures = entry.words("srcPosture")
+    return Grant(entry, sources, list(ports), {protocol: ports}, postures=postures)
 
 
 def _grant(entry: Entry, targets: Targets) -> Grant:
@@ -101,7 +103,7 @@ def _grant(entry: Entry, targets: Targets) -> Grant:
         _check_ports(entry, protocol, [found])
         for end in ends:
             ports.setdefault(protocol, {}).setdefault(end, []).append(found)
-    return Grant(entry, sources, ends, ports, app, via)
+    return Grant(entry, sources, ends, ports, app, via, entry.words("srcPosture"))
 
 
 def _check_ports(entry: Entry, protocol: tuple[int, ...], ports: list[Ports]) -> None:

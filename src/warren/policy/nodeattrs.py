@@ -63,7 +63,7 @@ class Attributes:
         if word == "*":
             return True
         if self.targets.names_nodes(word):
-            return node in self.targets.nodes(word)
+            return node.name in self.targets.names(word)
         spans = [s for form in self.targets.destination(word) for s in parse_spans(form)]
         return any(own.overlaps(span) for own in node.spans for span in spans)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from warren.policy.document import Entry, Policy
 from warren.policy.grants import SELF
+from warren.policy.postures import Postures
+from warren.policy.ranges import parse_spans
 from warren.policy.targets import Targets, UnknownTarget
 from warren.policy.topology import Node, User
 
@@ -38,6 +40,7 @@ class SshRule:
     targets: list[str]
     users: list[str]
     accept_env: list[str]
+    postures: list[str] = field(default_factory=list)
 
 
 def parse_duration_s(text: str) -> float:
@@ -105,7 +108,8 @@ def _read(entry: Entry, targets: Targets) -> SshRule:
     for word in users:
         if (found := _LOCAL_PART.fullmatch(word)) and home not in ("", found[1].lower()):
             raise entry.fail(f"{found[1]} {foreign}", "users")
-    return SshRule(action == "check", sources, ends, users, environment)
+    postures = entry.words("srcPosture")
+    return SshRule(action == "check", sources, ends, users, environment, postures)
 
 
 def _check_owners(entry: Entry, sources: list[str], ends: list[str], targets: Targets) -> None:
@@ -154,9 +158,10 @@ def local_part(words: list[str], user: User) -> str | None:
 class SshCompiler:
     """Makes the SSH policy of each node."""
 
-    def __init__(self, rules: list[SshRule], targets: Targets) -> None:
+    def __init__(self, rules: list[SshRule], targets: Targets, postures: Postures) -> None:
         self.rules = rules
         self.targets = targets
+        self.postures = postures
 
     def policy(self, node: Node) -> dict[str, Any]:
         """Return a node's SSHPolicy as it travels."""
@@ -170,7 +175,7 @@ class SshCompiler:
         if SELF in rule.targets and node.user and node.user.login in {u.login for u in people}:
             made += self._for_user(rule, node.user)
         ends = [word for word in rule.targets if word != SELF]
-        reached = any(word == "*" or node in self.targets.nodes(word) for word in ends)
+        reached = any(word == "*" or node.name in self.targets.names(word) for word in ends)
         if not personal:
             if reached:
                 made += _rule(rule, self._principals(rule), local_users(rule.users))
@@ -201,10 +206,17 @@ class SshCompiler:
                 found += [n for n in self.targets.topology.nodes for _ in n.tags]
             elif word.startswith("tag:"):
                 found += self.targets.nodes(word)
-        return found
+        return self._with_posture(rule, found)
+
+    def _owned(self, rule: SshRule, user: User) -> list[Node]:
+        return self._with_posture(rule, self.targets.owned(user))
+
+    def _with_posture(self, rule: SshRule, nodes: list[Node]) -> list[Node]:
+        wanted = rule.postures or self.postures.default
+        return [node for node in nodes if self.postures.holds(wanted, node)]
 
     def _for_user(self, rule: SshRule, user: User) -> list[dict[str, Any]]:
-        mine = _sorted([a for node in self.targets.owned(user) for a in node.addresses])
+        mine = _sorted([a for node in self._owned(rule, user) for a in node.addresses])
         made = _rule(rule, mine, local_users(rule.users))
         if name := local_part(rule.users, user):
             made += _rule(rule, mine, {name: name})
@@ -212,12 +224,22 @@ class SshCompiler:
 
     def _principals(self, rule: SshRule) -> list[str]:
         people = self._people(rule)
-        found = [a for user in people for node in self.targets.owned(user) for a in node.addresses]
+        found = [a for user in people for node in self._owned(rule, user) for a in node.addresses]
         found += [a for node in self._tagged(rule) for a in node.addresses]
         for word in rule.sources:
             if word != "*" and not self.targets.names_nodes(word):
-                found += self.targets.source(word)
+                found += self._at(rule, word)
         return _sorted(found)
+
+    def _at(self, rule: SshRule, word: str) -> list[str]:
+        """Return the addresses that a word is, or of nodes with a posture if one is asked for."""
+        forms = list(self.targets.source(word))
+        if not (rule.postures or self.postures.default):
+            return forms
+        spans = [span for form in forms for span in parse_spans(form)]
+        nodes = self.targets.topology.nodes
+        met = [n for n in nodes if any(own.overlaps(s) for own in n.spans for s in spans)]
+        return [address for node in self._with_posture(rule, met) for address in node.addresses]
 
 
 def _sorted(addresses: list[str]) -> list[str]:

@@ -50,6 +50,8 @@ class Targets:
         self._ipsets: dict[str, list[str]] = {}
         self.source = cache(self._source)
         self.nodes = cache(self._nodes)
+        self.names = cache(self._node_names)
+        self.logins = cache(self._logins)
 
     # What is allowed where.
 
@@ -115,6 +117,12 @@ class Targets:
         if self.is_people(word):
             return [node for user in self.users(word) for node in self.owned(user)]
         return []
+
+    def _node_names(self, word: str) -> frozenset[str]:
+        return frozenset(node.name for node in self.nodes(word))
+
+    def _logins(self, word: str) -> frozenset[str]:
+        return frozenset(user.login for user in self.users(word))
 
     def names_nodes(self, word: str) -> bool:
         """Whether a word stands for nodes rather than for addresses."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from ipaddress import ip_address, ip_network
@@ -32,7 +33,8 @@ class User:
 class Node:
     """A node. `user` is None where it is tagged; `approved` are routes that it may serve.
 
-    seniority: which of several routers serves a route: the one that comes first by it.
+    facts: its attributes, which postures ask for, such as `node:os`. seniority: which of several
+    routers serves a route: the one that comes first by it.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Node:
     routable: list[str]
     approved: list[str] = field(default_factory=list)
     seniority: tuple[int, int, str] = (0, 0, "")
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def spans(self) -> list[Span]:
@@ -110,7 +113,9 @@ def _node(name: str, entry: dict[str, Any], users: dict[str, User]) -> Node:
     user = None if tags or not owner else users.get(owner, User(owner, owner, "member"))
     routable = [_network(route) for route in entry.get("routable_ips") or []]
     approved = [_network(route) for route in entry.get("approved_routes") or []]
-    return Node(name, addresses, user, tags, routable, approved, _seniority(name, entry, routable))
+    seniority = _seniority(name, entry, routable)
+    facts = dict(entry.get("attributes") or {})
+    return Node(name, addresses, user, tags, routable, approved, seniority, facts)
 
 
 def _seniority(name: str, entry: dict[str, Any], routable: list[str]) -> tuple[int, int, str]:

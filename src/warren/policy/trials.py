@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from warren.policy.document import Entry, Policy
 from warren.policy.grants import INTERNET, SELF, Grant, is_address
 from warren.policy.malformed import MalformedPolicy, Place
 from warren.policy.ports import PROTOCOLS, Ports, parse_protocol, split_destination
+from warren.policy.postures import Postures
 from warren.policy.ranges import Span, parse_spans
 from warren.policy.ssh import NONROOT, SshRule, local_part, local_users
 from warren.policy.targets import Targets, UnknownTarget
@@ -28,7 +30,10 @@ class Failure:
 class Trial:
     """Runs `tests` and `sshTests`."""
 
-    def __init__(self, grants: list[Grant], ssh: list[SshRule], targets: Targets) -> None:
+    def __init__(
+        self, grants: list[Grant], ssh: list[SshRule], targets: Targets, postures: Postures
+    ) -> None:
+        self.postures = postures
         self.grants = grants
         self.ssh = ssh
         self.targets = targets
@@ -65,7 +70,9 @@ class Trial:
         for wanted, ends in ((True, accept), (False, deny)):
             for end in ends:
                 try:
-                    allowed = self._allowed(source, end, protocol[0])
+                    allowed = self._allowed(
+                        source, end, protocol[0], entry.members.get("srcPostureAttrs")
+                    )
                 except ValueError as error:
                     fail(f"{end}: {error}")
                     continue
@@ -78,7 +85,7 @@ class Trial:
         if "@" in word and not self.targets.users(word):
             raise UnknownTarget(f'user not found: "{word}"')
 
-    def _allowed(self, source: str, end: str, protocol: int) -> bool:
+    def _allowed(self, source: str, end: str, protocol: int, facts: dict[str, Any] | None) -> bool:
         """Whether every address of the source may reach every one of the destination."""
         target, ports = split_destination(end)
         if len(ports) != 1 or ports[0].first != ports[0].last:
@@ -88,8 +95,9 @@ class Trial:
         self._known(target)
         if any("/" in form for form in self.targets.destination(target)):
             raise ValueError("a test names one destination")
+        grants = [grant for grant in self.grants if self._fits(grant, facts)]
         return all(
-            self._passes(source, one, target, other, ports[0], protocol)
+            self._passes(grants, source, one, target, other, ports[0], protocol)
             for one in self._members(source)
             for other in self._members(target)
         )
@@ -99,11 +107,15 @@ class Trial:
         forms = self.targets.destination(word)
         return [span for form in forms for span in parse_spans(form)] or [None]
 
+    def _fits(self, grant: Grant, facts: dict[str, Any] | None) -> bool:
+        """Whether a source with the attributes that a test gives it has a grant's posture."""
+        return self.postures.satisfied(grant.postures or self.postures.default, facts or {})
+
     def _passes(
-        self, source: str, one: Span | None, target: str, other: Span | None,
+        self, grants: list[Grant], source: str, one: Span | None, target: str, other: Span | None,
         port: Ports, protocol: int,
     ) -> bool:  # fmt: skip
-        for grant in self.grants:
+        for grant in grants:
             if not any(self._within(word, source, one) for word in grant.sources):
                 continue
             for protocols, by_target in grant.ports.items():

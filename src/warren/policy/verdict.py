@@ -8,13 +8,14 @@ from typing import Any
 
 import msgspec
 
-from warren.netmap.filterrule import FilterRule
 from warren.policy.compile import Compiler
 from warren.policy.document import Policy, parse_policy_untrusted
 from warren.policy.grants import Grant, read_grants
 from warren.policy.malformed import MalformedPolicy
+from warren.policy.meeting import Meeting
 from warren.policy.nodeattrs import Attributes, read_attributes
-from warren.policy.routes import approve, primaries
+from warren.policy.postures import Postures
+from warren.policy.routes import approve
 from warren.policy.ssh import SshCompiler, SshRule, read_ssh
 from warren.policy.targets import Targets
 from warren.policy.topology import Node, Topology, parse_topology_untrusted
@@ -33,10 +34,11 @@ class Checked:
     grants: list[Grant]
     ssh: list[SshRule]
     attributes: Attributes
+    postures: Postures
 
     def trial(self) -> Trial:
         """Return what runs the policy's own tests."""
-        return Trial(self.grants, self.ssh, self.targets)
+        return Trial(self.grants, self.ssh, self.targets, self.postures)
 
 
 def check(source: str, topology: Topology) -> Checked:
@@ -50,7 +52,8 @@ def check(source: str, topology: Topology) -> Checked:
     ssh = read_ssh(policy, targets)
     attributes = Attributes(policy, read_attributes(policy, targets), targets)
     approve(policy, targets)
-    return Checked(policy, targets, grants, ssh, attributes)
+    postures = Postures(policy.postures, policy.default_posture)
+    return Checked(policy, targets, grants, ssh, attributes, postures)
 
 
 def name_users(source: str, topology: Topology) -> None:
@@ -74,23 +77,20 @@ class World:
     def __init__(self, checked: Checked) -> None:
         self.checked = checked
         self.nodes = checked.targets.topology.nodes
-        compiler = Compiler(checked.grants, checked.targets)
-        self.filters: dict[str, list[FilterRule]] = {
-            node.name: compiler.filters(node) for node in self.nodes
-        }
-        self.ssh = SshCompiler(checked.ssh, checked.targets)
-        self.primaries = primaries(self.nodes)
-        self.sight = Sight(checked.targets, checked.grants, self.filters, self.primaries)
+        self.meeting = Meeting(checked.grants, checked.targets, checked.postures)
+        self.compiler = Compiler(self.meeting)
+        self.ssh = SshCompiler(checked.ssh, checked.targets, checked.postures)
+        self.sight = Sight(self.meeting)
 
     def node(self, node: Node) -> dict[str, Any]:
         """Return one node's part in the form of the recorded verdicts."""
-        rules = msgspec.to_builtins(self.filters[node.name])
+        rules = msgspec.to_builtins(self.compiler.filters(node))
         mine: dict[str, Any] = {
             "AllowedIPs": node.prefixes + node.approved,
             "CapMap": self.checked.attributes.of_self(node),
         }
-        if self.primaries[node.name]:
-            mine["PrimaryRoutes"] = self.primaries[node.name]
+        if self.sight.primaries[node.name]:
+            mine["PrimaryRoutes"] = self.sight.primaries[node.name]
         if node.tags:
             mine["Tags"] = node.tags
         return {

@@ -6,115 +6,93 @@ through a route that they serve.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import ip_network
 
-from warren.netmap.filterrule import FilterRule
-from warren.policy.compile import covers
-from warren.policy.grants import INTERNET, Grant
-from warren.policy.ranges import Span, parse_spans, span_of_network
-from warren.policy.targets import Targets
+from warren.policy.compile import companions
+from warren.policy.grants import INTERNET
+from warren.policy.meeting import Meeting, overlap
+from warren.policy.ranges import Span, span_of_network
+from warren.policy.routes import primaries
 from warren.policy.topology import EXITS, Node
 
 
-@dataclass(slots=True)
-class _Rule:
-    sources: list[Span]
-    ends: list[Span]
-
-
 class Sight:
-    """Answers who sees whom. `filters` are the rules of every node, by name."""
+    """Answers who sees whom."""
 
-    def __init__(
-        self,
-        targets: Targets,
-        grants: list[Grant],
-        filters: dict[str, list[FilterRule]],
-        primaries: dict[str, list[str]],
-    ) -> None:
-        self.targets = targets
-        self.primaries = primaries
-        self.plain = [grant for grant in grants if grant.ports and not grant.via]
-        self.via = [grant for grant in grants if grant.via and grant.ports]
-        self.spans = {n.name: n.spans + n.route_spans for n in targets.topology.nodes}
-        self.rules = {name: [_spans(rule) for rule in rules] for name, rules in filters.items()}
-        self.outward = [
-            (
-                [
-                    s
-                    for word in grant.sources
-                    for form in targets.source(word)
-                    for s in parse_spans(form)
-                ],
-                set(grant.via),
-            )
-            for grant in grants
+    def __init__(self, meeting: Meeting) -> None:
+        self.meeting = meeting
+        grants = meeting.grants
+        self.outward = {
+            number
+            for number, grant in enumerate(grants)
             if INTERNET in grant.targets or ("*" in grant.targets and grant.ports)
+        }
+        self.via = {n for n, grant in enumerate(grants) if grant.via and grant.ports}
+        self.plain = {n for n, grant in enumerate(grants) if grant.ports and not grant.via}
+        self.own = [n for n, grant in enumerate(grants) if not grant.via]
+        self.follow()
+
+    def follow(self) -> None:
+        """Look at the routers anew."""
+        self.primaries = primaries(self.meeting.targets.topology.nodes)
+        self.exit_nodes = [
+            node
+            for node in self.meeting.targets.topology.nodes
+            if any(route in EXITS for route in node.approved)
         ]
+        self._routes: dict[str, tuple[set[int], set[int], set[int]]] = {}
+        self.owners = {
+            login for number in self.own for login in self.meeting.resolved[number].owners
+        }
 
-    def _grants(self, grant: Grant, viewer: Node, span: list[Span]) -> bool:
-        sources = [form for word in grant.sources for form in self.targets.source(word)]
-        ends = [form for word in grant.targets for form in self.targets.destination(word)]
-        return covers([s for form in sources for s in parse_spans(form)], viewer.spans) and covers(
-            [s for form in ends for s in parse_spans(form)], span
-        )
-
-    def _leads(self, viewer: Node, peer: Node, route: str) -> bool:
-        """Whether a rule sends the viewer's traffic for a route via this peer.
-
-        A rule without `via` leaves it to the route's primary. Of the routers with the rule's
-        tags, the one that serves the route leads, or else the first.
-        """
-        span = [span_of_network(ip_network(route))]
-        if any(self._grants(grant, viewer, span) for grant in self.plain):
-            return False
-        for grant in self.via:
-            routers = [
-                node
-                for node in self.targets.topology.nodes
-                if set(grant.via) & set(node.tags) and route in node.routes
-            ]
-            if peer not in routers:
-                continue
-            if self._grants(grant, viewer, span):
-                leader = [node for node in routers if route in self.primaries[node.name]]
-                return peer is (leader or routers)[0]
-        return False
-
-    def _reaches(self, one: str, other: str) -> bool:
-        return any(covers(rule.sources, self.spans[one]) for rule in self.rules[other])
+    def peers(self, viewer: Node) -> frozenset[str] | None:
+        """Return the names of all that a node is told of (itself perhaps too); None: everyone."""
+        meeting = self.meeting
+        found: set[str] = set()
+        for number in meeting.from_(viewer):
+            found |= meeting.resolved[number].target_nodes
+        for number in meeting.to(viewer):
+            found |= meeting.resolved[number].source_nodes
+        if "*" in found:
+            return None
+        if viewer.user is not None and viewer.user.login in self.owners:
+            found |= {node.name for node in meeting.targets.owned(viewer.user)}
+        found |= {node.name for node in self.exit_nodes if self.exits(viewer, node)}
+        return frozenset(found)
 
     def sees(self, viewer: Node, peer: Node) -> bool:
         """Whether `viewer` is told of `peer`."""
-        if viewer.name == peer.name:
+        if viewer is peer:
             return False
+        meeting = self.meeting
         return (
-            self._reaches(viewer.name, peer.name)
-            or self._reaches(peer.name, viewer.name)
+            bool(meeting.from_(viewer) & meeting.to(peer))
+            or bool(meeting.from_(peer) & meeting.to(viewer))
+            or (viewer.user is not None and viewer.user is peer.user
+                and viewer.user.login in self.owners)
             or bool(self.exits(viewer, peer))
-        )
+        )  # fmt: skip
 
     def exits(self, viewer: Node, peer: Node) -> list[str]:
         """Return the peer's exit routes that the viewer may use."""
         approved = [route for route in peer.approved if route in EXITS]
         if not approved:
             return []
-        for sources, via in self.outward:
-            if covers(sources, viewer.spans) and (not via or via & set(peer.tags)):
+        for number in self.outward & self.meeting.from_(viewer):
+            via = self.meeting.grants[number].via
+            if not via or set(via) & set(peer.tags):
                 return approved
         return []
 
     def routes(self, viewer: Node, peer: Node) -> list[str]:
         """Return the routes that the peer serves and the viewer may reach, or is reached from."""
         found = []
-        mine = self.spans[viewer.name]
-        for route in self.primaries[peer.name]:
-            span = [span_of_network(ip_network(route))]
-            out = any(
-                covers(r.ends, span) and covers(r.sources, mine) for r in self.rules[peer.name]
-            )
-            back = any(covers(r.sources, span) for r in self.rules[viewer.name])
+        meeting = self.meeting
+        from_viewer, to_viewer = meeting.from_(viewer), meeting.to(viewer)
+        for route in self.primaries.get(peer.name, ()):
+            ends, sources, answered = self._of_route(route)
+            out = from_viewer & ends & meeting.to(peer)
+            back = (to_viewer & sources) or (from_viewer & answered)
             # Two routers of one network know which of them serves it.
             if out or back or route in viewer.routes:
                 found.append(route)
@@ -123,11 +101,38 @@ class Sight:
                 found.append(route)
         return found
 
+    def _of_route(self, route: str) -> tuple[set[int], set[int], set[int]]:
+        """Return the grants to a route, those from it, and those whose answers come from it."""
+        if route not in self._routes:
+            span = [_span(route)]
+            forms = [self.meeting.forms(one.words) for one in self.meeting.resolved]
+            ends = {n for n, found in enumerate(forms) if overlap(found, span)}
+            sources = {one.number for one in self.meeting.resolved if overlap(one.sources, span)}
+            answered = {n for n in ends if companions(self.meeting.grants[n])}
+            self._routes[route] = ends & (self.plain | self.via), sources, answered
+        return self._routes[route]
 
-def _spans(rule: FilterRule) -> _Rule:
-    ends = [end.ip for end in rule.dst_ports]
-    ends += [end for grant in rule.cap_grant for end in grant.dsts]
-    return _Rule(
-        [span for source in rule.src_ips for span in parse_spans(source)],
-        [span for end in ends for span in parse_spans(end)],
-    )
+    def _leads(self, viewer: Node, peer: Node, route: str) -> bool:
+        """Whether a rule sends the viewer's traffic for a route via this peer.
+
+        A rule without `via` leaves it to the route's primary. Of the routers with the rule's
+        tags, the one that serves the route leads, or else the first.
+        """
+        numbers = self._of_route(route)[0] & self.meeting.from_(viewer)
+        if numbers & self.plain:
+            return False
+        for number in sorted(numbers & self.via):
+            tags = set(self.meeting.grants[number].via)
+            routers = [
+                node
+                for node in self.meeting.addresses.routers
+                if tags & set(node.tags) and route in node.routes
+            ]
+            if peer in routers:
+                leader = [node for node in routers if route in self.primaries[node.name]]
+                return peer is (leader or routers)[0]
+        return False
+
+
+def _span(route: str) -> Span:
+    return span_of_network(ip_network(route))

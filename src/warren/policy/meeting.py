@@ -1,0 +1,226 @@
+"""Which nodes a policy's words meet, and every grant resolved for the nodes that there are.
+
+A grant meets a node by its name (a tag, a user, a group), by an address of the node, or by a
+route that the node serves. What is found is kept by node, so that a node's rules and peers cost
+what meets it, and is found anew only for grants that meet a node that changed.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+
+from warren.policy.grants import INTERNET, SELF, Grant
+from warren.policy.postures import Postures
+from warren.policy.ranges import POOLS, Span, parse_spans
+from warren.policy.targets import Targets
+from warren.policy.topology import Node
+
+spans_of = cache(parse_spans)
+EVERYONE: frozenset[str] = frozenset({"*"})
+"""Stands for all nodes where a set of their names is meant."""
+_POOL_SPANS = [span for pool in POOLS for span in parse_spans(pool)]
+
+
+def overlap(forms: Iterable[str], others: list[Span]) -> bool:
+    """Whether any address is in both; `forms` are the wire's."""
+    return any(one.overlaps(other) for form in forms for one in spans_of(form) for other in others)
+
+
+@dataclass(slots=True, eq=False)
+class Resolved:
+    """A grant for a topology: its sources as they travel, and the nodes at both of its ends."""
+
+    grant: Grant
+    number: int
+    sources: tuple[str, ...]
+    source_nodes: frozenset[str]
+    target_nodes: frozenset[str]
+    owners: frozenset[str] = frozenset()
+    """Log-ins whose devices reach each other by `autogroup:self`."""
+    own_sources: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def words(self) -> list[str]:
+        """Return the targets that stand for addresses whoever asks."""
+        return [word for word in self.grant.targets if word not in (SELF, INTERNET)]
+
+
+class Addresses:
+    """Finds nodes by their addresses, and routers by their routes."""
+
+    def __init__(self, nodes: list[Node]) -> None:
+        own = sorted((span.family, span.first, node.name) for node in nodes for span in node.spans)
+        self._keys = [(family, first) for family, first, _ in own]
+        self._names = [name for *_, name in own]
+        self.routers = [node for node in nodes if node.routes]
+
+    def within(self, forms: Iterable[str], own: bool = False) -> set[str]:
+        """Return the nodes that an address of `forms` belongs to. own: not by their routes."""
+        found: set[str] = set()
+        for form in forms:
+            for span in spans_of(form):
+                low = bisect_left(self._keys, (span.family, span.first))
+                high = bisect_left(self._keys, (span.family, span.last + 1))
+                found.update(self._names[low:high])
+                if not own:
+                    found.update(
+                        r.name for r in self.routers if any(span.overlaps(s) for s in r.route_spans)
+                    )
+        return found
+
+
+class Meeting:
+    """All grants resolved, by number and by node."""
+
+    def __init__(self, grants: list[Grant], targets: Targets, postures: Postures) -> None:
+        self.grants = grants
+        self.postures = postures
+        self.by_source: dict[str, set[int]] = {}
+        self.by_target: dict[str, set[int]] = {}
+        self._take(targets)
+        self.resolved: list[Resolved] = []
+        for number, grant in enumerate(grants):
+            self.resolved.append(self._resolve(number, grant))
+            self._enter(self.resolved[number])
+
+    def _take(self, targets: Targets) -> None:
+        self.targets = targets
+        self.nodes = {node.name: node for node in targets.topology.nodes}
+        self.addresses = Addresses(targets.topology.nodes)
+        # Few routers serve a part of the pool itself; only they can have others' addresses.
+        self.inner = [
+            node
+            for node in self.addresses.routers
+            if any(one.overlaps(other) for one in node.route_spans for other in _POOL_SPANS)
+        ]
+
+    # Who is at the ends.
+
+    def _resolve(self, number: int, grant: Grant) -> Resolved:
+        targets = self.targets
+        forms, nodes = self._sources(grant)
+        found = Resolved(grant, number, tuple(sorted(forms)), nodes, frozenset())
+        if SELF in grant.targets:
+            people = {user.login for word in grant.sources for user in targets.users(word)}
+            found.owners = frozenset(people)
+        found.target_nodes = self._ends(grant, found.words)
+        return found
+
+    def _sources(self, grant: Grant) -> tuple[set[str], frozenset[str]]:
+        targets, words = self.targets, grant.sources
+        if grant.postures or self.postures.default:
+            # Only machines have a posture: what stands behind a router has none.
+            named = self._named(words, None)
+            met = [n for name, n in self.nodes.items() if named is EVERYONE or name in named]
+            met = self.with_posture(grant, met)
+            return {a for n in met for a in n.addresses}, frozenset(n.name for n in met)
+        forms = {form for word in words for form in targets.source(word)}
+        return forms, self._named(words, forms)
+
+    def with_posture(self, grant: Grant, nodes: list[Node]) -> list[Node]:
+        """Return the nodes that have the posture that a grant asks for."""
+        wanted = grant.postures or self.postures.default
+        return [node for node in nodes if self.postures.holds(wanted, node)]
+
+    def _ends(self, grant: Grant, words: list[str]) -> frozenset[str]:
+        if grant.via:
+            tags, forms = set(grant.via), self.forms(words)
+            return frozenset(
+                node.name
+                for node in self.addresses.routers
+                if grant.ports and tags & set(node.tags) and overlap(forms, node.route_spans)
+            )
+        if not grant.ports:
+            return EVERYONE if "*" in words else self._named(words, None)
+        return self._named(words, self.forms(words))
+
+    def _named(self, words: list[str], forms: Iterable[str] | None) -> frozenset[str]:
+        """Return the nodes that words mean. forms: what routes are looked at for; None: none."""
+        if "*" in words or "autogroup:danger-all" in words:
+            return EVERYONE
+        targets, found = self.targets, set[str]()
+        for word in words:
+            if targets.names_nodes(word):
+                found |= targets.names(word)
+            else:
+                found |= self.addresses.within(targets.destination(word), own=forms is None)
+        if forms is not None:
+            found |= {node.name for node in self.inner if overlap(forms, node.route_spans)}
+        return frozenset(found)
+
+    def forms(self, words: list[str]) -> list[str]:
+        """Return the addresses that targets stand for."""
+        return [form for word in words for form in self.targets.destination(word)]
+
+    # By node.
+
+    def _enter(self, one: Resolved) -> None:
+        for name in one.source_nodes:
+            self.by_source.setdefault(name, set()).add(one.number)
+        for name in one.target_nodes:
+            self.by_target.setdefault(name, set()).add(one.number)
+
+    def _leave(self, one: Resolved) -> None:
+        for name in one.source_nodes:
+            self.by_source[name].discard(one.number)
+        for name in one.target_nodes:
+            self.by_target[name].discard(one.number)
+
+    def from_(self, node: Node) -> set[int]:
+        """Return the numbers of the grants that let a node reach something."""
+        return self.by_source.get(node.name, set()) | self.by_source.get("*", set())
+
+    def to(self, node: Node) -> set[int]:
+        """Return the numbers of the grants that let something reach a node or its routes."""
+        return self.by_target.get(node.name, set()) | self.by_target.get("*", set())
+
+    # When nodes change.
+
+    def follow(self, targets: Targets, changed: list[Node]) -> list[tuple[Resolved, Resolved]]:
+        """Resolve anew what meets nodes that changed; return those grants, before and after.
+
+        changed: the nodes as they were and as they are.
+        """
+        # Whatever the new words mean, the old nodes were met by the old ones.
+        touched = {
+            number for number, grant in enumerate(self.grants) if self._meets(grant, changed)
+        }
+        self._take(targets)
+        touched |= {
+            number for number, grant in enumerate(self.grants) if self._meets(grant, changed)
+        }
+        found = []
+        for number in sorted(touched):
+            before, after = self.resolved[number], self._resolve(number, self.grants[number])
+            self._leave(before)
+            self._enter(after)
+            self.resolved[number] = after
+            found.append((before, after))
+        return found
+
+    def _meets(self, grant: Grant, nodes: list[Node]) -> bool:
+        words = [*grant.sources, *grant.targets]
+        if "*" in words or grant.via:
+            return True
+        return any(self._meets_word(word, node) for node in nodes for word in words)
+
+    def _meets_word(self, word: str, node: Node) -> bool:
+        if word.startswith("tag:"):
+            if word in node.tags:
+                return True
+        elif word == "autogroup:tagged":
+            if node.tags:
+                return True
+        elif self.targets.is_people(word):
+            if node.user is not None and node.user.login in self.targets.logins(word):
+                return True
+        elif word in (SELF, INTERNET):
+            return False
+        else:
+            return overlap(self.targets.destination(word), node.spans + node.route_spans)
+        return bool(node.routes) and any(
+            one.overlaps(other) for one in node.route_spans for other in _POOL_SPANS
+        )
