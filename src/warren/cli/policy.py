@@ -14,8 +14,7 @@ from warren.policy.hujson import MAX_BYTES
 from warren.policy.malformed import MalformedPolicy
 from warren.policy.standins import stand_ins
 from warren.policy.topology import Topology, parse_topology_untrusted
-from warren.policy.verdict import check as check_policy
-from warren.policy.verdict import name_users, verdict_untrusted
+from warren.policy.verdict import name_users, read, verdict_untrusted
 
 _MAX_LINE_BYTES = 64 << 20
 
@@ -65,7 +64,7 @@ def check(file: _File) -> None:
     """Say whether a policy file is right; if not, where and what would be."""
     try:
         # Whose domain a network has is known to its server alone.
-        check_policy(_read(file, MAX_BYTES), Topology([], []))
+        read(_read(file, MAX_BYTES), Topology([], []))
     except MalformedPolicy as error:
         raise _leave(f"{file}: {error.sentence()}") from None
     typer.echo(f"{file}: this policy is right.")
@@ -78,7 +77,7 @@ def test(file: _File, topology: _Topology = None) -> None:
         source = _read(file, MAX_BYTES)
         known = _topology(topology, source)
         name_users(source, known)
-        checked = check_policy(source, known)
+        checked = read(source, known)
         failures = checked.trial().run(checked.policy)
     except MalformedPolicy as error:
         raise _leave(f"{file}: {error.sentence()}") from None

@@ -37,9 +37,9 @@ from warren.coordinator.config import (
     turn_networks,
     turn_places,
 )
-from warren.coordinator.default_policy import AllowAll
 from warren.coordinator.delta import Delta
 from warren.coordinator.durations import parse_duration
+from warren.coordinator.enforcement import Enforcement
 from warren.coordinator.frontdoor import answers, ts2021_taker
 from warren.coordinator.identity import Identity, load_identity
 from warren.coordinator.machine_api import MachineApi
@@ -155,7 +155,8 @@ class Server:
         self._mapper = Mapper(
             self._settings, _derp_map(config, self._certificates.pin), self._grants.capability
         )
-        self._maps = Maps(self._registry, self._mapper, AllowAll(), clock, entropy)
+        policy = Enforcement(self._registry.snapshot, clock.wall())
+        self._maps = Maps(self._registry, self._mapper, policy, clock, entropy)
         self._presence = Presence(self._registry, self._maps, self._settings, clock)
         self._registration = Registration(self._registry, self._settings, clock, entropy)
         self._questions = Questions(self._maps, self._settings.url, entropy)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any, Protocol
 
+from warren.coordinator.change import Change
 from warren.coordinator.records import NodeRecord
+from warren.coordinator.snapshot import Snapshot
 from warren.netmap.filterrule import ANY_PORT, FilterRule, NetPortRange
 from warren.netmap.node import CapMap
 
@@ -43,6 +47,31 @@ class CompiledPolicy(Protocol):
         """Whether `client` may have its traffic passed on by `relay`."""
         ...
 
+    @property
+    def says_who_relays(self) -> bool:
+        """Whether its filters say who may use which relay, so that `may_relay` does not count."""
+        ...
+
+    def peers(self, viewer: NodeRecord) -> Collection[int] | None:
+        """Return the ids of all that `viewer` is told of, perhaps with its own; None: all."""
+        ...
+
+    def ssh(self, node: NodeRecord) -> dict[str, Any] | None:
+        """Return a node's SSH policy."""
+        ...
+
+    def own_routes(self, node: NodeRecord) -> tuple[list[str], list[str]]:
+        """Return the routes that a node may serve, and those that it is the one to serve."""
+        ...
+
+    def routes(self, viewer: NodeRecord, peer: NodeRecord) -> tuple[list[str], list[str]]:
+        """Return the subnets, then the exits, that `viewer` reaches through `peer`."""
+        ...
+
+    def follow(self, snapshot: Snapshot, change: Change, wall: datetime) -> Change:
+        """Take in what changed; return it with what it changes for others beside."""
+        ...
+
 
 class AllowAll:
     """Every node sees and reaches every other."""
@@ -62,3 +91,25 @@ class AllowAll:
     def may_relay(self, relay: NodeRecord, client: NodeRecord) -> bool:
         """A person's relay serves that person's machines; a tagged one is everybody's."""
         return bool(relay.tags) or (not client.tags and relay.user_id == client.user_id)
+
+    says_who_relays = False
+
+    def peers(self, viewer: NodeRecord) -> Collection[int] | None:
+        """All."""
+        return None
+
+    def ssh(self, node: NodeRecord) -> dict[str, Any] | None:
+        """Return none."""
+        return None
+
+    def own_routes(self, node: NodeRecord) -> tuple[list[str], list[str]]:
+        """No routes."""
+        return [], []
+
+    def routes(self, viewer: NodeRecord, peer: NodeRecord) -> tuple[list[str], list[str]]:
+        """No routes."""
+        return [], []
+
+    def follow(self, snapshot: Snapshot, change: Change, wall: datetime) -> Change:
+        """Nothing changes it."""
+        return change

@@ -27,7 +27,7 @@ TAGGED_DEVICES = UserProfile(
 
 
 class Mapper:
-    """Makes views. It remembers the map entry of each record, and nothing else.
+    """Makes views. It remembers the map entry of each record, and nothing else that counts.
 
     derp_map: the relays, the same for all nodes. grants: what a node's own entry says beside the
     policy's capabilities.
@@ -44,12 +44,16 @@ class Mapper:
         self._derp_map = derp_map
         self._dns = _dns_config(settings.domain)
         self._entries: dict[int, tuple[NodeRecord, bool, Node]] = {}
+        self._routed: dict[int, tuple[Node, dict[tuple[str, ...], Node]]] = {}
 
     def view(
         self, node: NodeRecord, snapshot: Snapshot, policy: CompiledPolicy, wall: datetime
     ) -> View:
         """Return the whole map of `node` at the time `wall`."""
-        peers = self._peers(node, snapshot.nodes.values(), policy, wall)
+        told = policy.peers(node)
+        nodes = snapshot.nodes
+        candidates = nodes.values() if told is None else [nodes[n] for n in told if n in nodes]
+        peers = self._peers(node, candidates, policy, wall)
         entry = self._self_entry(node, policy, wall)
         return View(
             node=entry,
@@ -58,6 +62,7 @@ class Mapper:
             dns=self._dns,
             domain=self._settings.domain,
             packet_filters=_filters(node, snapshot, policy, wall),
+            ssh_policy=policy.ssh(node),
             profiles=_profiles([entry, *peers.values()], snapshot),
         )
 
@@ -82,7 +87,10 @@ class Mapper:
             if peer_id not in new:
                 peers.pop(peer_id, None)
         filters = view.packet_filters
-        if any(
+        # The same object is the same filter.
+        base = policy.filters(node).get("base")
+        stale = node.in_force(wall) and filters.get("base") is not base
+        if stale or any(
             concern_relays(node, view.peers.get(peer), snapshot.nodes.get(peer)) for peer in changed
         ):
             filters = _filters(node, snapshot, policy, wall)
@@ -91,12 +99,19 @@ class Mapper:
         profiles = view.profiles
         if before != {entry.user for entry in new.values()}:
             profiles = _profiles([view.node, *peers.values()], snapshot)
-        return structs.replace(view, peers=peers, profiles=profiles, packet_filters=filters)
+        return structs.replace(
+            view,
+            peers=peers,
+            profiles=profiles,
+            packet_filters=filters,
+            ssh_policy=policy.ssh(node),
+        )
 
     def forget(self, node_ids: Iterable[int]) -> None:
         """Let go of what is remembered of nodes that are gone."""
         for node_id in node_ids:
             self._entries.pop(node_id, None)
+            self._routed.pop(node_id, None)
 
     def _peers(
         self,
@@ -108,10 +123,31 @@ class Mapper:
         if not node.in_force(wall):
             return {}
         return {
-            peer.id: self._entry(peer, wall)
+            peer.id: self._shown(node, peer, policy, wall)
             for peer in candidates
             if peer.id != node.id and peer.authorized and policy.visible(node, peer)
         }
+
+    def _shown(
+        self, viewer: NodeRecord, peer: NodeRecord, policy: CompiledPolicy, wall: datetime
+    ) -> Node:
+        """Return a peer's entry with the routes that it serves for the viewer."""
+        entry = self._entry(peer, wall)
+        subnets, exits = policy.routes(viewer, peer)
+        if not (subnets or exits):
+            return entry
+        key = (*subnets, *exits)
+        known = self._routed.get(peer.id)
+        if known is None or known[0] is not entry:
+            known = self._routed[peer.id] = (entry, {})
+        if key not in known[1]:
+            known[1][key] = structs.replace(
+                entry,
+                allowed_ips=[*entry.addresses, *key],
+                primary_routes=subnets,
+                cap_map={"suggest-exit-node": None} if exits else {},
+            )
+        return known[1][key]
 
     def _entry(self, record: NodeRecord, wall: datetime) -> Node:
         """Return a node's entry as its peers see it; the same object while nothing changes."""
@@ -124,8 +160,12 @@ class Mapper:
         return entry
 
     def _self_entry(self, record: NodeRecord, policy: CompiledPolicy, wall: datetime) -> Node:
+        entry = self._entry(record, wall)
+        approved, served = policy.own_routes(record)
         return structs.replace(
-            self._entry(record, wall),
+            entry,
+            allowed_ips=[*entry.addresses, *approved],
+            primary_routes=served,
             hostinfo=record.hostinfo,
             cap_map={**policy.capabilities(record), **self._grants(record, wall)},
             online=True,
@@ -163,6 +203,8 @@ def _filters(
 ) -> dict[str, list[FilterRule]]:
     if not node.in_force(wall):
         return {"base": []}
+    if policy.says_who_relays:
+        return policy.filters(node)
     return {**policy.filters(node), **relay_rules(node, snapshot.nodes.values(), policy)}
 
 

@@ -16,8 +16,7 @@ from warren.coordinator.refusal import Conflict, Refused
 from warren.coordinator.snapshot import Snapshot
 from warren.policy.malformed import MalformedPolicy
 from warren.policy.trials import FAILED, Failure
-from warren.policy.verdict import Checked
-from warren.policy.verdict import check as read
+from warren.policy.verdict import Checked, read
 
 DEFAULT_TEXT = """{
   // Everyone reaches everyone, until this says otherwise.

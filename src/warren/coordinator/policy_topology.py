@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
+from typing import Any
 
-from warren.coordinator.records import NodeRecord
+from warren.coordinator.records import NodeRecord, UserRecord
 from warren.coordinator.snapshot import Snapshot
 from warren.policy.topology import Node, Topology, User
 
@@ -14,23 +15,55 @@ MAX_ROUTES = 1000
 
 def topology_of(snapshot: Snapshot) -> Topology:
     """Return all users, the owner first, and all machines, oldest first."""
-    users = {user_id: User(u.name, u.name, u.role) for user_id, u in snapshot.users.items()}
+    users = {user_id: policy_user(user) for user_id, user in snapshot.users.items()}
     ordered = sorted(snapshot.users.values(), key=lambda user: (user.role != "owner", user.id))
     nodes = [policy_node(snapshot.nodes[number], users) for number in sorted(snapshot.nodes)]
     # Whose domain the network's is, nobody here decides.
     return Topology([users[user.id] for user in ordered], nodes, any_domain=True)
 
 
+def policy_user(record: UserRecord) -> User:
+    """Return a user as a policy sees them: by log-in name."""
+    return User(record.name, record.name, record.role)
+
+
 def policy_node(record: NodeRecord, users: dict[int, User]) -> Node:
     """Return a machine as a policy sees it; its name there is its id, which never changes."""
+    routable = routes_of(record.hostinfo.routable_ips)
     return Node(
         name=str(record.id),
         addresses=[str(record.ipv4), str(record.ipv6)],
         user=None if record.tags else users.get(record.user_id),
         tags=list(record.tags),
-        routable=routes_of(record.hostinfo.routable_ips),
-        approved=routes_of(record.approved_routes),
+        routable=routable,
+        approved=[route for route in routes_of(record.approved_routes) if route in routable],
+        # Of several routers, one that is there serves, and of those the oldest.
+        seniority=(int(not record.online), record.id, ""),
+        facts=facts_of(record),
     )
+
+
+def facts_of(record: NodeRecord) -> dict[str, Any]:
+    """Return the attributes that postures may ask for: what is set, then what the host says."""
+    host = record.hostinfo
+    facts: dict[str, Any] = {
+        name: value for name, value in record.attributes.items() if not name.startswith("node:")
+    }
+    if host.os:
+        facts["node:os"] = host.os.lower()
+    if host.os_version:
+        facts["node:osVersion"] = host.os_version
+    if host.ipn_version:
+        version = host.ipn_version.partition("-")[0]
+        facts["node:tsVersion"] = version
+        minor = version.split(".")[1:2]
+        # Stable versions have an even minor number.
+        stable = bool(minor) and minor[0].isdecimal() and int(minor[0][-1]) % 2 == 0
+        facts["node:tsReleaseTrack"] = "stable" if stable else "unstable"
+    facts["node:tsAutoUpdate"] = host.allows_update
+    if host.state_encrypted is not None:
+        facts["node:tsStateEncrypted"] = host.state_encrypted
+    return facts
 
 
 def routes_of(texts: list[str] | tuple[str, ...]) -> list[str]:

@@ -220,7 +220,9 @@ class Maps:
         return KEEP_ALIVE_S + KEEP_ALIVE_JITTER_S * self._entropy(1)[0] / 255
 
     def _changed(self, change: Change) -> None:
-        nodes = self._registry.snapshot.nodes
+        snapshot = self._registry.snapshot
+        nodes = snapshot.nodes
+        change = self._policy.follow(snapshot, change, self._clock.wall())
         self._mapper.forget(node_id for node_id in change.nodes if node_id not in nodes)
         for session in self._sessions.values():
             session.poke(change)

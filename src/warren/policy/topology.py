@@ -46,6 +46,10 @@ class Node:
     seniority: tuple[int, int, str] = (0, 0, "")
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.by_hand = tuple(self.approved)
+        """What was approved before any policy approved more."""
+
     @cached_property
     def spans(self) -> list[Span]:
         """Return its own addresses."""

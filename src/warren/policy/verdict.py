@@ -41,7 +41,7 @@ class Checked:
         return Trial(self.grants, self.ssh, self.targets, self.postures)
 
 
-def check(source: str, topology: Topology) -> Checked:
+def read(source: str, topology: Topology) -> Checked:
     """Read a policy whole, without running its tests. Raises MalformedPolicy."""
     policy = parse_policy_untrusted(source)
     targets = Targets(policy, topology)
@@ -136,7 +136,7 @@ def verdict_untrusted(question: Any) -> dict[str, Any]:
         source = policy if isinstance(policy, str) else _text(policy)
         topology = parse_topology_untrusted(question.get("topology") or {"nodes": {}})
         name_users(source, topology)
-        checked = check(source, topology)
+        checked = read(source, topology)
         refuse(checked.trial().run(checked.policy))
         world = World(checked)
     except MalformedPolicy as error:

@@ -1,0 +1,273 @@
+"""The policy in force: compiled for the network as it is, and kept so with little work.
+
+A change of the policy, or of who users are, compiles everything anew. A change of a machine
+resolves the rules that meet it, and forgets the filters of the machines that those reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any
+
+from warren.coordinator.change import Change, Facet
+from warren.coordinator.policies import policy_text
+from warren.coordinator.policy_topology import policy_node, policy_user
+from warren.coordinator.records import NodeRecord, PolicyRecord
+from warren.coordinator.snapshot import Snapshot
+from warren.netmap.filterrule import FilterRule
+from warren.netmap.node import CapMap
+from warren.policy.compile import companions
+from warren.policy.meeting import Resolved
+from warren.policy.routes import approve
+from warren.policy.targets import Targets
+from warren.policy.topology import Node, Topology, User
+from warren.policy.verdict import World, read
+
+RELAY = "tailscale.com/cap/relay"
+_MANY = 50
+"""Machines that change at once, from which on compiling everything anew is quicker."""
+_CAP = "https://tailscale.com/cap/"
+_EVERYONE: CapMap = {
+    "default-auto-update": [False],
+    f"{_CAP}file-sharing": None,
+    "probe-udp-lifetime": None,
+}
+_SSH: CapMap = {f"{_CAP}ssh": None, "ssh-behavior-v1": None, "ssh-env-vars": None}
+_ADMINS = ("owner", "admin", "it-admin", "network-admin")
+
+
+class Enforcement:
+    """Answers what the mapper asks of the policy. It never fails: a stored policy was checked."""
+
+    def __init__(self, snapshot: Snapshot, wall: datetime) -> None:
+        self._rebuild(snapshot, wall)
+
+    # Following changes.
+
+    def _rebuild(self, snapshot: Snapshot, wall: datetime) -> None:
+        self._record: PolicyRecord | None = snapshot.policy
+        self._user_records = snapshot.users
+        self._users = {number: policy_user(user) for number, user in snapshot.users.items()}
+        self._nodes = {
+            number: policy_node(record, self._users)
+            for number, record in sorted(snapshot.nodes.items())
+            if record.in_force(wall)
+        }
+        checked = read(policy_text(snapshot), self._topology(snapshot))
+        self._world = World(checked)
+        self._filters: dict[str, dict[str, list[FilterRule]]] = {}
+        self._ssh: dict[str, dict[str, Any]] = {}
+        self.says_who_relays = any(RELAY in grant.app for grant in checked.grants)
+
+    def _topology(self, snapshot: Snapshot) -> Topology:
+        ordered = sorted(snapshot.users.values(), key=lambda user: (user.role != "owner", user.id))
+        users = [self._users[user.id] for user in ordered]
+        nodes = [self._nodes[number] for number in sorted(self._nodes)]
+        return Topology(users, nodes, any_domain=True)
+
+    def follow(self, snapshot: Snapshot, change: Change, wall: datetime) -> Change:
+        """Take a change in; return it with all machines whose place in others' maps it moves."""
+        users_changed = snapshot.users is not self._user_records and any(
+            _identity(snapshot, number) != _identity_of(self._users.get(number))
+            for number in snapshot.users.keys() | self._users.keys()
+        )
+        if snapshot.policy is not self._record or users_changed:
+            self._rebuild(snapshot, wall)
+            return change.merge(Change(everything=True))
+        self._user_records = snapshot.users
+        pairs = [
+            (number, self._nodes.get(number), node)
+            for number in change.nodes
+            if not _alike(
+                self._nodes.get(number),
+                node := self._made(snapshot.nodes.get(number), wall),
+                self._world.checked.postures.keys,
+            )
+        ]
+        if len(pairs) > _MANY:
+            before = {node.name for node in self._world.meeting.addresses.routers}
+            self._rebuild(snapshot, wall)
+            routers = before | {node.name for node in self._world.meeting.addresses.routers}
+            return change.merge(_moved(int(name) for name in routers))
+        if not pairs:
+            return change
+        return change.merge(self._advance(snapshot, pairs))
+
+    def _made(self, record: NodeRecord | None, wall: datetime) -> Node | None:
+        if record is None or not record.in_force(wall):
+            return None
+        return policy_node(record, self._users)
+
+    def _advance(
+        self, snapshot: Snapshot, pairs: list[tuple[int, Node | None, Node | None]]
+    ) -> Change:
+        changed: list[Node] = []
+        for number, before, after in pairs:
+            changed += [node for node in (before, after) if node is not None]
+            self._nodes.pop(number, None)
+            if after is not None:
+                self._nodes[number] = after
+        world, checked = self._world, self._world.checked
+        targets = Targets(checked.policy, self._topology(snapshot))
+        approve(checked.policy, targets)
+        checked.targets = checked.attributes.targets = world.ssh.targets = targets
+        touched = world.meeting.follow(targets, changed)
+        world.nodes = targets.topology.nodes
+        world.compiler.claim()
+        world.sight.follow()
+        self._forget(touched, changed)
+        if any(self._logs_in(node) for node in changed):
+            self._ssh.clear()
+        for node in changed:
+            self._ssh.pop(node.name, None)
+        return _moved(int(node.name) for node in self._beside(changed))
+
+    def _forget(self, touched: list[tuple[Resolved, Resolved]], changed: list[Node]) -> None:
+        """Forget the filters that are no longer right."""
+        meeting = self._world.meeting
+        names = {node.name for node in changed}
+        for node in changed:
+            if node.user is not None and node.user.login in self._world.sight.owners:
+                names |= {other.name for other in meeting.targets.owned(node.user)}
+        keys = set()
+        for before, after in touched:
+            answered = bool(companions(after.grant))
+            if before.sources != after.sources:
+                keys |= {before.sources, after.sources}
+                names |= before.target_nodes | after.target_nodes
+            if answered and (before.target_nodes != after.target_nodes or keys):
+                names |= before.source_nodes | after.source_nodes
+            after.own_sources.clear()
+        for one in meeting.resolved if keys else ():
+            # Rules of equal sources stand together, where the first of them stands.
+            if one.sources in keys:
+                names |= one.target_nodes
+        if "*" in names:
+            self._filters.clear()
+        for name in names:
+            self._filters.pop(name, None)
+
+    def _logs_in(self, node: Node) -> bool:
+        """Whether a rule for log-ins names a machine as its source."""
+        ssh, targets = self._world.ssh, self._world.meeting.targets
+        for rule in ssh.rules:
+            for word in rule.sources:
+                if word == "*" or not targets.names_nodes(word):
+                    return True
+                if node.name in targets.names(word) or (
+                    node.user is not None and node.user.login in targets.logins(word)
+                ):
+                    return True
+                if word in node.tags or (word == "autogroup:tagged" and node.tags):
+                    return True
+        return False
+
+    def _beside(self, changed: list[Node]) -> list[Node]:
+        """Return the routers whose part may have passed to or from others."""
+        routes = {route for node in changed for route in node.routes}
+        if not routes:
+            return []
+        sight = self._world.sight
+        return [
+            node
+            for node in self._world.meeting.addresses.routers
+            if sight.via or routes & set(node.routes)
+        ]
+
+    # What the mapper asks.
+
+    def peers(self, viewer: NodeRecord) -> Collection[int] | None:
+        """Return the machines that one is told of, perhaps with itself; None: of all."""
+        node = self._nodes.get(viewer.id)
+        if node is None:
+            return ()
+        found = self._world.sight.peers(node)
+        return None if found is None else [int(name) for name in found]
+
+    def visible(self, viewer: NodeRecord, peer: NodeRecord) -> bool:
+        """Whether `viewer` is told of `peer`. An expired peer that was there is still shown."""
+        one, other = self._nodes.get(viewer.id), self._nodes.get(peer.id)
+        if other is None and peer.authorized:
+            other = policy_node(peer, self._users)
+        return one is not None and other is not None and self._world.sight.sees(one, other)
+
+    def filters(self, node: NodeRecord) -> dict[str, list[FilterRule]]:
+        """Return the packet filters of one node; the same object while nothing changes."""
+        known = self._nodes.get(node.id)
+        if known is None:
+            return {"base": []}
+        if known.name not in self._filters:
+            self._filters[known.name] = {"base": self._world.compiler.filters(known)}
+        return self._filters[known.name]
+
+    def ssh(self, node: NodeRecord) -> dict[str, Any]:
+        """Return who may log in to a node; the same object while nothing changes."""
+        known = self._nodes.get(node.id)
+        if known is None or not self._world.ssh.rules:
+            return {"rules": []}
+        if known.name not in self._ssh:
+            self._ssh[known.name] = self._world.ssh.policy(known)
+        return self._ssh[known.name]
+
+    def capabilities(self, node: NodeRecord) -> CapMap:
+        """Return what the node may do, as its own map entry says."""
+        found = dict(_EVERYONE)
+        if self._world.ssh.rules:
+            found.update(_SSH)
+        known = self._nodes.get(node.id)
+        if known is None:
+            return found
+        if known.user is not None and known.user.role in _ADMINS:
+            found[f"{_CAP}is-admin"] = None
+        if known.user is not None and known.user.role == "owner":
+            found[f"{_CAP}is-owner"] = None
+        found.update(self._world.checked.attributes.granted(known))
+        return found
+
+    def own_routes(self, node: NodeRecord) -> tuple[list[str], list[str]]:
+        """Return the routes that a node may serve, and those of them that it does serve."""
+        known = self._nodes.get(node.id)
+        if known is None:
+            return [], []
+        return known.approved, self._world.sight.primaries.get(known.name, [])
+
+    def routes(self, viewer: NodeRecord, peer: NodeRecord) -> tuple[list[str], list[str]]:
+        """Return the subnets that a peer serves for a viewer, and its exits that it may use."""
+        one, other = self._nodes.get(viewer.id), self._nodes.get(peer.id)
+        if one is None or other is None or not other.approved:
+            return [], []
+        sight = self._world.sight
+        return sight.routes(one, other), sight.exits(one, other)
+
+    def may_relay(self, relay: NodeRecord, client: NodeRecord) -> bool:
+        """Whether `relay` passes a client's traffic on, where no rule says who may.
+
+        A person's relay serves that person's machines; a tagged one is everybody's.
+        """
+        return bool(relay.tags) or (not client.tags and relay.user_id == client.user_id)
+
+
+def _moved(numbers: Any) -> Change:
+    return Change(dict.fromkeys(numbers, Facet.OWNER))
+
+
+def _identity(snapshot: Snapshot, number: int) -> tuple[str, str] | None:
+    user = snapshot.users.get(number)
+    return None if user is None else (user.name, user.role)
+
+
+def _identity_of(user: User | None) -> tuple[str, str] | None:
+    return None if user is None else (user.login, user.role)
+
+
+def _alike(before: Node | None, after: Node | None, asked: frozenset[str]) -> bool:
+    """Whether nothing that a policy reads of a machine has changed."""
+    if before is None or after is None:
+        return before is after
+    return (
+        (before.addresses, before.user, before.tags, before.routable, before.by_hand)
+        == (after.addresses, after.user, after.tags, after.routable, after.by_hand)
+        and (before.seniority == after.seniority or not before.approved)
+        and all(before.facts.get(key) == after.facts.get(key) for key in asked)
+    )

@@ -1,0 +1,144 @@
+"""The policy in force follows changes: what it answers is what a new compilation would answer."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from ipaddress import IPv4Address
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from warren.coordinator.addresses import v6_beside
+from warren.coordinator.change import Change, Facet
+from warren.coordinator.delta import Delta
+from warren.coordinator.enforcement import Enforcement
+from warren.coordinator.records import NodeRecord, PolicyRecord, UserRecord
+from warren.coordinator.snapshot import Snapshot
+from warren.keys import MachinePublic, NodePublic
+from warren.netmap.node import Hostinfo
+
+WALL = datetime(2026, 3, 1, tzinfo=UTC)
+USERS = {
+    n: UserRecord(id=n, name=f"u{n}@x.org", display_name="", created=WALL, role=role)
+    for n, role in ((1, "owner"), (2, "member"))
+}
+TAGGED = {"tagOwners": {"tag:a": [], "tag:b": [], "tag:r": []}}
+POLICIES: list[dict[str, Any]] = [
+    {},
+    {"acls": []},
+    TAGGED | {
+        "acls": [
+            {"action": "accept", "src": ["tag:a"], "dst": ["tag:b:80", "10.0.0.0/8:*"]},
+            {"action": "accept", "src": ["u1@x.org"], "dst": ["tag:a:22"]},
+            {"action": "accept", "src": ["tag:a"], "dst": ["100.64.0.3:443"]},
+            {"action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:self:*"]},
+        ],
+        "ssh": [{"action": "accept", "src": ["autogroup:member"], "dst": ["tag:a"],
+                 "users": ["root"]}],
+        "autoApprovers": {"routes": {"10.0.0.0/8": ["tag:r"]}, "exitNode": ["tag:r"]},
+    },
+    TAGGED | {
+        "postures": {"posture:linux": ["node:os == 'linux'"]},
+        "grants": [
+            {"src": ["*"], "dst": ["tag:b"], "ip": ["*"], "srcPosture": ["posture:linux"]},
+            {"src": ["tag:a"], "dst": ["10.1.0.0/16"], "ip": ["*"], "via": ["tag:r"]},
+            {"src": ["u2@x.org"], "dst": ["autogroup:internet"], "ip": ["*"]},
+            {"src": ["tag:b"], "dst": ["tag:a"], "app": {"tailscale.com/cap/relay": []}},
+        ],
+        "autoApprovers": {"routes": {"10.0.0.0/8": ["tag:r"]}, "exitNode": ["tag:r"]},
+    },
+]  # fmt: skip
+
+
+def node(number: int) -> NodeRecord:
+    ipv4 = IPv4Address("100.64.0.0") + number
+    return NodeRecord(
+        id=number, stable_id=f"n{number}", user_id=1 + number % 2, ipv4=ipv4,
+        machine_key=MachinePublic(bytes([number]) * 32), node_key=NodePublic(bytes([number]) * 32),
+        ipv6=v6_beside(ipv4), name=f"host-{number}", created=WALL,
+    )  # fmt: skip
+
+
+fields: st.SearchStrategy[dict[str, Any]] = st.one_of(
+    st.fixed_dictionaries({"online": st.booleans()}),
+    st.fixed_dictionaries({"authorized": st.booleans()}),
+    st.fixed_dictionaries({"user_id": st.sampled_from([1, 2])}),
+    st.fixed_dictionaries(
+        {"tags": st.sampled_from([(), ("tag:a",), ("tag:b",), ("tag:r",), ("tag:a", "tag:r")])}
+    ),
+    st.fixed_dictionaries({"approved_routes": st.sampled_from([(), ("10.1.0.0/16",)])}),
+    st.fixed_dictionaries(
+        {
+            "hostinfo": st.builds(
+                Hostinfo,
+                os=st.sampled_from(["linux", "windows"]),
+                routable_ips=st.sampled_from(
+                    [[], ["10.1.0.0/16"], ["10.1.0.0/16", "0.0.0.0/0", "::/0"]]
+                ),
+            )
+        }
+    ),
+)
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("set"), st.integers(1, 5), fields),
+        st.tuples(st.just("set"), st.integers(1, 5), fields),
+        st.tuples(st.just("remove"), st.integers(1, 5), st.just({})),
+        st.tuples(st.just("policy"), st.integers(0, len(POLICIES) - 1), st.just({})),
+    ),
+    max_size=12,
+)
+
+
+def apply(snapshot: Snapshot, verb: str, number: int, changes: dict[str, Any]) -> Delta:
+    if verb == "remove":
+        return Delta(removed_nodes=(number,), change=Change.of(number, Facet.MEMBERSHIP, "gone"))
+    if verb == "policy":
+        version = len(snapshot.policies) + 1
+        record = PolicyRecord(
+            id=version, text=json.dumps(POLICIES[number]), author="", created=WALL
+        )
+        return Delta(policies=(record,), change=Change(everything=True))
+    known = snapshot.nodes.get(number) or node(number)
+    return Delta(nodes=(replace(known, **changes),), change=Change.of(number, Facet.HOST, "set"))
+
+
+def answers(policy: Enforcement, snapshot: Snapshot) -> dict[Any, Any]:
+    nodes = snapshot.nodes.values()
+    told: dict[Any, Any] = {}
+    for one in nodes:
+        told[one.id] = (
+            policy.filters(one), policy.ssh(one), policy.capabilities(one), policy.own_routes(one)
+        )  # fmt: skip
+        shown = policy.peers(one)
+        for other in nodes:
+            seen = one.id != other.id and policy.visible(one, other)
+            told[one.id, other.id] = (seen, policy.routes(one, other))
+            if seen and other.authorized:
+                assert shown is None or other.id in shown
+    return told
+
+
+@given(st.integers(0, len(POLICIES) - 1), steps)
+@settings(max_examples=150, deadline=None)
+def test_following_is_compiling_anew(first: int, script: list[Any]) -> None:
+    snapshot = Snapshot(users=USERS, nodes={n: node(n) for n in (1, 2, 3)})
+    snapshot = snapshot.after(apply(snapshot, "policy", first, {}))
+    policy = Enforcement(snapshot, WALL)
+    before = answers(policy, snapshot)
+    for verb, number, changes in script:
+        delta = apply(snapshot, verb, number, changes)
+        snapshot = snapshot.after(delta)
+        change = policy.follow(snapshot, delta.change, WALL)
+        after = answers(policy, snapshot)
+        assert after == answers(Enforcement(snapshot, WALL), snapshot)
+        if not change.everything:
+            # Whoever is not named as changed is the same to all who are not either.
+            same = [n for n in snapshot.nodes if n not in change.nodes]
+            for one in same:
+                assert before[one][2:] == after[one][2:]
+                assert all(before[one, other] == after[one, other] for other in same)
+        before = after

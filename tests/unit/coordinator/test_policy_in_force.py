@@ -1,0 +1,209 @@
+"""A policy at work: who hears of a change of it, of a machine, of a route, and who does not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coordinator_world import CountedEntropy, World
+
+from warren.control.mapstream import MapFrames
+from warren.coordinator import members, policies
+from warren.coordinator.change import Facet
+from warren.coordinator.enforcement import Enforcement
+from warren.coordinator.mapper import Mapper
+from warren.coordinator.registry import Registry
+from warren.coordinator.session import Maps
+from warren.coordinator.settings import Settings
+from warren.coordinator.snapshot import Snapshot
+from warren.coordinator.store import Store
+from warren.netmap.codec import decode_json_untrusted
+from warren.netmap.derpmap import DERPMap
+from warren.netmap.fold import fold
+from warren.netmap.messages import MapResponse
+from warren.netmap.node import Hostinfo, Node
+from warren.netmap.view import EMPTY, View
+
+
+class Fake:
+    """A node's end of its long poll: folds what it is sent, and counts frames."""
+
+    def __init__(self, network: Network, node_id: int) -> None:
+        self.network, self.frames, self.view = network, 0, EMPTY
+        self.parts = MapFrames()
+        self.session = network.maps.open(node_id)
+        self.task = asyncio.get_running_loop().create_task(self.session.run(self))
+
+    async def send(self, data: bytes) -> None:
+        for message in self.parts.receive(data):
+            response = decode_json_untrusted(message, MapResponse)
+            self.view: View = fold(self.view, response, self.network.clock.wall())
+            self.frames += 1
+
+    def peers(self) -> set[str]:
+        return {peer.name.split(".")[0] for peer in self.view.peers.values()}
+
+    def peer(self, name: str) -> Node:
+        return next(p for p in self.view.peers.values() if p.name.startswith(name + "."))
+
+
+class Network:
+    """A coordinator without its doors, and nodes that listen."""
+
+    def __init__(self, world: World, store: Store) -> None:
+        self.clock = world.clock
+        self.registry = Registry(store, world.snapshot)
+        mapper = Mapper(Settings(url="http://x"), DERPMap(regions={}))
+        policy = Enforcement(world.snapshot, self.clock.wall())
+        self.maps = Maps(self.registry, mapper, policy, self.clock, CountedEntropy())
+        self.fakes: dict[str, Fake] = {}
+
+    async def listen(self) -> None:
+        for node in self.registry.snapshot.nodes.values():
+            self.fakes[node.name] = Fake(self, node.id)
+        await self.heard()
+
+    async def put(self, **policy: Any) -> set[str]:
+        """Put a policy in force; return who heard something."""
+        text, wall = json.dumps(TAGS | policy), self.clock.wall()
+
+        def decide(snapshot: Snapshot) -> Any:
+            return policies.set_policy(snapshot, text, "ann", wall), None
+
+        return await self.change(decide)
+
+    async def set(self, name: str, facets: Facet = Facet.HOST, **fields: Any) -> set[str]:
+        def decide(snapshot: Snapshot) -> Any:
+            node = members.find_node(snapshot, name)
+            return members.changed_node(node, facets, "test", **fields), None
+
+        return await self.change(decide)
+
+    async def change(self, decide: Any) -> set[str]:
+        before = {name: fake.frames for name, fake in self.fakes.items()}
+        await self.registry.commit(decide)
+        await self.heard()
+        return {name for name, fake in self.fakes.items() if fake.frames > before[name]}
+
+    async def heard(self) -> None:
+        """Wait until every session has told all that it has to."""
+        for fake in self.fakes.values():
+            while not fake.frames or fake.session._wake.is_set() or fake.session._pending:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.12)
+
+
+TAGS = {"tagOwners": {"tag:web": [], "tag:db": [], "tag:router": []}}
+WEB = {"action": "accept", "src": ["ann@"], "dst": ["tag:web:80"]}
+DB = {"action": "accept", "src": ["tag:web"], "dst": ["tag:db:5432"]}
+
+
+@pytest.fixture
+async def network(world: World, tmp_path: Path) -> AsyncIterator[Network]:
+    world.user("ann")
+    for name, tags in (("pc", []), ("web", ["tag:web"]), ("db", ["tag:db"]),
+                       ("r1", ["tag:router"]), ("r2", ["tag:router"])):  # fmt: skip
+        text, _ = world.auth_key(1, tags=tags, life=timedelta(days=1))
+        world.register(name, name, auth_key=text, hostname=name)
+    store = Store.open(f"sqlite:///{tmp_path / 'warren.db'}")
+    store.write_now(everything(world))
+    network = Network(world, store)
+    await network.listen()
+    yield network
+    network.maps.end_all()
+    await asyncio.gather(*(fake.task for fake in network.fakes.values()))
+    store.close()
+
+
+def everything(world: World) -> Any:
+    from warren.coordinator.delta import Delta
+
+    snapshot = world.snapshot
+    return Delta(
+        users=tuple(snapshot.users.values()),
+        nodes=tuple(snapshot.nodes.values()),
+        auth_keys=tuple(snapshot.auth_keys.values()),
+        settings=snapshot.settings,
+    )
+
+
+async def test_a_change_reaches_those_whom_it_concerns(network: Network) -> None:
+    fakes = network.fakes
+    assert fakes["pc"].peers() == {"web", "db", "r1", "r2"}, "everyone, as long as nothing is said"
+    await network.put(acls=[WEB, DB])
+    assert fakes["pc"].peers() == {"web"}
+    assert fakes["web"].peers() == {"pc", "db"}
+    assert fakes["r1"].peers() == set()
+    # One rule more: only its two ends hear of it.
+    log_in = {"action": "accept", "src": ["tag:web"], "dst": ["tag:db:22"]}
+    assert await network.put(acls=[WEB, DB, log_in]) == {"db"}
+    assert await network.put(acls=[WEB, log_in, DB]) == {"db"}, "the order of its rules changed"
+    assert await network.put(acls=[WEB, log_in, DB], groups={"group:x": []}) == set()
+    # A machine that nobody may see comes and goes unseen.
+    assert await network.set("r1", endpoints=("192.0.2.1:1",)) <= {"r1"}
+    assert await network.set("web", endpoints=("192.0.2.2:1",)) <= {"web", "pc", "db"}
+    # With another tag it leaves one rule's reach.
+    assert await network.set("web", Facet.OWNER, tags=("tag:db",)) == {"pc", "web", "db"}
+    assert fakes["pc"].peers() == set()
+    assert [rule.src_ips for rule in fakes["db"].view.rules()] == []
+
+
+async def test_a_route_passes_to_the_next_router(network: Network) -> None:
+    approve = {"routes": {"10.0.0.0/8": ["tag:router"]}, "exitNode": ["tag:router"]}
+    reach = {"action": "accept", "src": ["ann@"], "dst": ["10.1.0.0/16:443"]}
+    await network.put(acls=[reach], autoApprovers=approve)
+    lan = Hostinfo(hostname="r1", routable_ips=["10.1.0.0/16", "192.168.0.0/24"])
+    await network.set("r1", hostinfo=lan, online=True)
+    await network.set("r2", hostinfo=lan, online=True)
+    pc, r1 = network.fakes["pc"], network.fakes["r1"]
+    assert pc.peer("r1").primary_routes == ["10.1.0.0/16"]
+    assert "192.168.0.0/24" not in (pc.peer("r1").allowed_ips or []), "nobody approved that one"
+    assert pc.peer("r2").primary_routes == []
+    assert r1.view.node is not None and r1.view.node.primary_routes == ["10.1.0.0/16"]
+    assert [end.ip for rule in r1.view.rules() for end in rule.dst_ports] == ["10.1.0.0/16"]
+    await network.set("r1", Facet.PRESENCE, online=False)
+    assert pc.peer("r2").primary_routes == ["10.1.0.0/16"]
+    assert pc.peer("r1").primary_routes == []
+    assert pc.peer("r1").allowed_ips == pc.peer("r1").addresses
+
+
+async def test_postures_capabilities_and_log_ins(network: Network) -> None:
+    posture = {"posture:new": ["node:os == 'linux'", "custom:managed == true"]}
+    ssh = {"action": "accept", "src": ["ann@"], "dst": ["tag:web"], "users": ["root"]}
+    await network.put(
+        acls=[WEB | {"srcPosture": ["posture:new"]}],
+        postures=posture,
+        ssh=[ssh],
+        nodeAttrs=[{"target": ["tag:web"], "attr": ["warren.dev/cap/disable-punching"]}],
+        randomizeClientPort=True,
+    )
+    pc, web = network.fakes["pc"], network.fakes["web"]
+    assert web.view.rules() == [] and pc.peers() == set()
+    assert await network.set("pc", attributes={"custom:managed": True}) == {"pc", "web"}
+    assert len(web.view.rules()) == 1 and pc.peers() == {"web"}
+    assert web.view.ssh_policy is not None and len(web.view.ssh_policy["rules"]) == 1
+    assert web.view.node is not None and pc.view.node is not None
+    assert "warren.dev/cap/disable-punching" in web.view.node.cap_map
+    assert "randomize-client-port" in pc.view.node.cap_map
+    assert "https://tailscale.com/cap/is-owner" in pc.view.node.cap_map
+    assert "warren.dev/cap/disable-punching" not in pc.view.node.cap_map
+    await network.put()
+    assert web.view.ssh_policy == {"rules": []} and pc.peers() == {"web", "db", "r1", "r2"}
+
+
+async def test_a_policy_that_says_who_relays(network: Network) -> None:
+    await network.set("r1", hostinfo=Hostinfo(hostname="r1", peer_relay=True))
+    names = [sorted(cap for rule in fake.view.rules() for grant in rule.cap_grant
+                    for cap in grant.cap_map) for fake in network.fakes.values()]  # fmt: skip
+    assert sum(map(len, names)) == 5, "a tagged machine relays for all as long as nothing is said"
+    grant = {"src": ["tag:web"], "dst": ["tag:router"], "app": {"tailscale.com/cap/relay": []}}
+    await network.put(grants=[grant])
+    told = {name: [cap for rule in fake.view.rules() for grant in rule.cap_grant
+                   for cap in grant.cap_map] for name, fake in network.fakes.items()}  # fmt: skip
+    relay, target = "tailscale.com/cap/relay", "tailscale.com/cap/relay-target"
+    assert told == {"pc": [], "web": [target], "db": [], "r1": [relay], "r2": [relay]}
