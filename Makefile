@@ -80,6 +80,7 @@ bench: setup ## measure, beside peers in the same run
 	@tools/system-packages $(TEST_PACKAGES)
 	@$(BIN)/python -m bench $(ARGS)
 	@$(BIN)/python -m bench.punching
+	@$(BIN)/python -m bench.policy
 
 fuzz: setup ## run every fuzz target for a minute
 	@$(BIN)/python -m fuzz $(ARGS)

@@ -111,7 +111,8 @@ class Enforcement:
         world, checked = self._world, self._world.checked
         targets = Targets(checked.policy, self._topology(snapshot))
         approve(checked.policy, targets)
-        checked.targets = checked.attributes.targets = world.ssh.targets = targets
+        checked.targets = checked.attributes.targets = targets
+        world.ssh.follow(targets)
         touched = world.meeting.follow(targets, changed)
         world.nodes = targets.topology.nodes
         world.compiler.claim()

@@ -160,25 +160,37 @@ class SshCompiler:
 
     def __init__(self, rules: list[SshRule], targets: Targets, postures: Postures) -> None:
         self.rules = rules
-        self.targets = targets
         self.postures = postures
+        self._personal = [any(_LOCAL_PART.fullmatch(word) for word in r.users) for r in rules]
+        self.follow(targets)
+
+    def follow(self, targets: Targets) -> None:
+        """Take in who there is now."""
+        self.targets = targets
+        self._named: list[tuple[list[User], frozenset[str]]] = [
+            self._people(rule) for rule in self.rules
+        ]
+        self._sources: dict[int, list[str]] = {}
 
     def policy(self, node: Node) -> dict[str, Any]:
         """Return a node's SSHPolicy as it travels."""
-        return {"rules": [made for rule in self.rules for made in self.compiled(rule, node)]}
+        numbers = range(len(self.rules))
+        return {"rules": [made for number in numbers for made in self.compiled(number, node)]}
 
-    def compiled(self, rule: SshRule, node: Node) -> list[dict[str, Any]]:
+    def compiled(self, number: int, node: Node) -> list[dict[str, Any]]:
         """Return what one rule says to one node."""
+        rule = self.rules[number]
         made: list[dict[str, Any]] = []
-        personal = any(_LOCAL_PART.fullmatch(word) for word in rule.users)
-        people = self._people(rule)
-        if SELF in rule.targets and node.user and node.user.login in {u.login for u in people}:
+        people, logins = self._named[number]
+        if SELF in rule.targets and node.user and node.user.login in logins:
             made += self._for_user(rule, node.user)
         ends = [word for word in rule.targets if word != SELF]
         reached = any(word == "*" or node.name in self.targets.names(word) for word in ends)
-        if not personal:
+        if not self._personal[number]:
             if reached:
-                made += _rule(rule, self._principals(rule), local_users(rule.users))
+                if number not in self._sources:
+                    self._sources[number] = self._principals(rule, people)
+                made += _rule(rule, self._sources[number], local_users(rule.users))
             return made
         for user in people:
             # The service hands a person's own rules to that person's devices too.
@@ -189,14 +201,15 @@ class SshCompiler:
             made += _rule(rule, _sorted(tagged), local_users(rule.users))
         return made
 
-    def _people(self, rule: SshRule) -> list[User]:
-        named = {
-            user.login
+    def _people(self, rule: SshRule) -> tuple[list[User], frozenset[str]]:
+        """Return the users that a rule's sources name, in their order, and their log-ins."""
+        logins = frozenset(
+            login
             for word in rule.sources
             if word == "*" or self.targets.is_people(word)
-            for user in self.targets.users(word)
-        }
-        return [user for user in self.targets.topology.users if user.login in named]
+            for login in self.targets.logins(word)
+        )
+        return [user for user in self.targets.topology.users if user.login in logins], logins
 
     def _tagged(self, rule: SshRule) -> list[Node]:
         """Return tagged sources, one with two tags of `autogroup:tagged` twice as on the wire."""
@@ -222,8 +235,7 @@ class SshCompiler:
             made += _rule(rule, mine, {name: name})
         return made
 
-    def _principals(self, rule: SshRule) -> list[str]:
-        people = self._people(rule)
+    def _principals(self, rule: SshRule, people: list[User]) -> list[str]:
         found = [a for user in people for node in self._owned(rule, user) for a in node.addresses]
         found += [a for node in self._tagged(rule) for a in node.addresses]
         for word in rule.sources:

@@ -52,6 +52,8 @@ class Targets:
         self.nodes = cache(self._nodes)
         self.names = cache(self._node_names)
         self.logins = cache(self._logins)
+        self.users = cache(self._people)
+        self._places = {user.login: place for place, user in enumerate(topology.users)}
 
     # What is allowed where.
 
@@ -82,7 +84,7 @@ class Targets:
 
     # Who is meant.
 
-    def users(self, word: str) -> list[User]:
+    def _people(self, word: str) -> list[User]:
         """Return the users that a word names, in their order."""
         everyone = self.topology.users
         if word == "*" or word in MEMBERS:
@@ -91,8 +93,8 @@ class Targets:
             return [user for user in everyone if user.role == ROLES[word]]
         if word.startswith("group:"):
             logins = self.policy.groups.get(word, ())
-            wanted = {user.login for login in logins for user in self._person(login)}
-            return [user for user in everyone if user.login in wanted]
+            found = {user.login: user for login in logins for user in self._person(login)}
+            return sorted(found.values(), key=lambda user: self._places[user.login])
         return self._person(word)
 
     def _person(self, word: str) -> list[User]:
