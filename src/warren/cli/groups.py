@@ -15,7 +15,7 @@ class Group(NamedTuple):
 GROUPS = {
     "server": Group("warren.cli.server", "Run a coordinator with its relay and STUN."),
     "admin": Group("warren.cli.admin", "Manage users, keys, machines and the policy on a server."),
-    "policy": Group("warren.cli.policy", "Check, test and compile a policy file."),
+    "policy": Group("warren.cli.policy", "Check, test, compile and compare policy files."),
     "demo": Group("warren.cli.demo", "Show the whole system at work on this machine."),
     "lab": Group("warren.cli.lab", "Build networks of namespaces with every kind of NAT."),
 }

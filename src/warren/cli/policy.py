@@ -1,25 +1,32 @@
-"""`warren policy …`: a policy file checked, tested and compiled, without a server."""
+"""`warren policy …`: a policy file checked, tested and compiled, and compared for real machines."""
 
 from __future__ import annotations
 
-import json
+import json as codec
 import sys
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from warren.cli import show
 from warren.policy.document import parse_policy_untrusted
+from warren.policy.explain import Way, difference, find_nodes, ways, who_can
 from warren.policy.hujson import MAX_BYTES
 from warren.policy.malformed import MalformedPolicy
 from warren.policy.standins import stand_ins
 from warren.policy.topology import Topology, parse_topology_untrusted
-from warren.policy.verdict import name_users, read, verdict_untrusted
+from warren.policy.verdict import World, name_users, read, verdict_untrusted
+
+if TYPE_CHECKING:
+    from warren.coordinator.client import AdminClient
 
 _MAX_LINE_BYTES = 64 << 20
 
 app = typer.Typer(
-    help="Check, test and compile a policy file.",
+    help="Check, test, compile and compare policy files.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -29,6 +36,16 @@ _Topology = Annotated[
     Path | None,
     typer.Option(help="Users and nodes as JSON, to test with; without it, one node for each name."),
 ]
+
+_Text = Annotated[str, typer.Argument(help="A policy file, or `current`: the one in force.")]
+_Policy = Annotated[
+    str, typer.Option("--policy", help="A policy file; `current` is the one in force.")
+]
+_End = Annotated[str, typer.Argument(metavar="HOST:PORT", help="Such as web-1:443 or db:53/udp.")]
+_State = Annotated[
+    str, typer.Option(envvar="WARREN_SERVER_STATE", help="The server's state directory.")
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def _leave(sentence: str) -> typer.Exit:
@@ -54,7 +71,7 @@ def _topology(file: Path | None, source: str) -> Topology:
     if file is None:
         return stand_ins(parse_policy_untrusted(source))
     try:
-        return parse_topology_untrusted(json.loads(_read(file, _MAX_LINE_BYTES)))
+        return parse_topology_untrusted(codec.loads(_read(file, _MAX_LINE_BYTES)))
     except (MalformedPolicy, ValueError, RecursionError) as error:
         raise _leave(f"{file}: {error}") from None
 
@@ -89,6 +106,118 @@ def test(file: _File, topology: _Topology = None) -> None:
     typer.echo(f"{file}: {count} tests passed.")
 
 
+@app.command("diff")
+def diff(
+    old: _Text, new: _Text, topology: _Topology = None, state: _State = "", json: _Json = False
+) -> None:
+    """Say who gains and who loses what from one policy to another, for real machines.
+
+    Example: warren policy diff current policy.hujson
+    """
+    network = _network(topology, state)
+    gained, lost = difference(_world(old, network(), state), _world(new, network(), state))
+    if json:
+        show.json(
+            {"gained": [asdict(one) for one in gained], "lost": [asdict(one) for one in lost]}
+        )
+        return
+    for sign, found in (("+", gained), ("-", lost)):
+        for one in found:
+            typer.echo(f"{sign} {one.source} → {one.target}: {one.what}")
+    if not (gained or lost):
+        typer.echo("Nobody gains or loses anything.")
+
+
+@app.command("who-can")
+def who_can_(
+    end: _End, file: _Policy = "current", topology: _Topology = None, state: _State = "",
+    json: _Json = False,
+) -> None:  # fmt: skip
+    """List the machines that reach a port, each with the rule that lets it.
+
+    Example: warren policy who-can db-1:5432
+    """
+    try:
+        found = who_can(_world(file, _network(topology, state)(), state), end)
+    except MalformedPolicy as error:
+        raise _leave(error.sentence()) from None
+    if json:
+        show.json([asdict(way) for way in found])
+        return
+    for way in found:
+        typer.echo(_told(way))
+    if not found:
+        typer.echo("Nobody.")
+
+
+@app.command("why")
+def why(
+    source: Annotated[str, typer.Argument(help="A machine, address, user, group or tag.")],
+    end: _End, file: _Policy = "current", topology: _Topology = None, state: _State = "",
+    json: _Json = False,
+) -> None:  # fmt: skip
+    """Say which rules let a machine reach a port. Exits with 1 where none does.
+
+    Example: warren policy why alice@example.com web-1:443
+    """
+    world = _world(file, _network(topology, state)(), state)
+    nodes = find_nodes(world, source)
+    if not nodes:
+        raise _leave(f"{source}: no machine is called so")
+    try:
+        found = [way for node in nodes for way in ways(world, node, end)]
+    except MalformedPolicy as error:
+        raise _leave(error.sentence()) from None
+    if json:
+        show.json([asdict(way) for way in found])
+    for way in found if not json else ():
+        typer.echo(_told(way))
+    if not found:
+        raise _leave(f"No rule lets {source} reach {end}.")
+
+
+def _told(way: Way) -> str:
+    rule = f"line {way.line}: {way.rule}" if way.line else way.rule
+    return f"{way.source} → {way.target}  ({rule})"
+
+
+def _network(file: Path | None, state: str) -> Callable[[], Topology]:
+    """Return what makes the topology, of a file or of the server; each world takes its own."""
+    if file is not None:
+        text = _read(file, _MAX_LINE_BYTES)
+        try:
+            data = codec.loads(text)
+        except (ValueError, RecursionError):
+            raise _leave(f"{file}: not JSON") from None
+    else:
+        data = _client(state).topology()
+
+    def make() -> Topology:
+        try:
+            return parse_topology_untrusted(data)
+        except MalformedPolicy as error:
+            raise _leave(f"{file or 'the server'}: {error}") from None
+
+    return make
+
+
+def _world(name: str, topology: Topology, state: str) -> World:
+    """Compile a file, or the policy in force, for a topology."""
+    source = _client(state).policy().text if name == "current" else _read(Path(name), MAX_BYTES)
+    try:
+        name_users(source, topology)
+        return World(read(source, topology))
+    except MalformedPolicy as error:
+        raise _leave(f"{name}: {error.sentence()}") from None
+
+
+def _client(state: str) -> AdminClient:
+    from warren.coordinator.client import AdminClient
+    from warren.coordinator.config import state_directory
+
+    return AdminClient(state_directory(state))
+
+
 @app.command("compile")
 def compile_lines() -> None:
     """Answer JSON lines `{policy, topology, …}` on standard input, one object a line."""
@@ -100,8 +229,8 @@ def compile_lines() -> None:
         if not line.strip():
             continue
         try:
-            question: Any = json.loads(line)
+            question: Any = codec.loads(line)
         except (ValueError, RecursionError):
             raise _leave(f"line {number}: not JSON") from None
-        sys.stdout.write(json.dumps(verdict_untrusted(question)) + "\n")
+        sys.stdout.write(codec.dumps(verdict_untrusted(question)) + "\n")
         sys.stdout.flush()

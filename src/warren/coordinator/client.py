@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -109,6 +109,10 @@ class AdminClient:
         """Ask whether a policy would be taken."""
         new = shapes.NewPolicy(text=text)
         return self._call("POST", "/v1/policy/check", shapes.Problem, new)
+
+    def topology(self) -> dict[str, Any]:
+        """Return users and machines as the policy sees them."""
+        return self._call("GET", "/v1/policy/topology", dict[str, Any])
 
     def policy_history(self) -> list[shapes.PolicyVersion]:
         """Return the versions that are kept, newest first."""

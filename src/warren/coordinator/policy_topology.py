@@ -75,3 +75,28 @@ def routes_of(texts: list[str] | tuple[str, ...]) -> list[str]:
         except ValueError:
             continue
     return list(found)
+
+
+def shown_topology(snapshot: Snapshot) -> dict[str, Any]:
+    """Return the network as JSON, in the form that `warren policy --topology` reads."""
+    names = {user.id: user.name for user in snapshot.users.values()}
+    ordered = sorted(snapshot.users.values(), key=lambda user: (user.role != "owner", user.id))
+    users = [
+        {"id": user.id, "name": user.name, "email": user.name, "role": user.role}
+        for user in ordered
+    ]
+    nodes = {
+        record.name: {
+            "id": record.id,
+            "ipv4": str(record.ipv4),
+            "ipv6": str(record.ipv6),
+            "user": names.get(record.user_id),
+            "tags": list(record.tags),
+            "routable_ips": routes_of(record.hostinfo.routable_ips),
+            "approved_routes": routes_of(record.approved_routes),
+            "attributes": facts_of(record),
+        }
+        for _, record in sorted(snapshot.nodes.items())
+        if record.authorized
+    }
+    return {"users": users, "nodes": nodes, "any_domain": True}

@@ -107,7 +107,7 @@ def parse_topology_untrusted(data: Any) -> Topology:
         raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise MalformedPolicy(f"topology: {type(error).__name__}: {error}") from None
-    return Topology(users, nodes)
+    return Topology(users, nodes, any_domain=data.get("any_domain") is True)
 
 
 def _node(name: str, entry: dict[str, Any], users: dict[str, User]) -> Node:

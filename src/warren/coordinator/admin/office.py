@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -14,6 +15,7 @@ from warren.coordinator.auth.flow import Registration
 from warren.coordinator.change import Facet
 from warren.coordinator.delta import Delta
 from warren.coordinator.durations import parse_duration
+from warren.coordinator.policy_topology import shown_topology
 from warren.coordinator.questions import Questions
 from warren.coordinator.records import AuthKeyRecord, NodeRecord, PolicyRecord, UserRecord
 from warren.coordinator.refusal import Conflict, NotFound, Refused
@@ -230,6 +232,10 @@ class Office:
         """Say whether a policy would be taken, and change nothing."""
         policies.check_policy(self._registry.snapshot, new.text)
         return shapes.Problem(message="this policy would be taken")
+
+    def topology(self) -> dict[str, Any]:
+        """Return users and machines as `warren policy` takes them."""
+        return shown_topology(self._registry.snapshot)
 
     def policy_history(self) -> list[shapes.PolicyVersion]:
         """Return the versions that are kept, newest first."""
