@@ -8,6 +8,7 @@ exception in a callback is a finding, as an exception is.
 from __future__ import annotations
 
 import asyncio
+from functools import cache
 from typing import Any
 
 import structlog.testing
@@ -22,6 +23,7 @@ from warren.derp.frames import ClientInfoBox, NotePreferred, Ping, SendPacket, e
 from warren.derp.login import ClientInfo, ClientLogin
 from warren.derp.upgrade import ClientUpgrade as DerpUpgrade
 from warren.edge.http import Door, Lobby, Routes
+from warren.engine.relay import NativeRelay, RelayConfig
 from warren.keys import MachinePrivate, MachinePublic, NodePrivate
 from warren.relay import serve
 from warren.relay.hub import Hub
@@ -88,9 +90,15 @@ async def _serve(
     reply.finish(b"{}")
 
 
+@cache
+def _hub() -> Hub:
+    config = RelayConfig(private_key=_RELAY.reveal(), threads=1, handshake_ms=100)
+    return Hub(NativeRelay(config), lambda key: True)
+
+
 def _door() -> Door:
-    hub = Hub(_RELAY, lambda key: True)
-    takers = {**ts2021_taker(_NOISE, _serve, _entropy), **serve.takers(hub, _entropy)}
+    _hub()._native.poll()  # whoever logs in waits in vain
+    takers = {**ts2021_taker(_NOISE, _serve, _entropy), **serve.takers(_hub())}
     return Door(Routes({**answers(_NOISE, {}), **serve.answers()}, takers), Lobby())
 
 

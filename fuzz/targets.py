@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 import nacl.bindings
 
-from fuzz import door, engine, peer_relay, policy, questions, seeds, turn
+from fuzz import door, engine, peer_relay, policy, questions, relay, seeds, turn
 from warren.control.channel import ClientChannel, ServerChannel
 from warren.control.early import EarlyReader
 from warren.control.handshake import Initiator, initiation_version_untrusted, respond
@@ -319,4 +319,7 @@ TARGETS = [
     Target("policy", policy.entry, policy.policies),
     Target("text", _text, seeds.texts),
     Target("front_door", door.entry, door.conversations),
+    Target("relay_login", relay.stranger, relay.logins),
+    Target("relay_client", relay.client, relay.frames),
+    Target("relay_head", relay.head, relay.heads),
 ]

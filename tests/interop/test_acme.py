@@ -24,7 +24,9 @@ from warren.coordinator.config import Config
 from warren.edge.clock import SystemClock
 from warren.edge.entropy import system_entropy
 from warren.edge.tls import CertificateProblem, make_self_signed
+from warren.engine.relay import NativeRelay, RelayConfig
 from warren.keys import NodePublic
+from warren.relay.hub import Hub
 
 pytestmark = pytest.mark.interop
 
@@ -122,16 +124,23 @@ def served(port: int) -> x509.Certificate:
         return x509.load_der_x509_certificate(tls.getpeercert(binary_form=True) or b"")
 
 
+def front_door() -> Hub:
+    return Hub(NativeRelay(RelayConfig(private_key=b"r" * 32)), lambda key: False)
+
+
+def certificates_for(config: Config, state: Path, door: Hub) -> Certificates:
+    relay = NodePublic(b"r" * 32)
+    return Certificates(config, state, HOST, relay, door, SystemClock(), system_entropy)
+
+
 async def test_certificate_is_obtained_and_renewed(
     acme: tuple[Config, int], tmp_path: Path
 ) -> None:
     config, port = acme
-    relay = NodePublic(b"r" * 32)
-    certificates = Certificates(config, tmp_path, HOST, relay, SystemClock(), system_entropy)
+    door = front_door()
+    certificates = certificates_for(config, tmp_path, door)
     certificates.load()
-    server = await asyncio.start_server(
-        lambda _, writer: writer.close(), "127.0.0.1", port, ssl=certificates.context
-    )
+    door.listen(socket.create_server(("127.0.0.1", port)))
     before = await asyncio.to_thread(served, port)
     assert before.issuer == before.subject, "a self-signed one stands in"
     keeping = asyncio.get_running_loop().create_task(certificates.keep())
@@ -147,14 +156,12 @@ async def test_certificate_is_obtained_and_renewed(
     # The same account gets another one.
     await asyncio.to_thread(certificates._obtain)
     assert (tmp_path / "tls/acme.pem").read_bytes() != kept
-    server.close()
+    door.close()
 
 
 async def test_unreachable_host_is_said(acme: tuple[Config, int], tmp_path: Path) -> None:
     config, _ = acme  # nobody listens on the port
-    certificates = Certificates(
-        config, tmp_path, HOST, NodePublic(b"r" * 32), SystemClock(), system_entropy
-    )
+    certificates = certificates_for(config, tmp_path, front_door())
     certificates.load()
     with pytest.raises(CertificateProblem, match=f"could not reach {HOST} on port 443"):
         await asyncio.to_thread(certificates._obtain)

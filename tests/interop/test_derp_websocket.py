@@ -16,12 +16,12 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from warren.edge.entropy import system_entropy
 from warren.edge.http import Door, Lobby, Routes
 from warren.engine.commands import RelayNode, SendRelayed, SetHome, SetIdentity, SetRegion
 from warren.engine.events import AnyEvent, RegionState, Relayed
 from warren.engine.native import NativeEngine
 from warren.engine.protocol import EngineConfig
+from warren.engine.relay import NativeRelay, RelayConfig
 from warren.keys import NodePrivate
 from warren.relay import serve as relay_serve
 from warren.relay.hub import Hub
@@ -38,10 +38,12 @@ class Box:
         self.turned_away = 0
 
     async def start(self) -> None:
-        self.hub = Hub(NodePrivate.from_entropy(bytes(range(32))), lambda key: True)
-        routes = Routes(relay_serve.answers(), relay_serve.takers(self.hub, system_entropy))
+        config = RelayConfig(private_key=bytes(range(32)), threads=1)
+        self.hub = Hub(NativeRelay(config), lambda key: True)
+        routes = Routes(relay_serve.answers(), relay_serve.takers(self.hub))
         lobby = Lobby()
         loop = asyncio.get_running_loop()
+        self.running = loop.create_task(self.hub.run())
         self.relay = await loop.create_server(lambda: Door(routes, lobby), "127.0.0.1", 0)
         self.server: Server = await serve(
             self.carry,
@@ -73,7 +75,8 @@ class Box:
 
     async def stop(self) -> None:
         self.server.close()
-        self.hub.stop(0, 0)
+        self.running.cancel()
+        self.hub.close()
         self.relay.close()
         await self.server.wait_closed()
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 import pytest
 from engine_ends import PLAN, PORT, End, introduce, pair_in, start, transfer
 
-from warren.edge.entropy import system_entropy
 from warren.edge.http import Door, Lobby, Routes
 from warren.engine.commands import (
     Dial,
@@ -44,7 +43,7 @@ from warren.engine.events import (
 )
 from warren.engine.native import NativeEngine
 from warren.engine.protocol import EngineConfig
-from warren.keys import NodePrivate
+from warren.engine.relay import NativeRelay, RelayConfig
 from warren.lab import sandbox
 from warren.lab.program import wait_until
 from warren.lab.world import World
@@ -61,16 +60,19 @@ def run_relay(listener: socket.socket, ready: threading.Event, end: threading.Ev
     """Serve a relay on `listener`, without TLS, until `end`."""
 
     async def run() -> None:
-        hub = Hub(NodePrivate.from_entropy(os.urandom(32)), lambda key: True)
-        routes = Routes(serve.answers(), serve.takers(hub, system_entropy))
+        config = RelayConfig(private_key=os.urandom(32))
+        hub = Hub(NativeRelay(config), lambda key: True)
+        routes = Routes(serve.answers(), serve.takers(hub))
         lobby = Lobby()
         loop = asyncio.get_running_loop()
         server = await loop.create_server(lambda: Door(routes, lobby), sock=listener)
-        ready.set()
-        await asyncio.to_thread(end.wait)
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(hub.run())
+            ready.set()
+            await asyncio.to_thread(end.wait)
+            running.cancel()
         server.close()
-        hub.stop(0, 0)
-        await asyncio.sleep(0.05)
+        hub.close()
 
     asyncio.run(run())
 

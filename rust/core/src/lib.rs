@@ -13,6 +13,7 @@
 //! | [`filter`] | the inbound packet filter with reply tracking |
 //! | [`probe`] | TSMP and ICMP answers |
 //! | [`derp`] | the relay protocol's codec |
+//! | [`relay`] | the relay server's queues, fairness and seam |
 //! | [`offload`] | TSO split and GRO coalescing |
 //!
 //! A datagram's way in: `demux` → `wg::Tunnel::session` → `wg::Opener::open_in_place` →
@@ -31,6 +32,7 @@ pub mod offload;
 pub mod packet;
 pub mod path;
 pub mod probe;
+pub mod relay;
 pub mod routes;
 pub mod seam;
 pub mod wg;

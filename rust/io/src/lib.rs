@@ -7,6 +7,7 @@
 //! | [`udp`] | the node's UDP sockets with GSO and GRO |
 //! | [`derp`] | connections to relays |
 //! | [`netstack`] | TCP and UDP in userspace, where there is no TUN device |
+//! | [`relay`] | the relay server, and the TLS end of the front door |
 //! | [`ports`] | the traits where relay and userspace stack meet the engine |
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -14,5 +15,6 @@ pub mod derp;
 pub mod engine;
 pub mod netstack;
 pub mod ports;
+pub mod relay;
 pub mod tun;
 pub mod udp;

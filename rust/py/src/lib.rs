@@ -11,6 +11,7 @@ use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use warren_io::engine::{Engine as Native, EngineError};
+use warren_io::relay::Relay as NativeRelay;
 
 /// A running engine. Every byte string is MessagePack as in `warren.engine`.
 #[pyclass(frozen, module = "warren._engine")]
@@ -52,6 +53,45 @@ impl Engine {
     }
 }
 
+/// A running relay. Every byte string is MessagePack as in `warren.engine.relay`.
+#[pyclass(frozen, module = "warren._engine")]
+struct Relay(NativeRelay);
+
+#[pymethods]
+impl Relay {
+    #[new]
+    fn new(py: Python<'_>, config: &[u8]) -> PyResult<Self> {
+        guarded(py, || NativeRelay::start(config))?
+            .map(Self)
+            .map_err(raise)
+    }
+
+    /// Obey commands in order.
+    fn apply(&self, py: Python<'_>, commands: &[u8]) -> PyResult<()> {
+        guarded(py, || self.0.apply(commands))?.map_err(raise)
+    }
+
+    /// Drain the waiting events; never blocks.
+    fn poll<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(py, &guarded(py, || self.0.poll())?))
+    }
+
+    /// A descriptor that is readable while events wait.
+    fn fileno(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+
+    /// Counters now.
+    fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(py, &guarded(py, || self.0.snapshot())?))
+    }
+
+    /// Close every connection and stop the threads. Idempotent.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        guarded(py, || self.0.close())
+    }
+}
+
 /// Runs `call` without the interpreter's lock; a panic becomes an error of one sentence.
 fn guarded<T: Send>(py: Python<'_>, call: impl FnOnce() -> T + Send) -> PyResult<T> {
     py.detach(|| catch_unwind(AssertUnwindSafe(call)))
@@ -88,5 +128,6 @@ fn number_of(kind: io::ErrorKind) -> i32 {
 /// The engine's module.
 #[pymodule]
 fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_class::<Engine>()
+    module.add_class::<Engine>()?;
+    module.add_class::<Relay>()
 }

@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from datetime import timedelta
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
@@ -24,6 +25,7 @@ from warren.edge.tls import (
     make_self_signed,
     read_pair,
     server_context,
+    with_appended,
 )
 from warren.keys import NodePublic
 
@@ -37,11 +39,22 @@ _RENEW_BEFORE = timedelta(days=30)
 _FIRST_RETRY_S, _LAST_RETRY_S = 60.0, 6 * 3600.0
 
 
+class Door(Protocol):
+    """Shows certificates on the TLS ports; may be told others at any time, by any thread."""
+
+    def set_certificate(self, chain_pem: bytes, key_pem: bytes) -> None:
+        """Show new connections this chain. Raises ValueError with a sentence."""
+
+    def set_proof(self, host: str, chain_pem: bytes = b"", key_pem: bytes = b"") -> None:
+        """Show this chain where ACME asks for a proof; without a chain, no more."""
+
+
 class Certificates:
-    """Makes or reads the certificate, and gives it to a context that it then keeps fresh.
+    """Makes or reads the certificate, and keeps it fresh where it is shown.
 
     host: the name or address that a self-signed certificate is made out to. relay: the key that
-    the meta certificate tells (PROTOCOL §4.1).
+    the meta certificate tells (PROTOCOL §4.1). door: the front door's ports; `context` is for
+    those that Python serves itself (TURN).
     """
 
     def __init__(
@@ -50,6 +63,7 @@ class Certificates:
         state: Path,
         host: str,
         relay: NodePublic,
+        door: Door,
         clock: Clock,
         entropy: Entropy,
     ) -> None:
@@ -57,6 +71,7 @@ class Certificates:
         self._directory = state / "tls"
         self._host = host
         self._relay = relay
+        self._door = door
         self._clock = clock
         self._entropy = entropy
         self.context: ssl.SSLContext = server_context()
@@ -68,7 +83,11 @@ class Certificates:
         chain, key = self._pair()
         wall = self._clock.wall()
         meta = build_meta_certificate(self._relay, self._entropy(32), wall)
-        load_certificate(self.context, chain, key, self._directory, meta)
+        load_certificate(self.context, chain, key, self._directory)
+        try:
+            self._door.set_certificate(with_appended(chain, meta), key)
+        except ValueError as error:
+            raise CertificateProblem(str(error)) from error
         if self._config.tls == "self-signed":
             self.pin = certificate_pin(leaf_der(chain))
 
@@ -132,25 +151,9 @@ class Certificates:
     def _present(self, challenge: tuple[bytes, bytes] | None) -> None:
         """Show a challenge certificate on the port, for the seconds that a proof takes.
 
-        OpenSSL tells the server name before the protocols that a client offers, so in these
-        seconds every client that asks for our name gets it; those try again.
+        Only who asks by ACME's protocol sees it.
         """
-        if challenge is None:
-            self.context.sni_callback = None
-            return
-        from warren.edge.acme import ALPN
-
-        proof = server_context()
-        proof.set_alpn_protocols([ALPN])
-        load_certificate(proof, *challenge, self._directory)
-
-        def choose(
-            connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, _: ssl.SSLContext
-        ) -> None:
-            if name == self._host:
-                connection.context = proof
-
-        self.context.sni_callback = choose
+        self._door.set_proof(self._host, *(challenge or ()))
 
     def _self_signed(self) -> tuple[bytes, bytes]:
         kept = self._kept("self-signed.pem")

@@ -60,14 +60,16 @@ from warren.edge.files import FileLock, owner_only_from_now_on, private_director
 from warren.edge.http import Door, Lobby, Routes
 from warren.edge.linux.interfaces import local_networks
 from warren.edge.listen import listen_tcp, listen_udp, listen_unix, raise_file_limit
-from warren.keys import NodePublic
+from warren.edge.splice import serve_behind
+from warren.engine.relay import NativeRelay, RelayConfig
+from warren.keys import NodePrivate, NodePublic
 from warren.nat.places import abilities
 from warren.nat.turn.allocation import Transport
 from warren.nat.turn.grants import TurnPlace
 from warren.nat.turn.reach import Reach
 from warren.netmap.derpmap import DERPMap, DERPNode, DERPRegion
 from warren.relay import serve as relay
-from warren.relay.hub import Hub
+from warren.relay.hub import Admits, Hub, Receive, RelayFailed
 from warren.relay.stun_server import Places, StunServer
 from warren.relay.turn_doors import TurnSite, open_turn
 
@@ -75,7 +77,6 @@ _log = structlog.get_logger("server")
 
 FIRST_USER = "admin"
 _FIRST_KEY_LIFE = timedelta(hours=24)
-_TLS_HANDSHAKE_S = 10.0
 # Clients of the relay are told to come back spread over this time, and to try for the other.
 _RECONNECT_MS, _TRY_FOR_MS = 500, 30_000
 _STOP_S = 1.0
@@ -99,7 +100,7 @@ def run(config: Config, state: Path, ready: Callable[[Ready], None]) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises AlreadyRunning, FileProblem, StoreProblem, CertificateProblem, PortProblem, each with
-    a sentence for a person, before anything is served.
+    a sentence for a person, before anything is served, and RelayFailed.
     """
     owner_only_from_now_on()
     private_directory(state)
@@ -128,7 +129,9 @@ def check(config: Config, state: Path) -> None:
     if config.tls in ("self-signed", "files"):
         host = urlsplit(public_url(config)).hostname or ""
         relay_key = identity.relay.public()
-        Certificates(config, state, host, relay_key, SystemClock(), system_entropy).load()
+        hub = _hub(config, identity.relay, lambda key: False)
+        Certificates(config, state, host, relay_key, hub, SystemClock(), system_entropy).load()
+        hub.close()
 
 
 class Server:
@@ -145,9 +148,9 @@ class Server:
         self._identity: Identity = load_identity(state, entropy)
         place = relay_address(config)
         host = place[0] if place else urlsplit(self._settings.url).hostname or ""
-        self._certificates = Certificates(
-            config, state, host, self._identity.relay.public(), clock, entropy
-        )
+        self._hub = _hub(config, self._identity.relay, self._admits, self._receive)
+        relay_key = self._identity.relay.public()
+        self._certificates = Certificates(config, state, host, relay_key, self._hub, clock, entropy)
         if config.tls != "off":
             self._certificates.load()
         self._registry = Registry(store, store.load())
@@ -169,8 +172,8 @@ class Server:
             clock,
             self._questions,
         )
-        self._hub = Hub(self._identity.relay, self._admits)
         self._lobby = Lobby()
+        self._make_door: Callable[[], asyncio.Protocol] | None = None
         self._stopping = asyncio.Event()
         # Our own name's, once they are known.
         self._addresses: dict[str, list[str]] = {}
@@ -191,6 +194,7 @@ class Server:
             ready(Ready(self._settings.url, self._ports(), join, self._warnings()))
             async with asyncio.TaskGroup() as tasks:
                 running = [
+                    tasks.create_task(self._hub.run()),
                     tasks.create_task(self._presence.run()),
                     tasks.create_task(self._learn_addresses()),
                 ]
@@ -203,27 +207,21 @@ class Server:
                 _log.info("stopping")
                 for task in running:
                     task.cancel()
+        except ExceptionGroup as failed:
+            told = failed.subgroup(RelayFailed)
+            raise (told.exceptions[0] if told else failed) from None
         finally:
             await self._stop()
 
     async def _listen(self) -> None:
         config, loop = self._config, asyncio.get_running_loop()
-        routes = self._routes()
+        make_door = self._make_door = partial(Door, self._routes(), self._lobby)
         if config.tls != "off":
             for sock in listen_tcp(*parse_address("listen", config.listen), "--listen"):
-                self._servers.append(
-                    await loop.create_server(
-                        lambda: Door(routes, self._lobby),
-                        sock=sock,
-                        ssl=self._certificates.context,
-                        ssl_handshake_timeout=_TLS_HANDSHAKE_S,
-                    )
-                )
+                self._hub.listen(sock)
         if config.http:
             for sock in listen_tcp(*parse_address("http", config.http), "--http"):
-                self._servers.append(
-                    await loop.create_server(lambda: Door(routes, self._lobby), sock=sock)
-                )
+                self._servers.append(await loop.create_server(make_door, sock=sock))
         if config.relay:
             await self._listen_stun()
         self._turn = await self._listen_turn()
@@ -286,7 +284,7 @@ class Server:
         takers = dict(ts2021_taker(noise, self._machine_api.handle, entropy))
         small = dict(answers(noise, self._addresses))
         if self._config.relay:
-            takers.update(relay.takers(self._hub, entropy))
+            takers.update(relay.takers(self._hub))
             small.update(relay.answers())
         pages = http_protocol(site(self._registry, self._clock))
         return Routes(answers=small, takers=takers, fallback=pages)
@@ -332,12 +330,18 @@ class Server:
                 await self._registry.commit(self._remember_seen)
                 await self._registry.settle()
                 await asyncio.sleep(0.1)  # farewells leave
+        self._hub.close()
         (self._state / SOCKET_NAME).unlink(missing_ok=True)
 
     def _remember_seen(self, snapshot: Snapshot) -> tuple[Delta, None]:
         wall = self._clock.wall()
         online = [node for node in snapshot.nodes.values() if node.online]
         return Delta(nodes=tuple(replace(node, last_seen=wall) for node in online)), None
+
+    async def _receive(self, sock: socket.socket, source: tuple[str, int] | None) -> None:
+        """Take a connection to the TLS port that is not the relay's."""
+        assert self._make_door is not None
+        await serve_behind(self._make_door, sock, source)
 
     def _admits(self, key: NodePublic) -> bool:
         """Whether the relay serves a node key."""
@@ -355,8 +359,7 @@ class Server:
 
     def _kick_strangers(self) -> None:
         self._kick_due = None
-        for raw in list(self._hub.active):
-            key = NodePublic(raw)
+        for key in self._hub.connected():
             if not self._admits(key):
                 self._hub.kick(key)
 
@@ -373,7 +376,7 @@ class Server:
             online=sum(node.online for node in snapshot.nodes.values()),
             pending=sum(p.expiry > wall and not p.rejected for p in snapshot.pending.values()),
             relay_clients=len(self._hub),
-            relay=self._hub.counters.as_dict() | turn,
+            relay=self._hub.counters() | turn,
         )
 
     def _ports(self) -> str:
@@ -398,6 +401,11 @@ class Server:
                 "there is no relay, so machines meet only where a direct path is found at once"
             )
         return tuple(warnings)
+
+
+def _hub(config: Config, key: NodePrivate, admits: Admits, receive: Receive | None = None) -> Hub:
+    native = NativeRelay(RelayConfig(private_key=key.reveal(), derp=config.relay))
+    return Hub(native, admits, receive)
 
 
 def _settings(config: Config) -> Settings:

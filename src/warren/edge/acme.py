@@ -20,7 +20,6 @@ from josepy.jwk import JWK, JWKEC
 
 from warren.edge.tls import private_pem
 
-ALPN = "acme-tls/1"
 _IDENTIFIER = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.31")
 _DEADLINE = timedelta(seconds=90)
 

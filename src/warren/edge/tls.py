@@ -106,22 +106,19 @@ def server_context() -> ssl.SSLContext:
     return context
 
 
+def with_appended(chain_pem: bytes, der: bytes) -> bytes:
+    """Return a chain with one more certificate at its end; servers send whatever follows."""
+    return chain_pem.rstrip() + b"\n" + ssl.DER_cert_to_PEM_cert(der).encode()
+
+
 def load_certificate(
-    context: ssl.SSLContext,
-    chain_pem: bytes,
-    key_pem: bytes,
-    workspace: Path,
-    appended_der: bytes | None = None,
+    context: ssl.SSLContext, chain_pem: bytes, key_pem: bytes, workspace: Path
 ) -> None:
     """Give a context its certificate; may be done again while it is in use.
 
-    appended_der: one more certificate for the end of the chain; OpenSSL sends whatever follows
-    the leaf. workspace: a private directory, since the library reads only files.
+    workspace: a private directory, since the library reads only files.
     Raises CertificateProblem, FileProblem.
     """
-    if appended_der is not None:
-        extra = ssl.DER_cert_to_PEM_cert(appended_der).encode()
-        chain_pem = chain_pem.rstrip() + b"\n" + extra
     chain, key = workspace / "serving-chain.pem", workspace / "serving-key.pem"
     try:
         write_private(chain, chain_pem)

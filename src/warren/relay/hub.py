@@ -1,121 +1,162 @@
-"""Who is connected to this relay, and which connection a packet goes to (PROTOCOL §4.3).
-
-Keys are raw bytes in here: the hub looks at two of them for each packet.
-"""
+"""Who may use this relay, and who is connected; packets are forwarded by the native relay."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable
 
-from warren.derp.frames import GONE_DISCONNECTED, PeerGone, Restarting, encode_frame
-from warren.keys import NodePrivate, NodePublic
+import structlog
 
-if TYPE_CHECKING:
-    from warren.relay.client import RelayClient
+from warren.edge.splice import SocketPump
+from warren.engine.relay import (
+    Admit,
+    Adopt,
+    Arrival,
+    Event,
+    Fault,
+    Kick,
+    Left,
+    Listen,
+    Login,
+    NativeRelay,
+    SetCertificate,
+    SetProof,
+    Stop,
+)
+from warren.keys import MalformedKey, NodePublic
+
+# What strangers can cause is counted, and logged only for who looks closely.
+_log = structlog.get_logger("relay")
 
 # Whether a node key may use this relay.
-Admit = Callable[[NodePublic], bool]
+Admits = Callable[[NodePublic], bool]
+# Takes a connection to a TLS port that is not the relay's: a socket, and where it comes from.
+Receive = Callable[[socket.socket, tuple[str, int] | None], Awaitable[None]]
 
 
-@dataclass
-class Counters:
-    """What a relay did since it started; names are those of the metrics."""
-
-    packets: int = 0
-    bytes: int = 0
-    dropped_unknown: int = 0
-    """The destination is not connected here."""
-    dropped_full: int = 0
-    """The destination reads too slowly."""
-    refused_clients: int = 0
-    malformed_clients: int = 0
-    stalled_clients: int = 0
-
-    def as_dict(self) -> dict[str, int]:
-        """Return all counters by name."""
-        return asdict(self)
+class RelayFailed(Exception):
+    """The native relay has a fault and serves no more. The text is a sentence for a person."""
 
 
 class Hub:
-    """The connected clients of one relay."""
+    """The clients of one relay. `run` must run for anybody to be let in."""
 
-    def __init__(self, key: NodePrivate, admit: Admit, max_clients: int = 20_000) -> None:
-        self.key = key
-        self.counters = Counters()
-        self._admit = admit
+    def __init__(
+        self,
+        native: NativeRelay,
+        admits: Admits,
+        receive: Receive | None = None,
+        max_clients: int = 20_000,
+    ) -> None:
+        self._native = native
+        self._admits = admits
+        self._receive = receive
         self._max_clients = max_clients
-        # The connection of each key that was active last: packets go there.
-        self.active: dict[bytes, RelayClient] = {}
-        # All connections of a key, where it has more than one.
-        self._twins: dict[bytes, list[RelayClient]] = {}
-        self._dirty: dict[RelayClient, None] = {}
+        self._clients: dict[int, NodePublic] = {}
+        self._refused = 0
 
     def __len__(self) -> int:
         """How many keys are connected."""
-        return len(self.active)
+        return len(self.connected())
 
-    def join(self, client: RelayClient, key: NodePublic) -> bool:
-        """Let a client in that has proven its key; return False where it may not come."""
-        if not self._admit(key) or len(self.active) >= self._max_clients:
-            self.counters.refused_clients += 1
+    def connected(self) -> set[NodePublic]:
+        """Return the keys that are connected."""
+        return set(self._clients.values())
+
+    def counters(self) -> dict[str, int]:
+        """Return what the relay did since it started, by the names of the metrics."""
+        return self._native.snapshot().counters | {"refused_clients": self._refused}
+
+    async def run(self) -> None:
+        """Answer the native relay, for ever. Raises RelayFailed."""
+        loop, told = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._native.fileno(), told.set)
+        try:
+            while True:
+                await told.wait()
+                told.clear()
+                for event in self._native.poll():
+                    await self._take(event)
+        finally:
+            loop.remove_reader(self._native.fileno())
+
+    def listen(self, sock: socket.socket) -> None:
+        """Serve TLS on a listening socket, which is the hub's from now on."""
+        self._native.apply([Listen(sock.detach())])
+
+    def set_certificate(self, chain_pem: bytes, key_pem: bytes) -> None:
+        """Show new connections this chain. Raises ValueError with a sentence."""
+        self._native.apply([SetCertificate(chain_pem, key_pem)])
+
+    def set_proof(self, host: str, chain_pem: bytes = b"", key_pem: bytes = b"") -> None:
+        """Show this chain where ACME asks for a proof for `host`; without a chain, no more."""
+        self._native.apply([SetProof(host, chain_pem, key_pem)])
+
+    def adopt(self, transport: asyncio.Transport, rest: bytes, fast_start: bool) -> bool:
+        """Take a connection over whose upgrade was read, away from the event loop.
+
+        rest: bytes that were read behind the request. False where the transport has no socket of
+        its own, or still something to write: it then needs a `pump`.
+        """
+        sock = transport.get_extra_info("socket")
+        if sock is None or transport.get_write_buffer_size():
             return False
-        raw = key.raw
-        present = self.active.get(raw)
-        if present is not None:
-            self._twins.setdefault(raw, [present]).append(client)
-        self.active[raw] = client
+        self._native.apply([Adopt(os.dup(sock.fileno()), rest, fast_start)])
+        transport.abort()  # closes only the loop's descriptor
         return True
 
-    def activate(self, client: RelayClient) -> None:
-        """This connection of its key was the last to send: packets go here from now on."""
-        self.active[client.raw_key] = client
-
-    def leave(self, client: RelayClient) -> None:
-        """A connection is gone. Whoever got packets from its key is told if it was the last."""
-        raw = client.raw_key
-        twins = self._twins.get(raw)
-        if twins is not None:
-            twins.remove(client)
-            if self.active.get(raw) is client:
-                self.active[raw] = twins[-1]
-            twins[-1].reached |= client.reached
-            if len(twins) == 1:
-                del self._twins[raw]
-            return
-        if self.active.get(raw) is client:
-            del self.active[raw]
-            gone = encode_frame(PeerGone(NodePublic(raw), GONE_DISCONNECTED))
-            for reached in client.reached:
-                peer = self.active.get(reached)
-                if peer is not None:
-                    peer.tell(gone)
-            self.flush()
+    def pump(self, rest: bytes = b"", fast_start: bool = True) -> SocketPump:
+        """Return a protocol that carries a transport's bytes to the relay."""
+        ours, relays = socket.socketpair()
+        ours.setblocking(False)
+        relays.setblocking(False)
+        self._native.apply([Adopt(relays.detach(), rest, fast_start)])
+        return SocketPump(ours)
 
     def kick(self, key: NodePublic) -> None:
         """Close the connections of a key that may not come any more."""
-        raw = key.raw
-        present = self.active.get(raw)
-        for client in list(self._twins.get(raw, [present] if present else [])):
-            client.close()
-
-    def wrote(self, client: RelayClient) -> None:
-        """A client has something to send at the next `flush`."""
-        self._dirty[client] = None
-
-    def flush(self) -> None:
-        """Send what was collected: one write for each client, not one for each packet."""
-        dirty, self._dirty = self._dirty, {}
-        for client in dirty:
-            client.flush()
+        self._native.apply([Kick(client) for client, of in self._clients.items() if of == key])
 
     def stop(self, reconnect_in_ms: int, try_for_ms: int) -> None:
-        """Tell every client to come back later, and close."""
-        farewell = encode_frame(Restarting(reconnect_in_ms, try_for_ms))
-        clients = {*self.active.values(), *(c for twins in self._twins.values() for c in twins)}
-        for client in clients:
-            client.tell(farewell)
-        self.flush()
-        for client in clients:
-            client.close()
+        """Close the ports, tell every client to come back later, and close them."""
+        self._native.apply([Stop(reconnect_in_ms, try_for_ms)])
+
+    def close(self) -> None:
+        """End every connection at once."""
+        self._native.close()
+
+    async def _take(self, event: Event) -> None:
+        match event:
+            case Login(client, raw):
+                self._native.apply([Admit(client, self._decide(client, raw))])
+            case Left(client):
+                self._clients.pop(client, None)
+            case Fault(error):
+                raise RelayFailed(error)
+            case Arrival(fd, source):
+                await self._arrive(socket.socket(fileno=fd), source)
+
+    def _decide(self, client: int, raw: bytes) -> bool:
+        try:
+            key = NodePublic(raw)
+        except MalformedKey:
+            key = None
+        if key is None or len(self._clients) >= self._max_clients or not self._admits(key):
+            self._refused += 1
+            _log.debug("a client is not admitted", client=str(key))
+            return False
+        self._clients[client] = key
+        return True
+
+    async def _arrive(self, sock: socket.socket, source: str) -> None:
+        if self._receive is None:
+            sock.close()
+            return
+        ip, _, port = source.rpartition(":")
+        try:
+            await self._receive(sock, (ip.strip("[]"), int(port)) if port else None)
+        except OSError as error:
+            sock.close()
+            _log.debug("a connection could not be taken", source=source, error=str(error))

@@ -5,36 +5,33 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from warren.derp.upgrade import (
-    PATH,
-    WEBSOCKET_SUBPROTOCOL,
-    parse_upgrade_untrusted,
-    switching_response,
-)
-from warren.edge.entropy import Entropy
+from warren.derp.upgrade import PATH, WEBSOCKET_SUBPROTOCOL, parse_upgrade_untrusted
 from warren.edge.http import Answer, Answerer, Arrival, Head, Taker, hand_over
 from warren.edge.websocket import accept_websocket, is_websocket
-from warren.relay.client import RelayClient
 from warren.relay.hub import Hub
 
 _CHALLENGE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
-def takers(hub: Hub, entropy: Entropy) -> Mapping[str, Taker]:
-    """Return what takes over connections, by path."""
+def takers(hub: Hub) -> Mapping[str, Taker]:
+    """Return what takes over connections, by path.
+
+    Upgrades on a TLS port are seen by the native relay and do not come here; plain HTTP and
+    WebSocket do.
+    """
 
     def derp(arrival: Arrival) -> Answer | None:
         if is_websocket(arrival.head):
-            return accept_websocket(arrival, WEBSOCKET_SUBPROTOCOL, RelayClient(hub, entropy))
+            return accept_websocket(arrival, WEBSOCKET_SUBPROTOCOL, hub.pump())
         wish = parse_upgrade_untrusted(arrival.head.headers)
         # Go clients ask with GET, the Rust client with POST.
         if wish is None or arrival.head.method not in ("GET", "POST"):
             return Answer(
                 426, b"this is a DERP relay; it needs an upgrade\n", headers=(("upgrade", "DERP"),)
             )
-        if not wish.fast_start:
-            arrival.transport.write(switching_response(hub.key.public()))
-        hand_over(arrival.transport, RelayClient(hub, entropy), arrival.rest)
+        if not hub.adopt(arrival.transport, arrival.rest, wish.fast_start):
+            pump = hub.pump(arrival.rest, wish.fast_start)
+            hand_over(arrival.transport, pump, b"")
         return None
 
     return {PATH: derp}

@@ -8,6 +8,7 @@ import hashlib
 import secrets
 import socket
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 from wsproto import ConnectionType, WSConnection
@@ -33,12 +34,11 @@ from warren.derp.frames import (
 )
 from warren.derp.login import ClientInfo, ClientLogin
 from warren.derp.upgrade import ClientUpgrade
-from warren.edge.entropy import system_entropy
 from warren.edge.http import Door, Lobby, Routes
+from warren.engine.relay import NativeRelay, RelayConfig
 from warren.keys import NodePrivate, NodePublic
 from warren.nat.stun import TxId, binding_request, parse_binding_response_untrusted
 from warren.netmap.endpoint import Endpoint
-from warren.relay import client as relay_client
 from warren.relay import serve
 from warren.relay.hub import Hub
 from warren.relay.stun_server import StunServer
@@ -51,27 +51,37 @@ def key(name: str) -> NodePrivate:
 
 
 class Relay:
-    """A relay on a loopback port."""
+    """A relay of two threads behind a door on a loopback port. options: of its RelayConfig."""
 
-    def __init__(self, admit: Callable[[NodePublic], bool]) -> None:
-        self.hub = Hub(key("relay"), admit)
+    def __init__(self, admits: Callable[[NodePublic], bool], **options: Any) -> None:
+        config = RelayConfig(private_key=key("relay").reveal(), threads=2, **options)
+        self.hub = Hub(NativeRelay(config), admits)
         self.lobby = Lobby()
-        routes = Routes(serve.answers(), serve.takers(self.hub, system_entropy))
+        routes = Routes(serve.answers(), serve.takers(self.hub))
         self.make = lambda: Door(routes, self.lobby)
 
-    async def start(self) -> None:
+    async def __aenter__(self) -> Relay:
         loop = asyncio.get_running_loop()
         self.server = await loop.create_server(self.make, "127.0.0.1", 0)
         self.port = self.server.sockets[0].getsockname()[1]
+        self.task = loop.create_task(self.hub.run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.server.close()
+        self.task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.task
+        self.hub.close()
+
+    def count(self, name: str) -> int:
+        return self.hub.counters()[name]
 
 
 @pytest.fixture
 async def relay() -> AsyncIterator[Relay]:
-    made = Relay(lambda key: True)
-    await made.start()
-    yield made
-    made.server.close()
-    made.hub.stop(0, 0)
+    async with Relay(lambda key: True) as made:
+        yield made
 
 
 class Client:
@@ -118,7 +128,7 @@ class Client:
         with contextlib.suppress(ConnectionError):
             while data := await self.reader.read(65536):
                 for frame in self._reader.receive(data):
-                    self.frames.put_nowait(frame)
+                    await self.frames.put(frame)
         self.frames.put_nowait(None)
 
     def send(self, frame: Frame) -> None:
@@ -142,8 +152,12 @@ async def clients(relay: Relay, *names: str) -> list[Client]:
 
 
 async def settled(relay: Relay, count: int) -> None:
-    async with asyncio.timeout(5):
-        while len(relay.hub) != count:
+    await until(lambda: len(relay.hub) == count)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
             await asyncio.sleep(0.01)
 
 
@@ -157,7 +171,7 @@ async def test_packets_go_both_ways(relay: Relay, fast: bool) -> None:
         assert await b.next() == RecvPacket(a.public, packet)
         b.send(SendPacket(a.public, packet))
         assert await a.next() == RecvPacket(b.public, packet)
-    assert relay.hub.counters.packets == 8
+    assert relay.count("packets") == 8
 
 
 async def test_frames_in_any_pieces(relay: Relay) -> None:
@@ -189,7 +203,7 @@ async def test_unknown_destination(relay: Relay) -> None:
     nobody = key("nobody").public()
     a.send(SendPacket(nobody, b"wireguard is dropped silently"))
     for _ in range(10):
-        a.send(SendPacket(nobody, DISCO + b"ping"))
+        a.send(SendPacket(nobody, DISCO + bytes(80)))
     a.send(Ping(b"finished"))
     answers = []
     while (frame := await a.next()) != Pong(b"finished"):
@@ -208,9 +222,7 @@ async def test_last_active_connection_wins(relay: Relay) -> None:
     sender.send(SendPacket(old.public, b"2"))
     assert await old.next() == RecvPacket(sender.public, b"2")
     await old.close()
-    async with asyncio.timeout(5):
-        while relay.hub._twins:
-            await asyncio.sleep(0.01)
+    await until(lambda: len(relay.hub._clients) == 2)
     sender.send(SendPacket(old.public, b"3"))
     assert await new.next() == RecvPacket(sender.public, b"3")
     assert sender.frames.empty(), "its key is still connected"
@@ -218,15 +230,14 @@ async def test_last_active_connection_wins(relay: Relay) -> None:
 
 async def test_only_known_keys_are_admitted() -> None:
     known = key("known").public()
-    relay = Relay(lambda key: key == known)
-    await relay.start()
-    (inside,) = await clients(relay, "known")
-    with pytest.raises(ConnectionError):
-        await Client("stranger").connect(relay.port)
-    assert relay.hub.counters.refused_clients == 1
-    relay.hub.kick(inside.public)
-    assert await inside.next() is None
-    relay.server.close()
+    async with Relay(lambda key: key == known) as relay:
+        (inside,) = await clients(relay, "known")
+        with pytest.raises(ConnectionError):
+            await Client("stranger").connect(relay.port)
+        assert relay.count("refused_clients") == 1
+        relay.hub.kick(inside.public)
+        assert await inside.next() is None
+        await settled(relay, 0)
 
 
 @pytest.mark.parametrize(
@@ -276,80 +287,130 @@ async def test_bad_logins(relay: Relay, bad: bytes) -> None:
     assert len(relay.hub) == 0
 
 
-async def test_login_deadline(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relay_client, "HANDSHAKE_S", 0.1)
-    reader, writer = await asyncio.open_connection("127.0.0.1", relay.port)
-    writer.write(ClientUpgrade("x", fast_start=True).request())
-    with contextlib.suppress(ConnectionError):
-        await asyncio.wait_for(reader.read(), 5)
-    writer.close()
+async def test_login_deadline() -> None:
+    async with Relay(lambda key: True, handshake_ms=100) as relay:
+        reader, writer = await asyncio.open_connection("127.0.0.1", relay.port)
+        writer.write(ClientUpgrade("x", fast_start=True).request())
+        with contextlib.suppress(ConnectionError):
+            await asyncio.wait_for(reader.read(), 20)
+        writer.close()
 
 
-async def test_keep_alives_and_silence(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relay_client, "KEEP_ALIVE_S", 0.05)
-    monkeypatch.setattr(relay_client, "KEEP_ALIVE_JITTER_S", 0.01)
-    monkeypatch.setattr(relay_client, "SILENCE_S", 0.3)
-    (a,) = await clients(relay, "a")
-    kinds = []
-    while (frame := await a.next()) is not None:
-        kinds.append(type(frame))
-    assert kinds.count(KeepAlive) >= 3 and Ping in kinds, "then it was taken for gone"
-    await settled(relay, 0)
+async def test_keep_alives_and_silence() -> None:
+    times = {"keep_alive_ms": 50, "keep_alive_jitter_ms": 10, "silence_ms": 300}
+    async with Relay(lambda key: True, **times) as relay:
+        (a,) = await clients(relay, "a")
+        kinds = []
+        while (frame := await a.next()) is not None:
+            kinds.append(type(frame))
+        assert kinds.count(KeepAlive) >= 3 and Ping in kinds, "then it was taken for gone"
+        await settled(relay, 0)
 
 
-async def test_slow_reader_is_bounded_and_others_go_on(
-    relay: Relay, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(relay_client, "STALL_S", 0.5)
-    slow = await Client("slow").connect(relay.port, receive_buffer=4096)  # it never reads
-    a, b = await clients(relay, "a", "b")
-    for _ in range(3000):
-        a.send(SendPacket(slow.public, b"x" * 1400))
-        await a.writer.drain()
-    a.send(SendPacket(b.public, b"through"))
-    assert await b.next() == RecvPacket(a.public, b"through")
-    counters = relay.hub.counters
-    assert counters.dropped_full + counters.dropped_unknown > 0
-    await settled(relay, 2)
-    assert counters.stalled_clients == 1
-    await slow.close()
+async def test_slow_reader_is_bounded_and_others_go_on() -> None:
+    async with Relay(lambda key: True, stall_ms=500) as relay:
+        slow = await Client("slow").connect(relay.port, receive_buffer=4096)  # it never reads
+        a, b = await clients(relay, "a", "b")
+        for _ in range(3000):
+            a.send(SendPacket(slow.public, b"x" * 1400))
+            await a.writer.drain()
+        a.send(SendPacket(b.public, b"through"))
+        assert await b.next() == RecvPacket(a.public, b"through")
+        assert relay.count("dropped_full") + relay.count("dropped_unknown") > 0
+        await settled(relay, 2)
+        assert relay.count("stalled_clients") == 1
+        await slow.close()
+        assert relay.hub._native.snapshot().queued_bytes == 0
 
 
-async def test_disco_overtakes_in_a_full_queue(relay: Relay) -> None:
-    slow = await Client("slow").connect(relay.port, receive_buffer=4096)
-    (a,) = await clients(relay, "a")
-    connection = relay.hub.active[slow.public.raw]
-    count = 0
-    while connection._writable:
-        a.send(SendPacket(slow.public, b"x" * 1400))
-        await a.writer.drain()
-        await asyncio.sleep(0)
-        count += 1
-    a.send(SendPacket(slow.public, b"late"))
-    a.send(SendPacket(slow.public, DISCO + b"urgent"))
-    async with asyncio.timeout(5):
-        while not connection._queue_disco and connection._transport is not None:
-            await asyncio.sleep(0.005)
-    slow.start()
-    seen: list[bytes] = []
-    while b"late" not in seen:
-        frame = await slow.next()
-        assert isinstance(frame, RecvPacket)
-        seen.append(frame.packet)
-    assert seen.index(DISCO + b"urgent") < seen.index(b"late")
+async def test_a_dead_reader_holds_its_sender_but_not_for_long() -> None:
+    async with Relay(lambda key: True, stall_ms=60_000, hold_ms=50) as relay:
+        dead = await Client("dead").connect(relay.port, receive_buffer=4096)
+        a, b = await clients(relay, "a", "b")
+        rounds = 60
+        for n in range(rounds):
+            for _ in range(100):
+                a.send(SendPacket(dead.public, b"x" * 1400))
+            a.send(SendPacket(b.public, n.to_bytes(4, "big")))
+            await a.writer.drain()
+        for n in range(rounds):
+            assert await b.next() == RecvPacket(a.public, n.to_bytes(4, "big"))
+        assert relay.count("held_senders") == 1, "once, since it was never served after"
+        assert relay.count("dropped_full") > 0
+        assert relay.hub._native.snapshot().queued_bytes < 1 << 20
+        await dead.close()
 
 
-async def test_reader_that_catches_up_loses_nothing(relay: Relay) -> None:
+async def test_a_flood_does_not_push_others_out(relay: Relay) -> None:
+    """Whoever sends little to a busy client has its turn, on either thread."""
+    flooder, thin = await clients(relay, "flooder", "thin")
+    busy = await Client("busy").connect(relay.port)
+    busy.frames = asyncio.Queue(32)  # what it has not looked at waits at the relay
+    busy.start()
+    flood = encode_frame(SendPacket(busy.public, b"x" * 1400)) * 200
+
+    async def send() -> None:
+        while True:
+            flooder.writer.write(flood)
+            await flooder.writer.drain()
+
+    task = asyncio.get_running_loop().create_task(send())
+    for n in range(6):
+        thin.send(SendPacket(busy.public, bytes([n])))
+        while await busy.next() != RecvPacket(thin.public, bytes([n])):
+            pass
+    task.cancel()
+
+
+async def test_disco_overtakes_in_a_full_queue() -> None:
+    async with Relay(lambda key: True, stall_ms=60_000, hold_ms=50) as relay:
+        slow = await Client("slow").connect(relay.port, receive_buffer=4096)
+        (a,) = await clients(relay, "a")
+        while not relay.count("held_senders"):
+            a.send(SendPacket(slow.public, b"x" * 1400))
+            await a.writer.drain()
+            await asyncio.sleep(0)
+        disco = DISCO + b"urgent" + bytes(80)
+        a.send(SendPacket(slow.public, b"late"))
+        a.send(SendPacket(slow.public, disco))
+        a.send(Ping(b"all sent"))
+        assert await a.next() == Pong(b"all sent")
+        slow.start()
+        seen: list[bytes] = []
+        while b"late" not in seen:
+            frame = await slow.next()
+            assert isinstance(frame, RecvPacket)
+            seen.append(frame.packet)
+        assert seen.index(disco) < seen.index(b"late")
+
+
+async def test_reader_that_catches_up_loses_nothing() -> None:
     """Back pressure instead of loss: what is sent faster than it is read arrives all the same."""
+    async with Relay(lambda key: True, hold_ms=60_000, stall_ms=60_000) as relay:
+        a, b = await clients(relay, "a", "b")
+        total = 4000
+        for n in range(total):
+            a.send(SendPacket(b.public, n.to_bytes(4, "big") + b"x" * 1200))
+            await a.writer.drain()
+        for n in range(total):
+            frame = await b.next()
+            assert isinstance(frame, RecvPacket) and frame.packet[:4] == n.to_bytes(4, "big")
+        assert relay.count("dropped_full") == 0
+
+
+async def test_pings_that_are_never_read(relay: Relay) -> None:
+    """Answers to somebody who reads none are bounded, and so is the stream that asks."""
+    rude = await Client("rude").connect(relay.port, receive_buffer=4096)
     a, b = await clients(relay, "a", "b")
-    total = 4000
-    for n in range(total):
-        a.send(SendPacket(b.public, n.to_bytes(4, "big") + b"x" * 1200))
-        await a.writer.drain()
-    for n in range(total):
-        frame = await b.next()
-        assert isinstance(frame, RecvPacket) and frame.packet[:4] == n.to_bytes(4, "big")
-    assert relay.hub.counters.dropped_full == 0
+    pings = encode_frame(Ping(b"12345678")) * 5000
+    with contextlib.suppress(ConnectionError):
+        for _ in range(100):
+            rude.writer.write(pings)
+            await asyncio.wait_for(rude.writer.drain(), 20)
+    a.send(SendPacket(b.public, b"still here"))
+    assert await b.next() == RecvPacket(a.public, b"still here")
+    rude.writer.transport.abort()
+    await settled(relay, 2)
 
 
 async def test_stop_says_when_to_come_back(relay: Relay) -> None:
@@ -398,16 +459,15 @@ async def test_websocket_without_the_subprotocol(relay: Relay) -> None:
 async def test_lobby_drops_the_oldest() -> None:
     relay = Relay(lambda key: True)
     relay.lobby = Lobby(limit=2)
-    await relay.start()
-    opened = [await asyncio.open_connection("127.0.0.1", relay.port) for _ in range(3)]
-    with contextlib.suppress(ConnectionError):
-        assert await asyncio.wait_for(opened[0][0].read(), 5) == b""
-    (a,) = await clients(relay, "a")
-    a.send(Ping(b"12345678"))
-    assert await a.next() == Pong(b"12345678")
-    for _, writer in opened:
-        writer.close()
-    relay.server.close()
+    async with relay:
+        opened = [await asyncio.open_connection("127.0.0.1", relay.port) for _ in range(3)]
+        with contextlib.suppress(ConnectionError):
+            assert await asyncio.wait_for(opened[0][0].read(), 5) == b""
+        (a,) = await clients(relay, "a")
+        a.send(Ping(b"12345678"))
+        assert await a.next() == Pong(b"12345678")
+        for _, writer in opened:
+            writer.close()
 
 
 async def test_stun() -> None:

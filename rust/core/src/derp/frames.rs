@@ -29,6 +29,12 @@ pub const KEEP_ALIVE: u8 = 0x06;
 pub const NOTE_PREFERRED: u8 = 0x07;
 /// Server: key and reason.
 pub const PEER_GONE: u8 = 0x08;
+/// Relay: source key, destination key and packet.
+pub const FORWARD_PACKET: u8 = 0x0a;
+/// Relay: nothing; it wants to hear of every client.
+pub const WATCH_CONNS: u8 = 0x10;
+/// Relay: the key of a client to close.
+pub const CLOSE_PEER: u8 = 0x11;
 /// Both: eight bytes to be sent back.
 pub const PING: u8 = 0x12;
 /// Both: the same eight bytes.

@@ -4,12 +4,14 @@
 //! upgrade   GET /derp, the 101 answer, CONNECT through a proxy, the server key in the certificate
 //! frames    type(1) length(4, big endian) payload; a bounded reader over the stream
 //! login     ServerKey -> ClientInfo -> ServerInfo, sealed in NaCl boxes
+//! serve     the server's end: which request opens a stream, the login, what clients say
 //! ```
 //!
 //! The connections that use this live in `warren-io`.
 
 pub mod frames;
 pub mod login;
+pub mod serve;
 pub mod upgrade;
 
 #[cfg(test)]
