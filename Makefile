@@ -81,6 +81,7 @@ bench: setup ## measure, beside peers in the same run
 	@$(BIN)/python -m bench $(ARGS)
 	@$(BIN)/python -m bench.punching
 	@$(BIN)/python -m bench.policy
+	@$(BIN)/python -m bench.relay
 
 fuzz: setup ## run every fuzz target for a minute
 	@$(BIN)/python -m fuzz $(ARGS)

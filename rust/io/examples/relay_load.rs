@@ -1,4 +1,5 @@
-//! Loads a DERP relay with clients in pairs and counts what comes through; prints JSON.
+//! Loads a DERP relay with clients in pairs and counts what comes through; prints a line of JSON
+//! for each rate.
 //!
 //! `cargo run --release -p warren-io --example relay_load -- --relay 127.0.0.1:443 --clients 20`
 //!
@@ -23,7 +24,7 @@ use warren_core::derp::login::{ClientLogin, Step, public_key};
 use warren_core::derp::upgrade::{check_switched, encode_request, parse_head_untrusted};
 
 const USAGE: &str = "relay_load --relay IP:PORT [--clients 2] [--packet 1280] [--seconds 2] \
-                     [--rate PACKETS_A_SECOND] [--burst 8]";
+                     [--rates PACKETS_A_SECOND,... (0: all that goes)] [--burst 8]";
 /// What a TLS 1.3 record has beside its content: a type byte and a tag (RFC 8446 §5.2).
 const RECORD_EXTRA: usize = 17;
 /// Credit that could not be used within this time is lost: the relay pushed back.
@@ -37,7 +38,7 @@ struct Options {
     clients: usize,
     packet: usize,
     seconds: f64,
-    rate: f64,
+    rates: Vec<f64>,
     burst: usize,
 }
 
@@ -57,6 +58,11 @@ fn options() -> Result<Options, String> {
         None => Ok(default),
     };
     let relay = given.get("relay").ok_or(USAGE)?;
+    let rates = given.get("rates").map_or("0", String::as_str).split(',');
+    let rates = rates.map(|text| {
+        text.parse()
+            .map_err(|_| format!("--rates {text}: no number"))
+    });
     Ok(Options {
         relay: relay
             .parse()
@@ -64,7 +70,7 @@ fn options() -> Result<Options, String> {
         clients: (number("clients", 2.0)? as usize).max(2) & !1,
         packet: number("packet", 1280.0)? as usize,
         seconds: number("seconds", 2.0)?,
-        rate: number("rate", 0.0)?,
+        rates: rates.collect::<Result<_, _>>()?,
         burst: (number("burst", 8.0)? as usize).max(1),
     })
 }
@@ -250,18 +256,18 @@ impl Load {
         Ok(())
     }
 
-    /// Send for a while at the rate that was asked for. Returns packets offered.
-    fn run(&mut self, time: Duration) -> io::Result<f64> {
+    /// Send for a while at a rate, 0 for all that goes. Returns packets offered.
+    fn run(&mut self, rate: f64, time: Duration) -> io::Result<f64> {
         let (burst, packet) = (self.options.burst, self.options.packet);
         let mut events = Events::with_capacity(1024);
         let began = Instant::now();
         let (mut then, mut credit, mut offered) = (began, 0.0, 0.0);
         while then - began < time {
             let now = Instant::now();
-            if self.options.rate > 0.0 {
-                let more = self.options.rate * (now - then).as_secs_f64();
+            if rate > 0.0 {
+                let more = rate * (now - then).as_secs_f64();
                 offered += more;
-                credit = (credit + more).min(self.options.rate * CREDIT.as_secs_f64() + 1.0);
+                credit = (credit + more).min(rate * CREDIT.as_secs_f64() + 1.0);
             } else {
                 credit = f64::INFINITY;
             }
@@ -290,12 +296,14 @@ impl Load {
         self.clients.iter().map(|client| client.sent).sum()
     }
 
+    /// Bytes that each client got.
+    fn shares(&self) -> Vec<u64> {
+        let clients = self.clients.iter();
+        clients.map(|client| client.records.content).collect()
+    }
+
     fn received(&self) -> f64 {
-        let bytes: u64 = self
-            .clients
-            .iter()
-            .map(|client| client.records.content)
-            .sum();
+        let bytes: u64 = self.shares().iter().sum();
         bytes as f64 / send_packet_len(self.options.packet) as f64
     }
 
@@ -316,34 +324,37 @@ impl Load {
     }
 }
 
-fn measure(options: Options) -> io::Result<String> {
+fn measure(options: Options) -> io::Result<()> {
     let mut load = Load::new(options)?;
-    load.run(WARM_UP)?;
-    let (began, sent, received) = (Instant::now(), load.sent(), load.received());
-    let offered = load.run(Duration::from_secs_f64(load.options.seconds))?;
-    let seconds = began.elapsed().as_secs_f64();
-    let sent = (load.sent() - sent) as f64 / seconds;
-    let delivered = (load.received() - received) / seconds;
-    load.settle()?;
-    let shares: Vec<u64> = load
-        .clients
-        .iter()
-        .map(|client| client.records.content)
-        .collect();
-    let mean = shares.iter().sum::<u64>() as f64 / shares.len() as f64;
-    let least = shares.iter().min().copied().unwrap_or_default() as f64;
-    let lost = 1.0 - load.received() / load.sent() as f64;
-    Ok(format!(
-        "{{\"offered_pps\": {:.0}, \"sent_pps\": {sent:.0}, \"delivered_pps\": {delivered:.0}, \
-         \"lost\": {:.6}, \"least_share\": {:.3}}}",
-        if offered > 0.0 {
-            offered / seconds
-        } else {
-            sent
-        },
-        lost.max(0.0),
-        least / mean,
-    ))
+    for rate in load.options.rates.clone() {
+        let before = load.shares();
+        let sent_before = load.sent();
+        load.run(rate, WARM_UP)?;
+        let (began, sent, received) = (Instant::now(), load.sent(), load.received());
+        let time = Duration::from_secs_f64(load.options.seconds);
+        let offered = load.run(rate, time)?;
+        let seconds = began.elapsed().as_secs_f64();
+        let sent = (load.sent() - sent) as f64 / seconds;
+        let delivered = (load.received() - received) / seconds;
+        load.settle()?;
+        let after = load.shares();
+        let shares: Vec<u64> = after.iter().zip(before).map(|(a, b)| a - b).collect();
+        let all = shares.iter().sum::<u64>() as f64;
+        let least = shares.iter().min().copied().unwrap_or_default() as f64;
+        let arrived = all / send_packet_len(load.options.packet) as f64;
+        let lost = (1.0 - arrived / (load.sent() - sent_before) as f64).max(0.0);
+        println!(
+            "{{\"offered_pps\": {:.0}, \"sent_pps\": {sent:.0}, \"delivered_pps\": {delivered:.0}, \
+             \"arrived\": {arrived:.0}, \"lost\": {lost:.6}, \"least_share\": {:.3}}}",
+            if offered > 0.0 {
+                offered / seconds
+            } else {
+                sent
+            },
+            least * shares.len() as f64 / all.max(1.0),
+        );
+    }
+    Ok(())
 }
 
 fn main() -> std::process::ExitCode {
@@ -351,10 +362,7 @@ fn main() -> std::process::ExitCode {
         measure(options).map_err(|error| format!("the relay could not be loaded: {error}"))
     });
     match outcome {
-        Ok(line) => {
-            println!("{line}");
-            std::process::ExitCode::SUCCESS
-        }
+        Ok(()) => std::process::ExitCode::SUCCESS,
         Err(sentence) => {
             eprintln!("relay_load: {sentence}");
             std::process::ExitCode::FAILURE
