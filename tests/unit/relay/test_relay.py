@@ -341,6 +341,25 @@ async def test_a_dead_reader_holds_its_sender_but_not_for_long() -> None:
         await dead.close()
 
 
+async def test_many_dead_readers_do_not_stop_their_sender() -> None:
+    names = [f"dead-{n}" for n in range(8)]
+    async with Relay(lambda key: True, stall_ms=60_000, hold_ms=200, pair_bytes=16_384) as relay:
+        dead = [await Client(name).connect(relay.port, receive_buffer=4096) for name in names]
+        a, b = await clients(relay, "a", "b")
+        fill = b"".join(
+            encode_frame(SendPacket(one.public, b"x" * 60_000)) for one in dead for _ in range(100)
+        )
+        for _ in range(4):  # more than the system keeps for each
+            a.writer.write(fill)
+            await a.writer.drain()
+        a.send(SendPacket(b.public, b"through"))
+        assert await asyncio.wait_for(b.frames.get(), 60) == RecvPacket(a.public, b"through")
+        assert relay.count("held_senders") >= len(dead)
+        assert relay.count("dropped_full") > 0
+        for one in dead:
+            await one.close()
+
+
 async def test_a_flood_does_not_push_others_out(relay: Relay) -> None:
     """Whoever sends little to a busy client has its turn, on either thread."""
     flooder, thin = await clients(relay, "flooder", "thin")

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`cutter`] | frames out of the pieces that a stream comes in |
 //! | [`outbox`] | what waits for one client: a queue for each sender, served in turns |
+//! | [`patience`] | how long a sender is held for a slow client |
 //! | [`chunk`] | the memory that queues are made of, counted |
 //! | [`seam`] | commands from Python, events to Python |
 //!
@@ -13,4 +14,5 @@
 pub mod chunk;
 pub mod cutter;
 pub mod outbox;
+pub mod patience;
 pub mod seam;

@@ -1,11 +1,12 @@
 //! One connection and what it is at the moment: a request's head, a login, a client, or a guest
 //! whose bytes are Python's.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use warren_core::derp::frames::{PONG, looks_like_disco, push_frame};
@@ -15,6 +16,7 @@ use warren_core::derp::serve::{
 use warren_core::derp::{MalformedDerp, RawKey};
 use warren_core::relay::cutter::Cutter;
 use warren_core::relay::outbox::Verdict;
+use warren_core::relay::patience::Patience;
 
 use super::channel::{Bench, Channel, Failed, READ_BYTES};
 use super::outgoing::Desk;
@@ -104,8 +106,9 @@ pub(super) struct Member {
     pub(super) peer: Arc<Peer>,
     /// Peers that it has sent to, as they were last found.
     pub(super) reached: HashMap<RawKey, Arc<Peer>>,
-    /// For whom it is held, and since when.
+    /// For whom it is held, and until when at most.
     pub(super) blocked: Option<(Arc<Peer>, Instant)>,
+    pub(super) patience: Patience,
     pub(super) can_ack: bool,
     pub(super) heard: Instant,
     pub(super) keep_alive_at: Instant,
@@ -124,6 +127,7 @@ impl Member {
             peer,
             reached: HashMap::new(),
             blocked: None,
+            patience: Patience::default(),
             can_ack,
             heard: now,
             keep_alive_at,
@@ -197,8 +201,10 @@ impl Member {
         }
         if pushed.verdict == Verdict::Hold {
             count(&counters.held_senders, 1);
-            desk.held.push_back((self.peer.place, desk.now));
-            self.blocked = Some((peer, desk.now));
+            let most = Duration::from_millis(desk.shared.config.hold_ms);
+            let until = desk.now + self.patience.hold(desk.now, most);
+            desk.held.push(Reverse((until, self.peer.place)));
+            self.blocked = Some((peer, until));
             return false;
         }
         true

@@ -1,7 +1,8 @@
 //! What a turn owes to others, and how outboxes are written: many frames a record, many records
 //! a write.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -26,8 +27,8 @@ pub(super) struct Desk {
     pub(super) index: u8,
     pub(super) now: Instant,
     pub(super) pool: Pool,
-    /// Senders of this thread that are held, oldest first.
-    pub(super) held: VecDeque<(Place, Instant)>,
+    /// Senders of this thread that are held, by when that ends.
+    pub(super) held: BinaryHeap<Reverse<(Instant, Place)>>,
     pub(super) bench: Bench,
     /// Own clients whose outboxes have something.
     pub(super) dirty: Vec<u32>,
@@ -45,7 +46,7 @@ impl Desk {
             shared,
             index,
             now,
-            held: VecDeque::new(),
+            held: BinaryHeap::new(),
             bench: Bench::default(),
             dirty: Vec::new(),
             released: Vec::new(),
@@ -89,29 +90,24 @@ impl Desk {
 }
 
 impl Worker {
+    /// Write what waits for own clients. A client with much to get goes on after others have
+    /// been read.
     pub(super) fn serve_outboxes(&mut self) {
-        loop {
-            let mut dirty = std::mem::take(&mut self.desk.dirty);
-            let rounds = dirty.len();
-            for slot in dirty.drain(..) {
-                self.with(slot, |worker, _, conn| {
-                    let Stage::Member(_, member) = &conn.stage else {
-                        return Ok(());
-                    };
-                    let peer = member.peer.clone();
-                    worker.write_outbox(conn, &peer)
-                });
-            }
-            if self.desk.dirty.is_empty() {
-                self.desk.dirty = dirty;
-            }
-            for place in std::mem::take(&mut self.desk.released) {
-                self.resume(place);
-            }
-            // What is dirty again (a client with much to get) has its next turn after reading.
-            if rounds == 0 || !self.ready.is_empty() || self.desk.dirty.is_empty() {
-                return;
-            }
+        let mut dirty = std::mem::take(&mut self.desk.dirty);
+        for slot in dirty.drain(..) {
+            self.with(slot, |worker, _, conn| {
+                let Stage::Member(_, member) = &conn.stage else {
+                    return Ok(());
+                };
+                let peer = member.peer.clone();
+                worker.write_outbox(conn, &peer)
+            });
+        }
+        if self.desk.dirty.is_empty() {
+            self.desk.dirty = dirty; // its memory
+        }
+        for place in std::mem::take(&mut self.desk.released) {
+            self.resume(place);
         }
     }
 

@@ -20,7 +20,7 @@ use super::certificate::Certificates;
 const MAX_UNTAKEN: usize = 1024;
 
 /// Where a connection lives: its thread, its place there, and which of that place's it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     pub(super) worker: u8,
     pub(super) slot: u32,

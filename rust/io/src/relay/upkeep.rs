@@ -1,5 +1,6 @@
 //! What time brings: patience that ends, deadlines, KeepAlive.
 
+use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 use warren_core::derp::frames::{KEEP_ALIVE, PING, push_frame};
@@ -17,19 +18,19 @@ const SWEEP_LEAST: Duration = Duration::from_millis(10);
 
 impl Worker {
     pub(super) fn give_up_holding(&mut self) {
-        let hold = Duration::from_millis(self.desk.shared.config.hold_ms);
-        while let Some((place, since)) = self.desk.held.front().copied() {
-            if since + hold > self.desk.now {
-                break;
-            }
-            self.desk.held.pop_front();
+        let now = self.desk.now;
+        while let Some(Reverse((until, place))) = self.desk.held.peek().copied()
+            && until <= now
+        {
+            self.desk.held.pop();
             let Some(conn) = self.find(place) else {
                 continue;
             };
             if let Stage::Member(_, member) = &mut conn.stage
-                && member.blocked.as_ref().is_some_and(|(_, at)| *at == since)
+                && member.blocked.as_ref().is_some_and(|(_, at)| *at == until)
                 && let Some((peer, _)) = member.blocked.take()
             {
+                member.patience.lose(now);
                 peer.outbox.lock().give_up(place.number());
                 self.enqueue(place.slot);
             }

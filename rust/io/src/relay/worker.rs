@@ -4,6 +4,7 @@
 //! into the outboxes of other clients, whichever thread they belong to, and their threads are
 //! told once. Then outboxes are served: many frames a record, many records a write.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -117,8 +118,7 @@ impl Worker {
     }
 
     fn sleep(&self) -> Option<Duration> {
-        let hold = Duration::from_millis(self.desk.shared.config.hold_ms);
-        let hold_ends = self.desk.held.front().map(|(_, since)| *since + hold);
+        let hold_ends = self.desk.held.peek().map(|Reverse((until, _))| *until);
         let sweep = (self.conns.len() > self.free.len()).then_some(self.next_sweep);
         let first = [hold_ends, sweep].into_iter().flatten().min()?;
         // epoll counts whole milliseconds.
