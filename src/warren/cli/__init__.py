@@ -7,7 +7,7 @@ import sys
 from importlib import import_module
 
 from warren.cli.groups import GROUPS
-from warren.cli.quick import quick_status
+from warren.cli.quick import quick
 
 
 def main() -> int:
@@ -17,7 +17,7 @@ def main() -> int:
         if args and args[0] in GROUPS and "_WARREN_COMPLETE" not in os.environ:
             module = import_module(GROUPS[args[0]].module)
             module.app(args=args[1:], prog_name=f"warren {args[0]}")
-        elif args[:1] == ["status"] and (run := quick_status(args[1:])) is not None:
+        elif (run := quick(args)) is not None:
             return run()
         else:
             from warren.cli.app import build

@@ -1,13 +1,31 @@
-"""The plain forms of `warren status`, without building the whole command line.
+"""The plain forms of `warren status` and `warren daemon`, without the whole command line.
 
-Typer brings pydantic, a tenth of a second; monitoring asks for the status every few seconds.
-Whatever is not one of these few words takes the full way, which alone knows help and errors.
+Typer brings pydantic and rich: a tenth of a second, where monitoring asks for the status every
+few seconds, and 20 MB for as long as the daemon lives. Whatever is not one of these few words
+takes the full way, which alone knows help and errors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+_DAEMON_OPTIONS = ("state", "socket", "tun", "port", "proxy")
+_MAX_PORT = 65_535
+
+
+def quick(args: Sequence[str]) -> Callable[[], int] | None:
+    """Return what runs a whole command line, if it is one of the plain forms, or None."""
+    match args[:1]:
+        case ["status"]:
+            return quick_status(args[1:])
+        case ["daemon"]:
+            return quick_daemon(args[1:])
+        case _:
+            return None
 
 
 def quick_status(args: Sequence[str]) -> Callable[[], int] | None:
@@ -38,3 +56,50 @@ def quick_status(args: Sequence[str]) -> Callable[[], int] | None:
         return 0
 
     return run
+
+
+def quick_daemon(args: Sequence[str]) -> Callable[[], int] | None:
+    """Return what runs `daemon` with options given as two words each, or None.
+
+    Variables of the environment stand in for options as on the full way.
+    """
+    chosen = {name: os.environ.get(f"WARREN_{name.upper()}") or None for name in _DAEMON_OPTIONS}
+    words = list(args)
+    while words:
+        name = words.pop(0)
+        if name[:2] != "--" or name[2:] not in chosen or not words or words[0].startswith("-"):
+            return None
+        chosen[name[2:]] = words.pop(0)
+    port = chosen["port"]
+    if port is not None and not (port.isascii() and port.isdigit() and int(port) <= _MAX_PORT):
+        return None
+    state, socket = (Path(text) if (text := chosen[name]) else None for name in _DAEMON_OPTIONS[:2])
+
+    def run() -> int:
+        # structlog takes rich along for a console that the daemon does not have: 4 MB.
+        with _absent("rich"):
+            from warren.node.daemon import run_daemon
+        from warren.node.locate import places
+
+        run_daemon(
+            places(state, socket),
+            tun=chosen["tun"],
+            port=None if port is None else int(port),
+            proxy=chosen["proxy"],
+        )
+        return 0
+
+    return run
+
+
+@contextmanager
+def _absent(module: str) -> Iterator[None]:
+    """While it lasts, importing `module` fails, as if it were not installed."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]  # what the import system documents
+    try:
+        yield
+    finally:
+        del sys.modules[module]

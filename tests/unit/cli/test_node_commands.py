@@ -16,7 +16,7 @@ import pytest
 
 from warren.cli import main
 from warren.cli.groups import GROUPS
-from warren.cli.quick import quick_status
+from warren.cli.quick import quick_daemon, quick_status
 from warren.edge.linux.local_socket import listen_local
 from warren.node.localapi import LocalApi, RequestFailed
 from warren.node.schema import (
@@ -448,3 +448,44 @@ def test_status_imports_no_more_than_it_needs() -> None:
         "pydantic",
     ):
         assert heavy not in loaded, f"{heavy} would slow every command down"
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--help", "--print-unit", "--port", "--port x", "--port 65536", "--state=/x", "--tun -x", "x"],
+)
+def test_what_the_quick_daemon_does_not_know_takes_the_full_way(words: str) -> None:
+    assert quick_daemon(words.split()) is None
+
+
+def test_the_quick_daemon_hands_on_options_and_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(
+        "warren.node.daemon.run_daemon", lambda where, **options: told.append((where, options))
+    )
+    monkeypatch.setenv("WARREN_SOCKET", str(tmp_path / "sock"))
+    monkeypatch.setenv("WARREN_PORT", "7")
+    monkeypatch.setenv("WARREN_TUN", "")
+    run = quick_daemon(["--state", str(tmp_path), "--port", "9"])
+    assert run is not None
+    assert run() == 0
+    options = {"tun": None, "port": 9, "proxy": None}
+    assert told == [((tmp_path, tmp_path / "sock"), options)]
+
+
+def test_the_daemon_imports_no_more_than_it_needs() -> None:
+    code = (
+        "import sys; sys.argv = ['warren', 'daemon', '--state', '/dev/null/x'];"
+        "import warren.cli; warren.cli.main();"
+        "import warren.edge.linux.routes, warren.engine.native; print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stderr.startswith("warren: "), "it got as far as its state"
+    loaded = set(done.stdout.split())
+    assert {"warren.node.service", "pyroute2"} <= loaded
+    for heavy in ("typer", "pydantic", "rich", "sqlalchemy", "starlette", "pyroute2.ndb"):
+        assert heavy not in loaded, f"{heavy} would take room for as long as the daemon lives"
