@@ -23,6 +23,7 @@ from warren.coordinator.registry import Registry
 from warren.coordinator.settings import Settings as NetworkSettings
 from warren.coordinator.snapshot import Snapshot
 from warren.coordinator.store.database import Store
+from warren.edge.clock import SystemClock
 from warren.engine.commands import SetFilter, SetPeers
 from warren.engine.memory import MemoryEngine, MemoryNetwork
 from warren.engine.protocol import EngineConfig
@@ -46,7 +47,7 @@ class Coordinator:
     """Store → registry → mapper: the rooms that a change passes at the coordinator."""
 
     def __init__(self, store: Store) -> None:
-        self.registry = Registry(store, Snapshot())
+        self.registry = Registry(store, Snapshot(), SystemClock())
         self.mapper = Mapper(NetworkSettings(url="https://warren.test"), DERPMap(regions={}))
         self.changes: list[Change] = []
         self.registry.listen(self.changes.append)

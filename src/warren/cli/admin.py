@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from warren.cli.admin_access import audit, tokens
+from warren.cli.admin_place import Json, State, client
 from warren.cli.admin_policy import app as policy
+from warren.cli.table import table
 
 if TYPE_CHECKING:
     from warren.coordinator.admin import shapes
-    from warren.coordinator.client import AdminClient
 
 _SETTINGS: dict[str, Any] = {
     "no_args_is_help": True,
@@ -43,26 +45,20 @@ app.add_typer(users, name="users")
 app.add_typer(keys, name="keys")
 app.add_typer(nodes, name="nodes")
 app.add_typer(policy, name="policy")
+app.add_typer(tokens, name="tokens")
+app.command("audit")(audit)
 
-State = Annotated[
-    str,
-    typer.Option(
-        envvar="WARREN_SERVER_STATE",
-        help="The server's state directory [/var/lib/warren/server as root].",
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 NodeName = Annotated[str, typer.Argument(help="Name, id or address of the machine.")]
 
 
 @app.command("status")
 def status(state: State = "", json: Json = False) -> None:
     """Show the server at a glance."""
-    found = _client(state).status()
+    found = client(state).status()
     if json:
         _print_json(found)
         return
-    _table(
+    table(
         ["", ""],
         [
             ["url", found.url],
@@ -88,16 +84,33 @@ def users_create(
 
     Example: warren admin users create alice@example.com --display-name "Alice"
     """
-    user = _client(state).create_user(name, display_name)
+    user = client(state).create_user(name, display_name)
     _done(user, json, f"User {user.name} is there.")
 
 
 @users.command("list")
 def users_list(state: State = "", json: Json = False) -> None:
     """List the users."""
-    found = _client(state).users()
-    rows = [[str(u.id), u.name, u.display_name, str(u.nodes), _age(u.created)] for u in found]
-    _list(found, json, ["id", "name", "display name", "machines", "created"], rows)
+    found = client(state).users()
+    rows = [
+        [str(u.id), u.name, u.display_name, u.role, str(u.nodes), _age(u.created)] for u in found
+    ]
+    _list(found, json, ["id", "name", "display name", "role", "machines", "created"], rows)
+
+
+@users.command("role")
+def users_role(
+    name: Annotated[str, typer.Argument(help="Log-in name.")],
+    role: Annotated[str, typer.Argument(help="owner, admin, network-admin, it-admin, …")],
+    state: State = "",
+    json: Json = False,
+) -> None:
+    """Give a user another role.
+
+    Example: warren admin users role alice admin
+    """
+    user = client(state).set_role(name, role)
+    _done(user, json, f"User {user.name} is {user.role} now.")
 
 
 @users.command("delete")
@@ -105,7 +118,7 @@ def users_delete(
     name: Annotated[str, typer.Argument(help="Log-in name.")], state: State = "", json: Json = False
 ) -> None:
     """Remove a user who owns no machines, and their auth keys."""
-    user = _client(state).delete_user(name)
+    user = client(state).delete_user(name)
     _done(user, json, f"User {user.name} is gone.")
 
 
@@ -133,7 +146,7 @@ def keys_create(
     """
     from warren.coordinator.admin.shapes import NewAuthKey
 
-    key = _client(state).create_key(
+    key = client(state).create_key(
         NewAuthKey(
             user=user,
             reusable=reusable,
@@ -150,7 +163,7 @@ def keys_create(
 @keys.command("list")
 def keys_list(state: State = "", json: Json = False) -> None:
     """List the auth keys, without their secrets."""
-    found = _client(state).keys()
+    found = client(state).keys()
     rows = [
         [k.id, k.user, k.state, _kind(k), ",".join(k.tags), str(k.uses), _until(k.expiry)]
         for k in found
@@ -165,14 +178,14 @@ def keys_revoke(
     json: Json = False,
 ) -> None:
     """Remove an auth key. Machines that joined with it stay."""
-    gone = _client(state).revoke_key(key)
+    gone = client(state).revoke_key(key)
     _done(gone, json, f"Auth key {gone.id} is gone.")
 
 
 @nodes.command("list")
 def nodes_list(state: State = "", json: Json = False) -> None:
     """List the machines, and those that wait for approval."""
-    found = _client(state).nodes()
+    found = client(state).nodes()
     if json:
         _print_json(found)
         return
@@ -180,17 +193,17 @@ def nodes_list(state: State = "", json: Json = False) -> None:
         [str(n.id), n.name, n.addresses[0], ",".join(n.tags) or n.user, n.os, n.state, _seen(n)]
         for n in found.nodes
     ]
-    _table(["id", "name", "address", "owner", "os", "state", "seen"], rows)
+    table(["id", "name", "address", "owner", "os", "state", "seen"], rows)
     if found.pending:
         print("\nWaiting for `warren admin nodes approve`:")
         waiting = [[p.id, p.hostname, p.os, _age(p.created)] for p in found.pending]
-        _table(["id", "host", "os", "since"], waiting)
+        table(["id", "host", "os", "since"], waiting)
 
 
 @nodes.command("show")
 def nodes_show(node: NodeName, state: State = "", json: Json = False) -> None:
     """Show all about one machine."""
-    _show(_client(state).node(node), json)
+    _show(client(state).node(node), json)
 
 
 @nodes.command("why")
@@ -212,7 +225,7 @@ def nodes_why(
     from warren.coordinator.client import AdminError
     from warren.node.schema import Explanation
 
-    answer = _client(state).why(node, peer)
+    answer = client(state).why(node, peer)
     if json:
         sys.stdout.write(msgspec.json.format(answer, indent=2).decode() + "\n")
         return
@@ -240,7 +253,7 @@ def nodes_approve(
 
     Example: warren admin nodes approve https://vpn.example.com/register/… --user alice
     """
-    found = _client(state).approve(node, user, tag)
+    found = client(state).approve(node, user, tag)
     _done(found, json, f"{found.name} is in the network: {found.addresses[0]}.")
 
 
@@ -251,7 +264,7 @@ def nodes_reject(
     json: Json = False,
 ) -> None:
     """Turn a waiting machine away."""
-    answer = _client(state).reject(node)
+    answer = client(state).reject(node)
     _done(answer, json, "It was turned away.")
 
 
@@ -263,7 +276,7 @@ def nodes_rename(
     json: Json = False,
 ) -> None:
     """Give a machine another name."""
-    found = _client(state).rename(node, name)
+    found = client(state).rename(node, name)
     _done(found, json, f"It is called {found.fqdn} now.")
 
 
@@ -278,29 +291,22 @@ def nodes_tag(
 
     Example: warren admin nodes tag web-1 tag:web tag:prod
     """
-    found = _client(state).tag(node, tags or [])
+    found = client(state).tag(node, tags or [])
     _done(found, json, f"{found.name} has {', '.join(found.tags) or 'no tags'} now.")
 
 
 @nodes.command("expire")
 def nodes_expire(node: NodeName, state: State = "", json: Json = False) -> None:
     """End a machine's key: it must log in again."""
-    found = _client(state).expire(node)
+    found = client(state).expire(node)
     _done(found, json, f"The key of {found.name} is over.")
 
 
 @nodes.command("delete")
 def nodes_delete(node: NodeName, state: State = "", json: Json = False) -> None:
     """Remove a machine from the network."""
-    found = _client(state).delete_node(node)
+    found = client(state).delete_node(node)
     _done(found, json, f"{found.name} is gone.")
-
-
-def _client(state: str) -> AdminClient:
-    from warren.coordinator.client import AdminClient
-    from warren.coordinator.config import state_directory
-
-    return AdminClient(state_directory(state))
 
 
 def _show(node: shapes.Node, json: bool) -> None:
@@ -321,7 +327,7 @@ def _show(node: shapes.Node, json: bool) -> None:
         ["key expires", _time(node.key_expiry) if node.key_expiry else "never"],
         ["node key", node.node_key],
     ]
-    _table(["", ""], rows, headless=True)
+    table(["", ""], rows, headless=True)
 
 
 def _done(value: object, json: bool, sentence: str) -> None:
@@ -335,7 +341,7 @@ def _list(value: object, json: bool, columns: list[str], rows: list[list[str]]) 
     if json:
         _print_json(value)
     else:
-        _table(columns, rows)
+        table(columns, rows)
 
 
 def _print_json(value: object) -> None:
@@ -343,27 +349,6 @@ def _print_json(value: object) -> None:
 
     data = msgspec.json.format(msgspec.json.encode(value), indent=2)
     sys.stdout.write(data.decode() + "\n")
-
-
-def _table(columns: list[str], rows: list[list[str]], headless: bool = False) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, show_header=not headless, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        # Names come from machines: as plain text, never as markup.
-        table.add_row(*(Text(_plain(cell)) for cell in row))
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-    if not sys.stdout.isatty():
-        console.width = 400
-    console.print(table)
-
-
-def _plain(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _kind(key: shapes.AuthKey) -> str:

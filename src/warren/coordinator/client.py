@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -57,6 +58,32 @@ class AdminClient:
     def revoke_key(self, key: str) -> shapes.AuthKey:
         """Remove an auth key."""
         return self._call("DELETE", f"/v1/keys/{_part(key)}", shapes.AuthKey)
+
+    def set_role(self, name: str, role: str) -> shapes.User:
+        """Give a user another role."""
+        new = shapes.Role(role=role)
+        return self._call("PUT", f"/v1/users/{_part(name)}/role", shapes.User, new)
+
+    def tokens(self) -> list[shapes.Token]:
+        """Return what opens the HTTP API."""
+        return self._call("GET", "/v1/tokens", list[shapes.Token])
+
+    def create_token(self, new: shapes.NewToken) -> shapes.Token:
+        """Make a token or an OAuth client; the answer holds its text."""
+        return self._call("POST", "/v1/tokens", shapes.Token, new)
+
+    def revoke_token(self, token_id: str) -> shapes.Token:
+        """Remove a token or an OAuth client."""
+        return self._call("DELETE", f"/v1/tokens/{_part(token_id)}", shapes.Token)
+
+    def audit(
+        self, limit: int, before: int | None = None, since: datetime | None = None
+    ) -> list[shapes.AuditEntry]:
+        """Return entries of the audit log, newest first; before: only those with lower ids."""
+        query = f"limit={limit}" + (f"&before={before}" if before is not None else "")
+        if since is not None:
+            query += f"&since={quote(since.isoformat())}"
+        return self._call("GET", f"/v1/audit?{query}", list[shapes.AuditEntry])
 
     def nodes(self) -> shapes.Listing:
         """Return all machines, and those that wait."""

@@ -153,7 +153,7 @@ class Server:
         self._certificates = Certificates(config, state, host, relay_key, self._hub, clock, entropy)
         if config.tls != "off":
             self._certificates.load()
-        self._registry = Registry(store, store.load())
+        self._registry = Registry(store, store.load(), clock)
         self._grants = TurnGrants(self._identity.relay, _turn_ways(config, host))
         self._mapper = Mapper(
             self._settings, _derp_map(config, self._certificates.pin), self._grants.capability

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from warren.coordinator.change import NO_CHANGE, Change
 from warren.coordinator.records import (
+    AuditRecord,
     AuthKeyRecord,
+    CredentialRecord,
     NodeRecord,
     PendingRecord,
     PolicyRecord,
@@ -24,10 +26,13 @@ class Delta:
     auth_keys: tuple[AuthKeyRecord, ...] = ()
     pending: tuple[PendingRecord, ...] = ()
     policies: tuple[PolicyRecord, ...] = ()
+    credentials: tuple[CredentialRecord, ...] = ()
+    audit: tuple[AuditRecord, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     removed_users: tuple[int, ...] = ()
     removed_nodes: tuple[int, ...] = ()
     removed_auth_keys: tuple[str, ...] = ()
     removed_pending: tuple[str, ...] = ()
     removed_policies: tuple[int, ...] = ()
+    removed_credentials: tuple[str, ...] = ()
     change: Change = NO_CHANGE

@@ -16,6 +16,7 @@ from warren.coordinator.delta import Delta
 from warren.coordinator.names import dns_label, is_tag, is_user_name, unique_label
 from warren.coordinator.records import NodeRecord, UserRecord
 from warren.coordinator.refusal import Conflict, NotFound, Refused
+from warren.coordinator.roles import OWNER, ROLES
 from warren.coordinator.snapshot import Snapshot
 from warren.edge.entropy import Entropy
 
@@ -54,7 +55,21 @@ def delete_user(snapshot: Snapshot, name: str) -> Delta:
             f"{user.name} still owns {owned} node{'s' if owned > 1 else ''}; delete those first"
         )
     keys = tuple(key.id for key in snapshot.auth_keys.values() if key.user_id == user.id)
-    return Delta(removed_users=(user.id,), removed_auth_keys=keys)
+    tokens = tuple(t.id for t in snapshot.credentials.values() if t.user_id == user.id)
+    return Delta(removed_users=(user.id,), removed_auth_keys=keys, removed_credentials=tokens)
+
+
+def set_role(snapshot: Snapshot, user: UserRecord, role: str) -> Delta:
+    """Give a user another role. There is always an owner."""
+    if role not in ROLES:
+        raise Refused(f"{role!r} is no role; there are {', '.join(ROLES)}")
+    owners = sum(other.role == OWNER for other in snapshot.users.values())
+    if user.role == OWNER and role != OWNER and owners == 1:
+        raise Conflict(f"{user.name} is the only owner; make another user owner first")
+    return Delta(
+        users=(replace(user, role=role),),
+        change=Change(everything=True, why=frozenset({"role"})),
+    )
 
 
 def find_user(snapshot: Snapshot, name: str) -> UserRecord:

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
+from typing import Any
 
 import msgspec
 
@@ -123,6 +124,47 @@ class PolicyRecord(msgspec.Struct, frozen=True, kw_only=True):
     def etag(self) -> str:
         """Return what stands for this text: an editor gives it back to say what was edited."""
         return etag_of(self.text)
+
+
+class CredentialRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What opens the HTTP API: a user's own token, or a program's OAuth client.
+
+    kind: `api` (may do what its user may) or `client` (may do what its scopes say). Only the
+    SHA-256 of the secret is kept. tags: those that a client's keys must bear.
+    """
+
+    id: str
+    kind: str
+    user_id: int
+    digest: bytes
+    scopes: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    created: datetime
+    expiry: datetime | None = None
+    description: str = ""
+
+    def usable(self, wall: datetime) -> bool:
+        """Whether its time is not over."""
+        return self.expiry is None or wall < self.expiry
+
+
+class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One change, as the audit log has it. `id` is given by the database, counting up.
+
+    before, after: the fields that differ; None: there was nothing, or is nothing any more.
+    """
+
+    id: int = 0
+    wall: datetime
+    actor_kind: str
+    actor: str
+    origin: str
+    action: str
+    target_kind: str
+    target: str
+    target_name: str
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
 
 
 def etag_of(text: str) -> str:

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import structlog
 
+from warren.coordinator import audit
+from warren.coordinator.audit import SERVER, Actor
 from warren.coordinator.change import Change, Facet
 from warren.coordinator.delta import Delta
+from warren.coordinator.records import AuditRecord
 from warren.coordinator.snapshot import Snapshot
-from warren.coordinator.store import Store, StoreProblem
+from warren.coordinator.store import AuditQuestion, Store, StoreProblem
+from warren.edge.clock import Clock
 
 _T = TypeVar("_T")
 Listener = Callable[[Change], None]
@@ -29,8 +34,9 @@ _WORTH_A_LINE = Facet.MEMBERSHIP | Facet.NAME | Facet.OWNER | Facet.PRESENCE
 class Registry:
     """Holds the snapshot and the way to the next one."""
 
-    def __init__(self, store: Store, snapshot: Snapshot) -> None:
+    def __init__(self, store: Store, snapshot: Snapshot, clock: Clock) -> None:
         self._store = store
+        self._clock = clock
         self._snapshot = snapshot
         self._turn = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
@@ -45,9 +51,12 @@ class Registry:
         """Call `listener` after every change, in the event loop; it must not block."""
         self._listeners.append(listener)
 
-    async def commit(self, decide: Callable[[Snapshot], tuple[Delta | None, _T]]) -> _T:
+    async def commit(
+        self, decide: Callable[[Snapshot], tuple[Delta | None, _T]], by: Actor = SERVER
+    ) -> _T:
         """Take a decision and put it in force; return the decision's second part.
 
+        What changes is noted in the audit log, in the same transaction. by: whose decision it is.
         Raises what `decide` raises, and StoreProblem where the database refuses; then nothing
         has changed.
         """
@@ -55,7 +64,8 @@ class Registry:
         async def work() -> _T:
             delta, result = decide(self._snapshot)
             if delta is not None:
-                await self._store.write(delta)
+                noted = audit.entries(self._snapshot, delta, by, self._clock.wall())
+                await self._store.write(replace(delta, audit=noted))
                 self._show(delta)
             return result
 
@@ -79,6 +89,10 @@ class Registry:
             self._show(delta)
 
         await self._in_turn(work)
+
+    async def history(self, question: AuditQuestion) -> list[AuditRecord]:
+        """Return entries of the audit log, newest first. Raises StoreProblem."""
+        return await self._store.read_audit(question)
 
     async def settle(self) -> None:
         """Wait until every change that was begun is in force."""

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from warren.coordinator.delta import Delta
 from warren.coordinator.records import (
     AuthKeyRecord,
+    CredentialRecord,
     NodeRecord,
     PendingRecord,
     PolicyRecord,
@@ -30,6 +31,7 @@ class Snapshot:
     auth_keys: Mapping[str, AuthKeyRecord] = field(default_factory=dict)
     pending: Mapping[str, PendingRecord] = field(default_factory=dict)
     policies: Mapping[int, PolicyRecord] = field(default_factory=dict)
+    credentials: Mapping[str, CredentialRecord] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -64,6 +66,7 @@ class Snapshot:
             ("auth_keys", delta.auth_keys, delta.removed_auth_keys),
             ("pending", delta.pending, delta.removed_pending),
             ("policies", delta.policies, delta.removed_policies),
+            ("credentials", delta.credentials, delta.removed_credentials),
         ):
             if records or removed:
                 changed[name] = _patched(getattr(self, name), records, removed)

@@ -18,6 +18,7 @@ from warren.coordinator.session import Maps
 from warren.coordinator.settings import Settings
 from warren.coordinator.snapshot import Snapshot
 from warren.coordinator.store import Store, StoreProblem
+from warren.edge.clock import SystemClock
 from warren.netmap.derpmap import DERPMap
 
 
@@ -50,7 +51,7 @@ def slow() -> SlowStore:
 
 @pytest.fixture
 def registry(slow: SlowStore) -> Registry:
-    return Registry(slow, Snapshot())  # type: ignore[arg-type]
+    return Registry(slow, Snapshot(), SystemClock())  # type: ignore[arg-type]
 
 
 async def test_nothing_is_shown_before_it_is_stored(registry: Registry, slow: SlowStore) -> None:
@@ -98,7 +99,7 @@ class Watch:
 
     def __init__(self, world: World, store: Store) -> None:
         self.clock = world.clock
-        self.registry = Registry(store, world.snapshot)
+        self.registry = Registry(store, world.snapshot, world.clock)
         settings = Settings(url="http://x")
         mapper = Mapper(settings, DERPMap(regions={}))
         maps = Maps(self.registry, mapper, AllowAll(), self.clock, CountedEntropy())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from datetime import datetime
+from typing import Annotated, TypeVar
 
 import msgspec
 import structlog
@@ -15,11 +16,13 @@ from starlette.routing import Route
 from warren.coordinator.admin import shapes
 from warren.coordinator.admin.office import Office
 from warren.coordinator.refusal import Conflict, NotFound, Refused
-from warren.coordinator.store import StoreProblem
+from warren.coordinator.store import AuditQuestion, StoreProblem
 
 _T = TypeVar("_T")
 _log = structlog.get_logger("admin")
 
+MAX_ENTRIES = 1000
+"""Of the audit log, in one answer."""
 # A policy of 1 MiB, escaped as JSON.
 MAX_BODY_BYTES = 4 << 20
 
@@ -99,12 +102,31 @@ def application(office: Office) -> Starlette:
     async def policy_version(request: Request) -> object:
         return office.policy_version(request.path_params["version"])
 
+    async def set_role(request: Request) -> object:
+        return await office.set_role(request.path_params["name"], await _body(request, shapes.Role))
+
+    async def tokens(request: Request) -> object:
+        return office.tokens()
+
+    async def create_token(request: Request) -> object:
+        return await office.create_token(await _body(request, shapes.NewToken))
+
+    async def revoke_token(request: Request) -> object:
+        return await office.revoke_token(request.path_params["token"])
+
+    async def audit(request: Request) -> object:
+        return await office.audit(_audit_question(request))
+
     return Starlette(
         routes=[
             _route("GET", "/v1/status", status),
             _route("GET", "/v1/users", users),
             _route("POST", "/v1/users", create_user),
             _route("DELETE", "/v1/users/{name}", delete_user),
+            _route("PUT", "/v1/users/{name}/role", set_role),
+            _route("GET", "/v1/tokens", tokens),
+            _route("POST", "/v1/tokens", create_token),
+            _route("DELETE", "/v1/tokens/{token}", revoke_token),
             _route("GET", "/v1/keys", keys),
             _route("POST", "/v1/keys", create_key),
             _route("DELETE", "/v1/keys/{key}", revoke_key),
@@ -117,6 +139,7 @@ def application(office: Office) -> Starlette:
             _route("POST", "/v1/nodes/{node}/rename", rename),
             _route("POST", "/v1/nodes/{node}/tags", tag),
             _route("POST", "/v1/nodes/{node}/expire", expire),
+            _route("GET", "/v1/audit", audit),
             _route("GET", "/v1/policy", policy),
             _route("PUT", "/v1/policy", set_policy),
             _route("POST", "/v1/policy/check", check_policy),
@@ -142,6 +165,38 @@ def _route(method: str, path: str, work: Callable[[Request], Awaitable[object]])
             return _problem(503, str(error))
 
     return Route(path, endpoint, methods=[method])
+
+
+def _audit_question(request: Request) -> AuditQuestion:
+    """Read `limit`, `before` (an id), `since` and `until` (RFC 3339). Raises Refused."""
+    query = request.query_params
+    try:
+        return msgspec.convert(
+            {
+                name: query[key]
+                for key, name in (
+                    ("limit", "limit"),
+                    ("before", "before_id"),
+                    ("since", "since"),
+                    ("until", "until"),
+                )
+                if key in query
+            },
+            _AuditQuery,
+            strict=False,
+        ).question()
+    except msgspec.ValidationError as error:
+        raise Refused(f"the question cannot be read: {error}") from error
+
+
+class _AuditQuery(msgspec.Struct):
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_ENTRIES)] = 100
+    before_id: Annotated[int, msgspec.Meta(ge=0, lt=2**63)] | None = None
+    since: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    until: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+
+    def question(self) -> AuditQuestion:
+        return AuditQuestion(self.limit, self.before_id, self.since, self.until)
 
 
 async def _body(request: Request, kind: type[_T]) -> _T:

@@ -10,18 +10,27 @@ from msgspec.structs import replace
 
 from warren.coordinator import members, policies, questions
 from warren.coordinator.admin import shapes
-from warren.coordinator.auth import authkeys
+from warren.coordinator.audit import ADMINISTRATOR
+from warren.coordinator.auth import authkeys, credentials
 from warren.coordinator.auth.flow import Registration
 from warren.coordinator.change import Facet
 from warren.coordinator.delta import Delta
 from warren.coordinator.durations import parse_duration
 from warren.coordinator.policy_topology import shown_topology
 from warren.coordinator.questions import Questions
-from warren.coordinator.records import AuthKeyRecord, NodeRecord, PolicyRecord, UserRecord
+from warren.coordinator.records import (
+    AuditRecord,
+    AuthKeyRecord,
+    CredentialRecord,
+    NodeRecord,
+    PolicyRecord,
+    UserRecord,
+)
 from warren.coordinator.refusal import Conflict, NotFound, Refused
 from warren.coordinator.registry import Registry
 from warren.coordinator.settings import Settings
 from warren.coordinator.snapshot import Snapshot
+from warren.coordinator.store import AuditQuestion
 from warren.edge.clock import Clock
 from warren.edge.entropy import Entropy
 
@@ -66,7 +75,7 @@ class Office:
             delta = members.create_user(snapshot, new.name, new.display_name, wall)
             return delta, delta.users[0]
 
-        user = await self._registry.commit(decide)
+        user = await self._registry.commit(decide, ADMINISTRATOR)
         return _show_user(self._registry.snapshot, user)
 
     async def delete_user(self, name: str) -> shapes.User:
@@ -76,7 +85,7 @@ class Office:
             shown = _show_user(snapshot, members.find_user(snapshot, name))
             return members.delete_user(snapshot, name), shown
 
-        return await self._registry.commit(decide)
+        return await self._registry.commit(decide, ADMINISTRATOR)
 
     def keys(self) -> list[shapes.AuthKey]:
         """Return all auth keys, newest last."""
@@ -106,7 +115,7 @@ class Office:
             )
             return Delta(auth_keys=(record,)), (text, record)
 
-        text, record = await self._registry.commit(decide)
+        text, record = await self._registry.commit(decide, ADMINISTRATOR)
         return replace(self._show_key(self._registry.snapshot, record), key=text)
 
     async def revoke_key(self, key: str) -> shapes.AuthKey:
@@ -119,7 +128,7 @@ class Office:
                 raise NotFound(f"there is no auth key {key_id!r}")
             return Delta(removed_auth_keys=(key_id,)), self._show_key(snapshot, record)
 
-        return await self._registry.commit(decide)
+        return await self._registry.commit(decide, ADMINISTRATOR)
 
     def nodes(self) -> shapes.Listing:
         """Return all machines, and those that wait for approval."""
@@ -174,7 +183,7 @@ class Office:
             node = members.find_node(snapshot, wanted)
             return members.removed_node(node, "deleted"), self._show_node(snapshot, node)
 
-        return await self._registry.commit(decide)
+        return await self._registry.commit(decide, ADMINISTRATOR)
 
     async def approve(self, wanted: str, approval: shapes.Approval) -> shapes.Node:
         """Admit a machine: one that waits (by id, URL or host name), or a node by any name."""
@@ -184,7 +193,7 @@ class Office:
             return await self._change(wanted, lambda _, node: _authorize(node))
         user = _owner(snapshot, approval.user)
         tags = None if approval.tags is None else tuple(sorted(set(approval.tags)))
-        node_id = await self._registration.approve(pending_id, user.id, tags)
+        node_id = await self._registration.approve(pending_id, user.id, tags, ADMINISTRATOR)
         return self.node(str(node_id))
 
     async def reject(self, wanted: str) -> shapes.Problem:
@@ -192,7 +201,7 @@ class Office:
         pending_id = self._pending_id(self._registry.snapshot, wanted)
         if pending_id is None:
             raise NotFound(f"no machine waits under {wanted!r}")
-        await self._registration.reject(pending_id)
+        await self._registration.reject(pending_id, ADMINISTRATOR)
         return shapes.Problem(message="turned away")
 
     async def rename(self, wanted: str, name: str) -> shapes.Node:
@@ -226,7 +235,7 @@ class Office:
             delta = policies.set_policy(snapshot, new.text, new.author, wall, new.etag)
             return delta, delta.policies[0]
 
-        return _show_policy(await self._registry.commit(decide))
+        return _show_policy(await self._registry.commit(decide, ADMINISTRATOR))
 
     def check_policy(self, new: shapes.NewPolicy) -> shapes.Problem:
         """Say whether a policy would be taken, and change nothing."""
@@ -258,12 +267,68 @@ class Office:
             raise NotFound(f"version {version} of the policy is not kept")
         return _show_policy(record)
 
+    def tokens(self) -> list[shapes.Token]:
+        """Return what opens the HTTP API, newest last."""
+        snapshot = self._registry.snapshot
+        ordered = sorted(snapshot.credentials.values(), key=lambda record: record.created)
+        return [_show_token(snapshot, record) for record in ordered]
+
+    async def create_token(self, new: shapes.NewToken) -> shapes.Token:
+        """Make a token or an OAuth client; the answer is the only one that holds its text."""
+        try:
+            life = parse_duration(new.expires)
+        except ValueError as error:
+            raise Refused(str(error)) from error
+        wall = self._clock.wall()
+
+        def decide(snapshot: Snapshot) -> tuple[Delta, tuple[str, CredentialRecord]]:
+            text, record = credentials.mint(
+                credentials.CLIENT if new.scopes else credentials.API,
+                user_id=_owner(snapshot, new.user).id,
+                wall=wall,
+                entropy=self._entropy,
+                life=life,
+                scopes=new.scopes,
+                tags=new.tags,
+                description=new.description,
+            )
+            return Delta(credentials=(record,)), (text, record)
+
+        text, record = await self._registry.commit(decide, ADMINISTRATOR)
+        return replace(_show_token(self._registry.snapshot, record), text=text)
+
+    async def revoke_token(self, token_id: str) -> shapes.Token:
+        """Remove a token or an OAuth client; it opens nothing from now on."""
+
+        def decide(snapshot: Snapshot) -> tuple[Delta, shapes.Token]:
+            record = snapshot.credentials.get(token_id)
+            if record is None:
+                raise NotFound(f"there is no token {token_id!r}")
+            return Delta(removed_credentials=(token_id,)), _show_token(snapshot, record)
+
+        return await self._registry.commit(decide, ADMINISTRATOR)
+
+    async def set_role(self, name: str, new: shapes.Role) -> shapes.User:
+        """Give a user another role."""
+
+        def decide(snapshot: Snapshot) -> tuple[Delta, int]:
+            user = members.find_user(snapshot, name)
+            return members.set_role(snapshot, user, new.role), user.id
+
+        user_id = await self._registry.commit(decide, ADMINISTRATOR)
+        snapshot = self._registry.snapshot
+        return _show_user(snapshot, snapshot.users[user_id])
+
+    async def audit(self, question: AuditQuestion) -> list[shapes.AuditEntry]:
+        """Return entries of the audit log, newest first."""
+        return [show_entry(entry) for entry in await self._registry.history(question)]
+
     async def _change(self, wanted: str, decision: NodeDecision) -> shapes.Node:
         def decide(snapshot: Snapshot) -> tuple[Delta, int]:
             node = members.find_node(snapshot, wanted)
             return decision(snapshot, node), node.id
 
-        node_id = await self._registry.commit(decide)
+        node_id = await self._registry.commit(decide, ADMINISTRATOR)
         return self.node(str(node_id))
 
     def _pending_id(self, snapshot: Snapshot, wanted: str) -> str | None:
@@ -332,6 +397,27 @@ class Office:
         )
 
 
+def _show_token(snapshot: Snapshot, record: CredentialRecord) -> shapes.Token:
+    user = snapshot.users[record.user_id]
+    return shapes.Token(
+        id=record.id,
+        kind=record.kind,
+        user=user.name,
+        role="" if record.kind == credentials.CLIENT else user.role,
+        scopes=list(record.scopes),
+        tags=list(record.tags),
+        created=record.created,
+        expiry=record.expiry,
+        description=record.description,
+    )
+
+
+def show_entry(entry: AuditRecord) -> shapes.AuditEntry:
+    """Return an entry of the audit log as it is told."""
+    fields = {name: getattr(entry, name) for name in entry.__struct_fields__ if name != "wall"}
+    return shapes.AuditEntry(time=entry.wall, **fields)
+
+
 def _authorize(node: NodeRecord) -> Delta:
     return members.changed_node(node, Facet.MEMBERSHIP, "approved", authorized=True)
 
@@ -343,6 +429,7 @@ def _show_user(snapshot: Snapshot, user: UserRecord) -> shapes.User:
         name=user.name,
         display_name=user.display_name,
         created=user.created,
+        role=user.role,
         nodes=owned,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -14,7 +15,14 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     display_name: str
     created: datetime
+    role: str = "member"
     nodes: int = 0
+
+
+class Role(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A user's role from now on."""
+
+    role: str
 
 
 class NewUser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -150,6 +158,51 @@ class PolicyVersion(msgspec.Struct, frozen=True, kw_only=True):
     author: str
     created: datetime
     size_bytes: int
+
+
+class Token(msgspec.Struct, frozen=True, kw_only=True):
+    """What opens the HTTP API, without its secret: a user's token or a program's OAuth client."""
+
+    id: str
+    kind: str
+    user: str
+    role: str
+    scopes: list[str]
+    tags: list[str]
+    created: datetime
+    expiry: datetime | None
+    description: str = ""
+    text: str | None = None
+    """The token itself: only in the answer that made it."""
+
+
+class NewToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What makes a token. Scopes make it an OAuth client, which has these and no role.
+
+    user: whose it is; empty: the only user. expires: a length of time or `never`.
+    """
+
+    user: str = ""
+    scopes: list[str] = []
+    tags: list[str] = []
+    expires: str = "90d"
+    description: str = ""
+
+
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One change: who made it, from where, and what differs. Ids count up."""
+
+    id: int
+    time: datetime
+    actor_kind: str
+    actor: str
+    origin: str
+    action: str
+    target_kind: str
+    target: str
+    target_name: str
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
 
 
 class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):

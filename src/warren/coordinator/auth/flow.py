@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 
+from warren.coordinator.audit import Actor
 from warren.coordinator.auth import registration
 from warren.coordinator.auth.registration import Desk, Outcome
 from warren.coordinator.delta import Delta
@@ -54,21 +55,24 @@ class Registration:
             finally:
                 self._forget(outcome.waits_for, event)
 
-    async def approve(self, pending_id: str, user_id: int, tags: tuple[str, ...] | None) -> int:
+    async def approve(
+        self, pending_id: str, user_id: int, tags: tuple[str, ...] | None, by: Actor
+    ) -> int:
         """Admit a waiting machine; return the node's id. Raises Refused, StoreProblem."""
         node_id = await self._registry.commit(
-            lambda snapshot: registration.approve(self._desk(snapshot), pending_id, user_id, tags)
+            lambda snapshot: registration.approve(self._desk(snapshot), pending_id, user_id, tags),
+            by,
         )
         self._tell(pending_id)
         return node_id
 
-    async def reject(self, pending_id: str) -> None:
+    async def reject(self, pending_id: str, by: Actor) -> None:
         """Turn a waiting machine away. Raises Refused, StoreProblem."""
 
         def decide(snapshot: Snapshot) -> tuple[Delta, None]:
             return registration.reject(self._desk(snapshot), pending_id), None
 
-        await self._registry.commit(decide)
+        await self._registry.commit(decide, by)
         self._tell(pending_id)
 
     async def _decide(self, machine: MachinePublic, request: RegisterRequest) -> Outcome:
@@ -76,7 +80,8 @@ class Registration:
             outcome = registration.register(self._desk(snapshot), machine, request)
             return outcome.delta, outcome
 
-        return await self._registry.commit(decide)
+        name = request.hostinfo.hostname
+        return await self._registry.commit(decide, Actor("machine", name or str(machine)))
 
     def _desk(self, snapshot: Snapshot) -> Desk:
         return Desk(

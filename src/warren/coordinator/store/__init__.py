@@ -4,6 +4,6 @@ Everything that the coordinator decides on is in memory (`snapshot`); the databa
 durable copy. So there are few statements here: read all at start, write one delta at a time.
 """
 
-from warren.coordinator.store.database import Store, StoreProblem
+from warren.coordinator.store.database import AuditQuestion, Store, StoreProblem
 
-__all__ = ["Store", "StoreProblem"]
+__all__ = ["AuditQuestion", "Store", "StoreProblem"]

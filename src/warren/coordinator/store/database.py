@@ -11,19 +11,41 @@ import asyncio
 import sqlite3
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Self
+from datetime import datetime
+from typing import Any, NamedTuple, Self
 
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url, select
+from sqlalchemy import (
+    Connection,
+    Engine,
+    String,
+    Table,
+    create_engine,
+    event,
+    func,
+    make_url,
+    select,
+)
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
+from warren.coordinator.audit import KEPT_ENTRIES
 from warren.coordinator.delta import Delta
+from warren.coordinator.records import AuditRecord
 from warren.coordinator.snapshot import Snapshot
 from warren.coordinator.store import rows, tables
 
 _MIGRATIONS = "warren.coordinator.store:migrations"
+
+
+class AuditQuestion(NamedTuple):
+    """Which entries of the audit log: at most `limit` with an id below `before_id`, in a time."""
+
+    limit: int = 100
+    before_id: int | None = None
+    since: datetime | None = None
+    until: datetime | None = None
 
 
 class StoreProblem(Exception):
@@ -85,6 +107,10 @@ class Store:
                     pending={
                         r["id"]: rows.pending_from(r) for r in _all(connection, tables.pending)
                     },
+                    credentials={
+                        r["id"]: rows.credential_from(r)
+                        for r in _all(connection, tables.credentials)
+                    },
                     policies={
                         r["id"]: rows.policy_from(r) for r in _all(connection, tables.policies)
                     },
@@ -106,6 +132,28 @@ class Store:
         try:
             with self._engine.begin() as connection:
                 _apply(connection, delta)
+        except SQLAlchemyError as error:
+            raise StoreProblem(self._explain(error)) from error
+
+    async def read_audit(self, question: AuditQuestion) -> list[AuditRecord]:
+        """Return entries of the audit log, newest first. Raises StoreProblem."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._writer, self._read_audit_now, question
+        )
+
+    def _read_audit_now(self, question: AuditQuestion) -> list[AuditRecord]:
+        table = tables.audit
+        query = select(table).order_by(table.c.id.desc()).limit(question.limit)
+        if question.before_id is not None:
+            query = query.where(table.c.id < question.before_id)
+        if question.since is not None:
+            query = query.where(table.c.wall >= question.since)
+        if question.until is not None:
+            query = query.where(table.c.wall < question.until)
+        try:
+            with self._engine.begin() as connection:
+                found = connection.execute(query).mappings()
+                return [rows.audit_from(dict(row)) for row in found]
         except SQLAlchemyError as error:
             raise StoreProblem(self._explain(error)) from error
 
@@ -170,6 +218,7 @@ def _apply(connection: Connection, delta: Delta) -> None:
         (delta.removed_pending, tables.pending),
         (delta.removed_nodes, tables.nodes),
         (delta.removed_auth_keys, tables.auth_keys),
+        (delta.removed_credentials, tables.credentials),
         (delta.removed_users, tables.users),
         (delta.removed_policies, tables.policies),
     ):
@@ -181,11 +230,28 @@ def _apply(connection: Connection, delta: Delta) -> None:
         (delta.nodes, tables.nodes),
         (delta.pending, tables.pending),
         (delta.policies, tables.policies),
+        (delta.credentials, tables.credentials),
     ):
         for record in records:
             _replace(connection, table, "id", rows.to_row(record))
     for name, value in delta.settings.items():
         _replace(connection, tables.settings, "name", {"name": name, "value": value})
+    if delta.audit:
+        _note(connection, delta.audit)
+
+
+def _note(connection: Connection, entries: Iterable[AuditRecord]) -> None:
+    table = tables.audit
+    noted = [rows.to_row(entry) for entry in entries]
+    for row in noted:
+        # The database counts; texts that came from outside are cut to what a column takes.
+        del row["id"]
+        for column in table.columns:
+            if isinstance(column.type, String) and column.type.length is not None:
+                row[column.name] = row[column.name][: column.type.length]
+    connection.execute(table.insert(), noted)
+    newest = connection.execute(select(func.max(table.c.id))).scalar_one()
+    connection.execute(table.delete().where(table.c.id <= newest - KEPT_ENTRIES))
 
 
 def _replace(connection: Connection, table: Table, key: str, row: dict[str, Any]) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import msgspec
 
 from warren.coordinator.records import (
+    AuditRecord,
     AuthKeyRecord,
+    CredentialRecord,
     NodeRecord,
     PendingRecord,
     PolicyRecord,
@@ -21,8 +23,24 @@ from warren.netmap.node import Hostinfo
 
 Row = Mapping[str, Any]
 
-_JSON_COLUMNS = {"endpoints", "tags", "approved_routes", "attributes"}
-_Record = UserRecord | NodeRecord | AuthKeyRecord | PendingRecord | PolicyRecord
+_JSON_COLUMNS = {
+    "endpoints",
+    "tags",
+    "approved_routes",
+    "attributes",
+    "scopes",
+    "before",
+    "after",
+}
+_Record = (
+    UserRecord
+    | NodeRecord
+    | AuthKeyRecord
+    | PendingRecord
+    | PolicyRecord
+    | CredentialRecord
+    | AuditRecord
+)
 
 
 def to_row(record: _Record) -> dict[str, Any]:
@@ -85,3 +103,17 @@ def pending_from(row: Row) -> PendingRecord:
 def policy_from(row: Row) -> PolicyRecord:
     """Read a row of `policies`."""
     return PolicyRecord(**row)
+
+
+def credential_from(row: Row) -> CredentialRecord:
+    """Read a row of `credentials`."""
+    lists = {
+        name: tuple(msgspec.json.decode(row[name], type=list[str])) for name in ("scopes", "tags")
+    }
+    return CredentialRecord(**{**row, **lists})
+
+
+def audit_from(row: Row) -> AuditRecord:
+    """Read a row of `audit`."""
+    told = {name: msgspec.json.decode(row[name]) for name in ("before", "after")}
+    return AuditRecord(**{**row, **told})

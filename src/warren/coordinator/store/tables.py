@@ -123,6 +123,36 @@ policies = Table(
     Column("created", UtcDateTime, nullable=False),
 )
 
+credentials = Table(
+    "credentials",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("user_id", ForeignKey("users.id"), nullable=False, index=True),
+    Column("digest", LargeBinary(32), nullable=False),
+    Column("scopes", Text, nullable=False),
+    Column("tags", Text, nullable=False),
+    Column("created", UtcDateTime, nullable=False),
+    Column("expiry", UtcDateTime),
+    Column("description", String(254), nullable=False),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("wall", UtcDateTime, nullable=False, index=True),
+    Column("actor_kind", String(16), nullable=False),
+    Column("actor", String(254), nullable=False),
+    Column("origin", String(64), nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("target_kind", String(16), nullable=False),
+    Column("target", String(64), nullable=False),
+    Column("target_name", String(254), nullable=False),
+    Column("before", Text, nullable=False),
+    Column("after", Text, nullable=False),
+)
+
 settings = Table(
     "settings",
     metadata,

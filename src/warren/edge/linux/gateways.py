@@ -70,7 +70,7 @@ def default_routes() -> list[DefaultRoute]:
 
     Blocks for about a millisecond. Raises OSError.
     """
-    from pyroute2 import IPRoute
+    from warren.edge.linux.netlink import IPRoute
 
     found: list[tuple[int, DefaultRoute]] = []
     with IPRoute() as kernel:
