@@ -260,8 +260,6 @@ impl Worker {
         let mut nonce = [0; 24];
         getrandom::fill(&mut nonce).map_err(io::Error::other)?;
         let info = server_info_frame(&shared.config.private_key, &key, &nonce);
-        conn.channel.write(&info, &mut self.desk.bench)?;
-        conn.channel.flush(&mut self.desk.bench)?;
         let limits = Limits {
             pair_bytes: shared.config.pair_bytes as usize,
             client_bytes: shared.config.client_bytes as usize,
@@ -278,7 +276,11 @@ impl Worker {
         conn.stage = Stage::Member(cutter, Box::new(member));
         conn.since = now;
         conn.progress = now;
+        // A client that reads that it is in may tell others at once: it is found from now on. What
+        // they send waits in its outbox, which this thread empties after this.
         shared.roster.join(&peer);
+        conn.channel.write(&info, &mut self.desk.bench)?;
+        conn.channel.flush(&mut self.desk.bench)?;
         Ok(())
     }
 }
