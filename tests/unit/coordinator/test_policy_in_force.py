@@ -57,7 +57,7 @@ class Network:
 
     def __init__(self, world: World, store: Store) -> None:
         self.clock = world.clock
-        self.registry = Registry(store, world.snapshot)
+        self.registry = Registry(store, world.snapshot, world.clock)
         mapper = Mapper(Settings(url="http://x"), DERPMap(regions={}))
         policy = Enforcement(world.snapshot, self.clock.wall())
         self.maps = Maps(self.registry, mapper, policy, self.clock, CountedEntropy())
