@@ -192,6 +192,7 @@ def test_a_hole_in_an_ipv6_firewall(home: World, igd: Igd, protocol: MapProtocol
     assert igd.pinholes == []
     assert not let_in()
     alice.run(["ip", "-6", "addr", "flush", "dev", "wan", "scope", "global"])
+    alice.run(["ip", "-6", "route", "del", "default"])
 
 
 def test_all_at_once_is_one_mapping(home: World, igd: Igd) -> None:
