@@ -11,6 +11,8 @@ RUST_SOURCES := $(shell find rust -name '*.rs' -not -path '*/target/*' 2>/dev/nu
 LAB_PACKAGES := iproute2 nftables iputils-ping
 TEST_PACKAGES := $(LAB_PACKAGES) wireguard-go wireguard-tools iperf3 coturn miniupnpd-nftables minissdpd
 
+BENCH_PACKAGES := nebula openvpn
+
 .PHONY: help demo test setup engine pebble lint check-rust check-python bench fuzz picture clean
 
 help: ## list these commands
@@ -76,8 +78,8 @@ check-python: setup pebble $(STAMPS)/rust-client ## the Python tests, the lab an
 	@tools/system-packages $(TEST_PACKAGES)
 	@WARREN_TESTS_SKIP_NOTHING=1 $(BIN)/python tools/run_tests.py
 
-bench: setup ## measure, beside peers in the same run
-	@tools/system-packages $(TEST_PACKAGES)
+bench: setup ## measure, beside peers in the same run (ARGS=--short: whether it works)
+	@tools/system-packages $(TEST_PACKAGES) $(BENCH_PACKAGES)
 	@$(BIN)/python -m bench $(ARGS)
 	@$(BIN)/python -m bench.punching
 	@$(BIN)/python -m bench.policy

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench import picture, tunnels
 from bench.figure import Figure
 from bench.machine import describe
 from bench.mesh import PLAN, MeshBench
@@ -25,6 +26,9 @@ def main() -> int:
     words = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     words.add_argument("--runs", type=int, default=5, help="samples of each figure")
     words.add_argument("--seconds", type=float, default=4.0, help="length of one TCP stream")
+    words.add_argument(
+        "--short", action="store_true", help="one short run of the tunnels: whether it works"
+    )
     words.add_argument("--json", action="store_true", help="print JSON and keep no file")
     words.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
     chosen = words.parse_args()
@@ -41,10 +45,18 @@ def main() -> int:
         "version": __version__,
         "machine": describe(),
     }
-    with World(PLAN) as world, console.status("building the lab") as status:
-        bench = MeshBench(world, chosen.runs, chosen.seconds, status.update)
-        report["offloads"] = bench.offloads()
-        figures = bench.measure()
+    runs, seconds = (1, 1.0) if chosen.short else (chosen.runs, chosen.seconds)
+    figures: list[Figure] = []
+    with console.status("building the lab") as status:
+        if not chosen.short:
+            with World(PLAN) as world:
+                bench = MeshBench(world, runs, seconds, status.update)
+                report["offloads"] = bench.offloads()
+                figures += bench.measure()
+        with World(tunnels.PLAN) as world:
+            beside = tunnels.TunnelBench(world, runs, seconds, status.update, short=chosen.short)
+            report["offloads"] = list(beside.nodes["a"].status()["offloads"])
+            figures += beside.measure()
     report["machine"]["load_1min_after"] = describe()["load_1min"]
     report["figures"] = [figure.data() for figure in figures]
     text = json.dumps(report, indent=2) + "\n"
@@ -55,7 +67,8 @@ def main() -> int:
     chosen.out.mkdir(parents=True, exist_ok=True)
     path = chosen.out / f"mesh-{report['when'][:10]}.json"
     path.write_text(text)
-    console.print(f"kept in {path}")
+    path.with_suffix(".svg").write_text(picture.draw(figures, report["when"][:10]))
+    console.print(f"kept in {path}, drawn in {path.with_suffix('.svg').name}")
     return 0
 
 
