@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import os
+import random
 import select
 import shutil
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -48,16 +50,24 @@ PLAN = Plan(
         Host("theirs1", address="203.0.113.10"),
         Host("ours2", address="198.51.100.20"),
         Host("theirs2", address="203.0.113.20"),
+        Host("ours3", address="198.51.100.30"),
+        Host("theirs3", address="203.0.113.30"),
+        Host("middle", address="192.0.2.30"),
     )
 )
 PORT = 51820
 OURS, THEIRS = "10.9.0.1", "10.9.0.2"
+OURS6, THEIRS6 = "fd09::1", "fd09::2"
 REKEY_AFTER_S = 120
-ANY = Span(first="0.0.0.0", last="255.255.255.255")
+UDP_SEGMENT = 103
+ANY = [
+    Span(first="0.0.0.0", last="255.255.255.255"),
+    Span(first="::", last="ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+]
 EVERYONE = FilterRule(
-    sources=[ANY],
-    destinations=[DstSpan(span=ANY, first_port=0, last_port=65535)],
-    protocols=[1, 6, 17],
+    sources=ANY,
+    destinations=[DstSpan(span=span, first_port=0, last_port=65535) for span in ANY],
+    protocols=[1, 6, 17, 58],
 )
 
 # Its control socket lives in /run, which an ordinary user may not write: a /run of its own.
@@ -69,6 +79,7 @@ export LOG_LEVEL=verbose WG_I_PREFER_BUGGY_USERSPACE_TO_POLISHED_KMOD=1
 wireguard-go -f wgo &
 until printf '%s\\n' "$conf" | wg setconf wgo /dev/stdin 2>/dev/null; do sleep 0.05; done
 ip address add "$2" dev wgo
+ip address add "$3" dev wgo nodad
 ip link set wgo up mtu 1280
 echo configured
 wait
@@ -103,8 +114,10 @@ class Pair:
         return self.program.output().count("Received handshake initiation")
 
 
-def start(world: World, number: int) -> Pair:
+def start(world: World, number: int, way: tuple[str, str] | None = None) -> Pair:
     ours, theirs = world[f"ours{number}"], world[f"theirs{number}"]
+    # Where each finds the other: `way`, or the other itself.
+    to_ours, to_theirs = way or (f"{ours.address}:{PORT}", f"{theirs.address}:{PORT}")
     us, them = (NodePrivate.from_entropy(os.urandom(32)) for _ in range(2))
 
     def text(raw: bytes) -> str:
@@ -113,25 +126,30 @@ def start(world: World, number: int) -> Pair:
     conf = world.scratch / f"wireguard-go-{number}.conf"
     conf.write_text(
         f"[Interface]\nPrivateKey = {text(them.reveal())}\nListenPort = {PORT}\n"
-        f"[Peer]\nPublicKey = {text(us.public().raw)}\nAllowedIPs = {OURS}/32\n"
-        f"Endpoint = {ours.address}:{PORT}\n"
+        f"[Peer]\nPublicKey = {text(us.public().raw)}\nAllowedIPs = {OURS}/32, {OURS6}/128\n"
+        f"Endpoint = {to_ours}\n"
     )
-    program = theirs.spawn(["sh", "-c", START, "sh", str(conf), f"{THEIRS}/24"], "wireguard-go")
+    argv = ["sh", "-c", START, "sh", str(conf), f"{THEIRS}/24", f"{THEIRS6}/64"]
+    program = theirs.spawn(argv, "wireguard-go")
     program.wait_output("configured", 10)
-    engine = start_engine(ours, theirs, us, them.public().raw)
+    engine = start_engine(ours, to_theirs, us, them.public().raw)
     return Pair(engine, ours, theirs, program, us, them.public().raw)
 
 
-def start_engine(ours: Part, theirs: Part, private: NodePrivate, key: bytes) -> NativeEngine:
+def start_engine(ours: Part, endpoint: str, private: NodePrivate, key: bytes) -> NativeEngine:
     engine = ours.inside(lambda: NativeEngine(EngineConfig(tun="wt0", port=PORT)))
-    for line in ("link set wt0 up", f"addr add {OURS}/24 dev wt0"):
+    for line in (
+        "link set wt0 up",
+        f"addr add {OURS}/24 dev wt0",
+        f"addr add {OURS6}/64 dev wt0 nodad",
+    ):
         ours.run(["ip", *line.split()])
     peer = Peer(
-        key=key, allowed_ips=[f"{THEIRS}/32"], roams=True, endpoint=f"{theirs.address}:{PORT}"
+        key=key, allowed_ips=[f"{THEIRS}/32", f"{THEIRS6}/128"], roams=True, endpoint=endpoint
     )
     engine.apply(
         [
-            SetIdentity(private_key=private.reveal(), addresses=[f"{OURS}/32"]),
+            SetIdentity(private_key=private.reveal(), addresses=[f"{OURS}/32", f"{OURS6}/128"]),
             SetFilter(rules=[EVERYONE]),
             SetPeers(upsert=[peer]),
         ]
@@ -140,14 +158,97 @@ def start_engine(ours: Part, theirs: Part, private: NodePrivate, key: bytes) -> 
 
 
 @pytest.fixture(scope="module")
-def pairs() -> Iterator[tuple[Pair, Pair]]:
+def world() -> Iterator[World]:
     with World(PLAN) as world:
-        made = start(world, 1), start(world, 2)
+        yield world
+
+
+@pytest.fixture(scope="module")
+def pairs(world: World) -> Iterator[tuple[Pair, Pair]]:
+    made = start(world, 1), start(world, 2)
+    try:
+        yield made
+    finally:
+        for pair in made:
+            pair.engine.close()
+
+
+@pytest.fixture
+def rough(world: World) -> Iterator[tuple[Pair, RoughPath]]:
+    """A pair whose datagrams pass a path that reorders, doubles and loses some of them."""
+    ends = [(str(world[name].address), PORT) for name in ("ours3", "theirs3")]
+    with RoughPath(world["middle"], ends) as path:
+        at = world["middle"].address
+        pair = start(world, 3, (f"{at}:{path.ports[1]}", f"{at}:{path.ports[0]}"))
         try:
-            yield made
+            yield pair, path
         finally:
-            for pair in made:
-                pair.engine.close()
+            pair.engine.close()
+            pair.program.stop()
+
+
+class RoughPath:
+    """Two UDP ports, one for each end; what comes to one leaves by the other.
+
+    Of a hundred datagrams `lost` are dropped, 5 doubled and 10 held back behind others; all by
+    one seed.
+    """
+
+    def __init__(self, part: Part, ends: list[tuple[str, int]]) -> None:
+        self.lost = 0
+        self.doubled = 0
+        self._sockets = [part.socket(socket.SOCK_DGRAM) for _ in range(2)]
+        for sock in self._sockets:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+            sock.bind((str(part.address), 0))
+        self.ports = [sock.getsockname()[1] for sock in self._sockets]
+        self._ends = ends
+        self._held: list[list[bytes]] = [[], []]
+        self._noise = random.Random(5)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> RoughPath:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        for sock in self._sockets:
+            sock.close()
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            ready, _, _ = select.select(self._sockets, [], [], 0.02)
+            for side, sock in enumerate(self._sockets):
+                if sock in ready:
+                    self._take(1 - side, sock.recv(1 << 16))
+                elif not ready:
+                    self._release(1 - side)
+
+    def _take(self, side: int, data: bytes) -> None:
+        fate = self._noise.randrange(100)
+        if fate < self.lost:
+            return
+        if 80 <= fate < 90:
+            self._held[side].append(data)
+            return
+        self._send(side, data)
+        if fate >= 95:
+            self.doubled += 1
+            self._send(side, data)
+        if len(self._held[side]) > 3:
+            self._release(side)
+
+    def _release(self, side: int) -> None:
+        self._noise.shuffle(self._held[side])
+        for data in self._held[side]:
+            self._send(side, data)
+        self._held[side].clear()
+
+    def _send(self, side: int, data: bytes) -> None:
+        self._sockets[side].sendto(data, self._ends[side])
 
 
 def ping(part: Part, to: str, count: int, every_s: float) -> str:
@@ -156,28 +257,29 @@ def ping(part: Part, to: str, count: int, every_s: float) -> str:
 
 
 def transfer(source: Part, sink: Part, to: str, size: int) -> int:
-    """Send bytes over TCP from one part to another; how many came."""
+    """Send random bytes over TCP from one part to another; how many came, all as they were."""
     listener = sink.socket(socket.SOCK_STREAM)
     listener.bind((to, 0))
     listener.listen(1)
-    came = 0
+    came = bytearray()
 
     def receive() -> None:
-        nonlocal came
         connection, _ = listener.accept()
         with connection:
             while chunk := connection.recv(1 << 16):
-                came += len(chunk)
+                came.extend(chunk)
 
     receiver = threading.Thread(target=receive)
     receiver.start()
+    sent = os.urandom(size)
     with source.socket(socket.SOCK_STREAM) as sender:
         sender.settimeout(20)
         sender.connect(listener.getsockname())
-        sender.sendall(os.urandom(size))
-    receiver.join(20)
+        sender.sendall(sent)
+    receiver.join(30)
     listener.close()
-    return came
+    assert came == sent
+    return len(came)
 
 
 def test_either_side_begins_and_renews(pairs: tuple[Pair, Pair]) -> None:
@@ -230,7 +332,70 @@ def test_a_restarted_engine_is_heard_again(pairs: tuple[Pair, Pair]) -> None:
     _, pair = pairs
     pair.engine.close()
     del pair.engine  # its TUN device goes with it
-    pair.engine = start_engine(pair.ours, pair.theirs, pair.private, pair.key)
+    pair.engine = start_engine(pair.ours, f"{pair.theirs.address}:{PORT}", pair.private, pair.key)
     # wireguard-go still has the old session; our initiation's timestamp must be newer than any.
     assert "3 received" in ping(pair.ours, THEIRS, 3, 0.2)
     assert "3 received" in ping(pair.theirs, OURS, 3, 0.2)
+
+
+def datagram_sockets(pair: Pair, *, back: bool, v6: bool) -> tuple[socket.socket, socket.socket]:
+    """A bound receiver at one end, a socket at the other that is connected to it."""
+    source, sink = (pair.theirs, pair.ours) if back else (pair.ours, pair.theirs)
+    to = (OURS6 if back else THEIRS6) if v6 else (OURS if back else THEIRS)
+    family = socket.AF_INET6 if v6 else socket.AF_INET
+    receiver = sink.socket(socket.SOCK_DGRAM, family)
+    receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+    receiver.settimeout(10)
+    receiver.bind((to, 0))
+    sender = source.socket(socket.SOCK_DGRAM, family)
+    sender.connect(receiver.getsockname()[:2])
+    return sender, receiver
+
+
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("v6", [False, True])
+def test_odd_sizes_arrive_whole(pairs: tuple[Pair, Pair], back: bool, v6: bool) -> None:
+    pair, _ = pairs
+    sender, receiver = datagram_sockets(pair, back=back, v6=v6)
+    whole = 1280 - (48 if v6 else 28)  # one more byte, and it goes in fragments
+    with sender, receiver:
+        if v6:  # an extension header, of which the next packets have eight bytes less room
+            padding = struct.pack("BBBBI", 0, 0, 1, 4, 0)
+            sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_DSTOPTS, padding)
+        for size in (0, 1, 15, 16, 17, whole - 9, whole - 8, whole - 1, whole, whole + 1, 4000):
+            sent = os.urandom(size)
+            sender.send(sent)
+            assert receiver.recv(1 << 16) == sent, size
+        if v6:
+            sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_DSTOPTS, b"")
+        # As one super-packet, where the kernel hands those over.
+        sender.setsockopt(socket.SOL_UDP, UDP_SEGMENT, 700)
+        sent = os.urandom(30_100)
+        sender.send(sent)
+        assert b"".join(receiver.recv(1 << 16) for _ in range(43)) == sent
+
+
+def test_a_rough_path_neither_doubles_nor_alters(rough: tuple[Pair, RoughPath]) -> None:
+    pair, path = rough
+    assert "received" in ping(pair.ours, THEIRS, 3, 0.1)
+    for back in (False, True):
+        sender, receiver = datagram_sockets(pair, back=back, v6=False)
+        with sender, receiver:
+            sent = [struct.pack(">I", n) + os.urandom(n % 1240) for n in range(600)]
+            came: list[bytes] = []
+            for start in range(0, len(sent), 50):
+                for data in sent[start : start + 50]:
+                    sender.send(data)
+                # Nothing is lost on purpose, so that all of it can be waited for.
+                came += [receiver.recv(1 << 16) for _ in range(50)]
+            receiver.settimeout(0.1)
+            with pytest.raises(TimeoutError):
+                receiver.recv(1 << 16)  # what the path doubled does not come twice
+            assert sorted(came) == sorted(sent)
+            assert came != sent, "the path did reorder"
+    assert path.doubled > 20
+    assert pair.engine.snapshot().drops.get("wireguard-replayed", 0) > 0
+    path.lost = 2
+    size = 1 << 20
+    assert transfer(pair.ours, pair.theirs, THEIRS, size) == size
+    assert transfer(pair.theirs, pair.ours, OURS, size) == size
