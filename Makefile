@@ -81,9 +81,11 @@ check-python: setup pebble $(STAMPS)/rust-client ## the Python tests, the lab an
 bench: setup ## measure, beside peers in the same run (ARGS=--short: whether it works)
 	@tools/system-packages $(TEST_PACKAGES) $(BENCH_PACKAGES)
 	@$(BIN)/python -m bench $(ARGS)
+ifeq (,$(findstring --short,$(ARGS)))
 	@$(BIN)/python -m bench.punching
 	@$(BIN)/python -m bench.policy
 	@$(BIN)/python -m bench.relay
+endif
 
 fuzz: setup ## run every fuzz target for a minute
 	@$(BIN)/python -m fuzz $(ARGS)

@@ -71,14 +71,14 @@ class MeshBench:
     def memory(self) -> Figure:
         """Resident memory of an idle node."""
         self.say("memory of an idle node")
-        figure = Figure("node_rss", "a node at rest", "MB", "below 100")
+        figure = Figure("node_rss", "a node at rest", "MB", "60 at most")
         figure.samples = [resident_mb(node.program.pid) for node in self.nodes.values()]
         return figure
 
     def status_time(self) -> Figure:
         """Wall time of `warren status`, from its start to its end."""
         self.say("warren status")
-        figure = Figure("status", "`warren status`", "s", "0.25 at most")
+        figure = Figure("status", "`warren status`", "s", "0.2 at most")
         for _ in range(max(5, self.runs)):
             began = time.monotonic()
             self.nodes["alice"].run("status")
