@@ -39,6 +39,7 @@ class Entry:
     members: dict[str, Any]
     place: Place
     places: dict[str, Place] = field(default_factory=dict)
+    words_at: dict[tuple[str, str], Place] = field(default_factory=dict)
 
     def words(self, *names: str) -> list[str]:
         """Return a list of words under the first of `names` that is there, trimmed."""
@@ -52,9 +53,12 @@ class Entry:
         value = self.members.get(name)
         return value.strip() if isinstance(value, str) else ""
 
-    def fail(self, message: str, name: str = "") -> MalformedPolicy:
-        """Make an error at a member of this entry."""
-        return MalformedPolicy(message, self.places.get(name, self.place))
+    def fail(
+        self, message: str, name: str = "", word: str = "", hint: str | None = None
+    ) -> MalformedPolicy:
+        """Make an error at a member of this entry, or at one word of its list."""
+        place = self.words_at.get((name, word)) or self.places.get(name, self.place)
+        return MalformedPolicy(message, place, hint)
 
 
 @dataclass(slots=True)
@@ -234,7 +238,14 @@ class _Reader:
             for name, value in members.items():
                 self.check_member(section, name, value)
             places = {name: self.text.place(value.start) for name, value in members.items()}
-            made.append(Entry(element.plain(), self.text.place(element.start), places))
+            words_at = {
+                (name, part.value.strip()): self.text.place(part.start)
+                for name, value in members.items()
+                for part in (value.value if isinstance(value.value, list) else ())
+                if isinstance(part.value, str)
+            }
+            place = self.text.place(element.start)
+            made.append(Entry(element.plain(), place, places, words_at))
         return made
 
     def check_member(self, section: str, name: str, item: Item) -> None:

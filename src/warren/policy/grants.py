@@ -118,7 +118,7 @@ def _check_sources(entry: Entry, words: list[str], targets: Targets) -> None:
         try:
             targets.check(word)
         except UnknownTarget as error:
-            raise entry.fail(f"src={error}", "src") from None
+            raise entry.fail(f"src={error}", "src", word, error.hint) from None
 
 
 def _check_targets(entry: Entry, words: list[str], targets: Targets) -> None:
@@ -128,7 +128,13 @@ def _check_targets(entry: Entry, words: list[str], targets: Targets) -> None:
         try:
             targets.check(word)
         except UnknownTarget as error:
-            raise entry.fail(f"dst={error}", "dst") from None
+            raise entry.fail(f"dst={error}", "dst", _written(entry, word), error.hint) from None
+
+
+def _written(entry: Entry, target: str) -> str:
+    """Return a target as it stands in the entry: an acl's has its ports behind it."""
+    written = (word for name, word in entry.words_at if name in ("dst", "ports"))
+    return next((w for w in written if w == target or w.startswith(target + ":")), target)
 
 
 def is_address(word: str, policy: Policy) -> bool:

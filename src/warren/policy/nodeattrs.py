@@ -44,7 +44,7 @@ def read_attributes(policy: Policy, targets: Targets) -> list[Attribute]:
             try:
                 targets.check(word)
             except UnknownTarget as error:
-                raise entry.fail(str(error), "target") from None
+                raise entry.fail(str(error), "target", word, error.hint) from None
         capabilities: dict[str, Any] = dict.fromkeys(entry.words("attr"))
         capabilities.update(entry.members.get("app") or {})
         found.append(Attribute(words, capabilities))

@@ -96,7 +96,7 @@ def _read(entry: Entry, targets: Targets) -> SshRule:
         try:
             targets.check(word)
         except UnknownTarget as error:
-            raise entry.fail(f"src={error}", "src") from None
+            raise entry.fail(f"src={error}", "src", word, error.hint) from None
     _check_owners(entry, sources, ends, targets)
     for word in ends:
         if word != SELF and not targets.names_nodes(word):
@@ -104,7 +104,7 @@ def _read(entry: Entry, targets: Targets) -> SshRule:
         try:
             targets.check(word)
         except UnknownTarget as error:
-            raise entry.fail(f"dst={error}", "dst") from None
+            raise entry.fail(f"dst={error}", "dst", word, error.hint) from None
     for word in users:
         if (found := _LOCAL_PART.fullmatch(word)) and home not in ("", found[1].lower()):
             raise entry.fail(f"{found[1]} {foreign}", "users")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from functools import cache
 from ipaddress import ip_network
 
@@ -29,7 +31,12 @@ _EVERYONE_AT = re.compile(r"user:\*@(.+)")
 
 
 class UnknownTarget(ValueError):
-    """A word that stands for nothing; the text is the service's."""
+    """A word that stands for nothing; the text is the service's. `hint`: what may be meant."""
+
+    def __init__(self, text: str, word: str = "", known: Iterable[str] = ()) -> None:
+        super().__init__(text)
+        near = get_close_matches(word, list(known), 1, 0.7) if word else []
+        self.hint = f'"{near[0]}"' if near else None
 
 
 class Targets:
@@ -63,20 +70,21 @@ class Targets:
             return
         if word.startswith("tag:"):
             if word not in self.policy.tag_owners:
-                raise UnknownTarget(f'tag not found: "{word}"')
+                raise UnknownTarget(f'tag not found: "{word}"', word, self.policy.tag_owners)
         elif word.startswith("group:"):
             if word not in self.policy.groups:
-                raise UnknownTarget(f'group not found: "{word}"')
+                raise UnknownTarget(f'group not found: "{word}"', word, self.policy.groups)
         elif word.startswith("ipset:"):
             if word not in self.policy.ipsets:
-                raise UnknownTarget(f'ipset not found: "{word}"')
+                raise UnknownTarget(f'ipset not found: "{word}"', word, self.policy.ipsets)
         elif word.startswith("svc:"):
             return
         elif word.startswith("autogroup:"):
             if word not in _SOURCES + _DESTINATIONS:
-                raise UnknownTarget(f'"{word}" is not a known autogroup')
+                known = _SOURCES + _DESTINATIONS
+                raise UnknownTarget(f'"{word}" is not a known autogroup', word, known)
         elif word not in self.policy.hosts and wire_form(word) is None:
-            raise UnknownTarget(f'"{word}": invalid address')
+            raise UnknownTarget(f'"{word}": invalid address', word, self.policy.hosts)
 
     def is_people(self, word: str) -> bool:
         """Whether the word names users: what `autogroup:self` may be used with."""

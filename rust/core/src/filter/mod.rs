@@ -180,4 +180,6 @@ fn is_extension(next: u8) -> bool {
 }
 
 #[cfg(test)]
+mod policies;
+#[cfg(test)]
 mod tests;
