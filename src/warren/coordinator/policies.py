@@ -7,14 +7,18 @@ Whoever edits says which text they edited, so that nobody overwrites what they h
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 
 from warren.coordinator.change import Change
 from warren.coordinator.delta import Delta
-from warren.coordinator.policy_topology import topology_of
+from warren.coordinator.policy_topology import policy_user, topology_of
 from warren.coordinator.records import PolicyRecord, etag_of
 from warren.coordinator.refusal import Conflict, Refused
 from warren.coordinator.snapshot import Snapshot
+from warren.policy.document import Policy, parse_policy_untrusted
 from warren.policy.malformed import MalformedPolicy
+from warren.policy.targets import Targets
+from warren.policy.topology import Topology
 from warren.policy.trials import FAILED, Failure
 from warren.policy.verdict import Checked, read
 
@@ -88,3 +92,22 @@ def set_policy(
         removed_policies=tuple(versions[: max(0, len(versions) + 1 - KEPT_VERSIONS)]),
         change=Change(everything=True, why=frozenset({"policy"})),
     )
+
+
+def may_tag(snapshot: Snapshot, user_id: int, tag: str) -> bool:
+    """Whether `tagOwners` lets a user give a machine a tag; owners and admins may give any."""
+    user = snapshot.users.get(user_id)
+    if user is None:
+        return False
+    policy = _parsed(policy_text(snapshot))
+    if tag not in policy.tag_owners:
+        return False
+    me = policy_user(user)
+    targets = Targets(policy, Topology([me], [], any_domain=True))
+    owned = any(targets.users(word) for word in policy.tag_owners[tag])
+    return owned or user.role in ("owner", "admin")
+
+
+@lru_cache(maxsize=2)
+def _parsed(text: str) -> Policy:
+    return parse_policy_untrusted(text)

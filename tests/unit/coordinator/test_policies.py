@@ -74,6 +74,25 @@ def test_what_is_wrong_is_refused_and_the_old_one_stays(
     assert policy_text(world.snapshot) == COMMENTED
 
 
+def test_tags_are_given_by_those_who_own_them(world: World) -> None:
+    boss, bob = world.user("ann@x.org"), world.user("bob@x.org")
+    owners = (
+        '{"tagOwners": {"tag:web": ["group:ops"], "tag:db": []}, "groups": {"group:ops": ["%s"]}}'
+    )
+    put(world, owners % "bob@x.org")
+    his, _ = world.auth_key(bob, reusable=True)
+    refused = world.register("m1", "n1", auth_key=his, request_tags=["tag:db"])
+    assert refused.response.error == "the auth key does not allow tag:db"
+    world.register("m1", "n1", auth_key=his, request_tags=["tag:web"])
+    (node,) = world.snapshot.nodes.values()
+    assert node.tags == ("tag:web",) and node.key_expiry is None
+    hers, _ = world.auth_key(boss)
+    assert not world.register("m2", "n2", auth_key=hers, request_tags=["tag:db"]).response.error
+    put(world, owners % "nobody@x.org")
+    refused = world.register("m3", "n3", auth_key=his, request_tags=["tag:web"])
+    assert "tag:web" in refused.response.error
+
+
 def test_old_versions_go_one_day(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies, "KEPT_VERSIONS", 3)
     for _ in range(5):

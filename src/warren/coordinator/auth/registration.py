@@ -17,6 +17,7 @@ from warren.coordinator.auth import authkeys
 from warren.coordinator.change import Facet
 from warren.coordinator.delta import Delta
 from warren.coordinator.names import is_tag
+from warren.coordinator.policies import may_tag
 from warren.coordinator.records import AuthKeyRecord, NodeRecord, PendingRecord
 from warren.coordinator.refusal import NotFound, Refused
 from warren.coordinator.settings import Settings
@@ -158,11 +159,18 @@ def _with_auth_key(
 ) -> Outcome:
     assert request.auth is not None
     key = authkeys.check(request.auth.auth_key, desk.snapshot.auth_keys, desk.wall)
-    unknown = sorted(set(request.hostinfo.request_tags) - set(key.tags))
+    asked = set(request.hostinfo.request_tags)
+    unknown = [
+        tag
+        for tag in sorted(asked - set(key.tags))
+        if key.tags or not is_tag(tag) or not may_tag(desk.snapshot, key.user_id, tag)
+    ]
+    # An untagged key is its user's: they may ask for the tags that the policy says they own.
+    tags = key.tags or tuple(sorted(asked))
     if unknown:
         raise Refused(f"the auth key does not allow {', '.join(unknown)}")
     if previous is None:
-        previous = _same_owner(desk, machine, key.user_id, key.tags)
+        previous = _same_owner(desk, machine, key.user_id, tags)
     already_approved = previous is not None and previous.authorized
     delta = _admit(
         desk,
@@ -173,10 +181,10 @@ def _with_auth_key(
         hostinfo=request.hostinfo,
         version=request.version,
         ephemeral=key.ephemeral or request.ephemeral,
-        tags=key.tags,
+        tags=tags,
         authorized=not desk.settings.approve_machines or key.pre_approved or already_approved,
         auth_key_id=key.id,
-        key_expiry=_expiry(desk, key.tags),
+        key_expiry=_expiry(desk, tags),
     )
     used: AuthKeyRecord = structs.replace(key, uses=key.uses + 1)
     return Outcome(response=_welcome(desk, delta.nodes[0]), delta=_with(delta, auth_keys=(used,)))
