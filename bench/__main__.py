@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import picture, tunnels
+from bench import crowd, picture, tunnels
 from bench.figure import Figure
 from bench.machine import describe
 from bench.mesh import PLAN, MeshBench
@@ -53,6 +53,8 @@ def main() -> int:
                 bench = MeshBench(world, runs, seconds, status.update)
                 report["offloads"] = bench.offloads()
                 figures += bench.measure()
+            with World(crowd.PLAN) as world:
+                figures.append(crowd.measure(world, status.update))
         with World(tunnels.PLAN) as world:
             beside = tunnels.TunnelBench(world, runs, seconds, status.update, short=chosen.short)
             report["offloads"] = list(beside.nodes["a"].status()["offloads"])
