@@ -21,7 +21,7 @@ from warren.keys import DiscoPrivate
 from warren.lab.world import Part, World
 from warren.nat.turn.credentials import Credentials, StaticAccounts
 from warren.nat.turn.events import Allocated, ChannelOpen
-from warren.nat.turn.keeper import KeeperEvent, TurnKeeper, Using
+from warren.nat.turn.keeper import KeeperEvent, Server, TurnKeeper, Using
 from warren.nat.turn.reach import Reach
 from warren.netmap.endpoint import Endpoint
 from warren.relay.turn_doors import open_turn
@@ -55,15 +55,15 @@ class Seat:
         now = time.monotonic()
         for event in self.end.events[self.taken :]:
             if isinstance(event, Datagram) and not event.channel:
-                self.keeper.receive(event.data, Endpoint.parse(event.src), now)
+                self.keeper.receive(event.data, Server(Endpoint.parse(event.src)), now)
         self.taken = len(self.end.events)
         self.keeper.handle_timeout(now)
         while (event_or_none := self.keeper.poll_event()) is not None:
             self.told.append(event_or_none)
             if isinstance(event_or_none, Using) and event_or_none.server is not None:
-                self.end.apply(SetTurn(server=str(event_or_none.server)))
+                self.end.apply(SetTurn(server=str(event_or_none.server.at)))
         while (out := self.keeper.poll_transmit()) is not None:
-            self.end.engine.apply([SendDatagram(to=str(out.to), data=out.data)])
+            self.end.engine.apply([SendDatagram(to=str(out.to.at), data=out.data)])
 
     def wait(self, kind: type[KeeperEvent]) -> KeeperEvent:
         end = time.monotonic() + 10
@@ -132,7 +132,7 @@ def test_the_tunnel_through_a_turn_server(
         turn = Endpoint.parse(f"{world['relay'].address}:{TURN_PORT}")
         peer = Endpoint.parse(f"{b.part.address}:{PORT}")
         seat = Seat(a)
-        seat.keeper.set_servers([turn], USER, time.monotonic())
+        seat.keeper.set_servers({Server(turn): USER}, time.monotonic())
         allocated = seat.wait(Allocated)
         assert isinstance(allocated, Allocated) and allocated.relayed.ip == turn.ip
         assert str(allocated.mapped) == f"{a.part.address}:{PORT}"

@@ -90,6 +90,13 @@ class _Bind(NamedTuple):
     peer: Endpoint
 
 
+class _Signing(NamedTuple):
+    """Credentials, and what their requests are signed with."""
+
+    credentials: Credentials
+    session: Session
+
+
 @dataclass
 class _Peer:
     """A permission or a channel: whether the server has granted it, and when to renew it."""
@@ -125,6 +132,8 @@ class TurnClient:
         self._events: deque[Event] = deque()
         self._requests = Requests(entropy, reliable, self._out.append)
         self._session: Session | None = None
+        self._before: _Signing | None = None
+        """What the allocation was made with, until new credentials are taken for it."""
         self._allocated: Allocated | None = None
         self._ended = False
         self._freed_once = False
@@ -211,11 +220,21 @@ class TurnClient:
     def renew(self, credentials: Credentials, now: float) -> None:
         """Go on with new credentials of the same user.
 
-        Servers that want a new allocation for a new name (441) end this client with CREDENTIALS.
+        Where the server wants a new allocation for a new name (441), the old one is given back
+        with the old name, `Lost` is told, and a new one is asked for.
         """
-        self._credentials = credentials
-        self._session = None
+        before, self._credentials = self._credentials, credentials
         if self._allocated is not None:
+            if self._before is None and self._session is not None:
+                self._before = _Signing(before, self._session)
+            self._session = None
+            self._ask_refresh(now)
+        else:
+            self._session = None
+
+    def check(self, now: float) -> None:
+        """Ask now whether the server still knows us; `Lost` or `Failed` follow if not."""
+        if self._allocated is not None and self._refresh_at is not None:
             self._ask_refresh(now)
 
     def close(self, now: float) -> None:
@@ -353,6 +372,7 @@ class TurnClient:
             case _Allocate():
                 self._take_allocation(message, now)
             case _Refresh():
+                self._before = None
                 self._refresh_later(_granted_s(message), now)
             case _Free(again=again):
                 self._freed(again, now)
@@ -402,6 +422,8 @@ class TurnClient:
                 self._allocate_failed(message, code, reason, now)
             case _ if code == Code.ALLOCATION_MISMATCH:
                 self._lose(now)
+            case _ if code == Code.WRONG_CREDENTIALS and self._before is not None:
+                self._exchange(self._before.session, now)
             case _ if code in (Code.UNAUTHENTICATED, Code.WRONG_CREDENTIALS):
                 self._fail(Cause.CREDENTIALS, code, reason)
             case _Refresh():
@@ -427,8 +449,11 @@ class TurnClient:
         if request.challenges > MAX_CHALLENGES:
             self._fail(Cause.PROTOCOL, reason="one challenge after the other")
             return
+        credentials = self._credentials
+        if self._before is not None and isinstance(request.purpose, _Free):
+            credentials = self._before.credentials
         try:
-            self._session = Session.answer_untrusted(message, self._credentials)
+            self._session = Session.answer_untrusted(message, credentials)
         except MalformedCredential as error:
             self._fail(Cause.CREDENTIALS, reason=str(error))
             return
@@ -466,6 +491,8 @@ class TurnClient:
                 self._fail(Cause.PROTOCOL, code, reason, retry_after_s=BUSY_RETRY_S)
 
     def _freed(self, again: bool, now: float) -> None:
+        if self._before is not None:
+            self._before = self._session = None  # the next one is made with the new credentials
         if again:
             self._ask(Method.ALLOCATE, self._allocate_attributes, _Allocate(), now)
         else:
@@ -477,6 +504,14 @@ class TurnClient:
         self._drop_allocation()
         self._tell(Lost())
         self._ask(Method.ALLOCATE, self._allocate_attributes, _Allocate(), now)
+
+    def _exchange(self, before: Session, now: float) -> None:
+        """The allocation belongs to the old name: give it back as that, and make another."""
+        self._requests.open.clear()
+        self._drop_allocation()
+        self._tell(Lost())
+        self._session = before
+        self._ask(Method.REFRESH, _lifetime(0), _Free(again=True), now)
 
     def _fail(
         self,

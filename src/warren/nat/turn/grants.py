@@ -111,20 +111,21 @@ def parse_grant_untrusted(data: bytes) -> Grant:
         raise MalformedGrant(f"not a TURN grant: {error}") from error
     if len(wire.username.encode()) > MAX_NAME_BYTES:
         raise MalformedGrant("the user name is too long")
-    places = [place for url in wire.urls[:MAX_SERVERS] if (place := _place(url)) is not None]
+    places = [place for url in wire.urls[:MAX_SERVERS] if (place := parse_uri(url)) is not None]
     if not places:
         raise MalformedGrant("the TURN grant names no server that can be used")
     return Grant(tuple(places), Credentials(wire.username, wire.credential), wire.ends)
 
 
-def _place(uri: str) -> TurnPlace | None:
+def parse_uri(uri: str) -> TurnPlace | None:
+    """Read a URI (RFC 7065); None for what is none, and for DTLS, which nobody here speaks."""
     match = _URI.fullmatch(uri)
     if match is None:
         return None
     secure, way = match["scheme"] == "turns", match["transport"]
     port = int(match["port"] or (_DEFAULT_TLS_PORT if secure else _DEFAULT_PORT))
     if secure and way == "udp":
-        return None  # DTLS
+        return None
     if not 0 < port <= 0xFFFF:
         return None
     transport = Transport.TLS if secure else Transport.TCP if way == "tcp" else Transport.UDP

@@ -1,4 +1,4 @@
-"""Keeps one allocation at one of several TURN servers, over one UDP socket, for a node.
+"""Keeps one allocation at one of several TURN servers for a node.
 
 Servers are tried in the order given; one that refuses is left alone for a while. New credentials
 are used on the allocation that is there, and on a new one where the server insists.
@@ -7,9 +7,10 @@ are used on the allocation that is there, and on a new one where the server insi
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from warren.nat.turn.allocation import Transport
 from warren.nat.turn.client import TurnClient
 from warren.nat.turn.credentials import Credentials
 from warren.nat.turn.events import Allocated, Cause, Event, Failed, IPAddress, Lost, Released
@@ -21,17 +22,28 @@ RETRY_S = 60.0
 MAX_RETRY_S = 900.0
 
 
-class Transmit(NamedTuple):
-    """A datagram for a server."""
+class Server(NamedTuple):
+    """One way to a TURN server. `name`: what its TLS certificate must be for."""
 
-    to: Endpoint
+    at: Endpoint
+    transport: Transport = Transport.UDP
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.at} ({self.transport})"
+
+
+class Transmit(NamedTuple):
+    """A datagram for a server, or one message of its stream."""
+
+    to: Server
     data: bytes
 
 
 class Using(NamedTuple):
     """The server that is spoken to from now on, None for none: let its datagrams in."""
 
-    server: Endpoint | None
+    server: Server | None
 
 
 KeeperEvent = Event | Using
@@ -46,12 +58,11 @@ class TurnKeeper:
 
     def __init__(self, entropy: Callable[[int], bytes]) -> None:
         self._entropy = entropy
-        self._servers: tuple[Endpoint, ...] = ()
-        self._credentials: Credentials | None = None
-        self._using: Endpoint | None = None
+        self._servers: dict[Server, Credentials] = {}
+        self._using: Server | None = None
         self._client: TurnClient | None = None
-        self._retry_at: dict[Endpoint, float] = {}
-        self._tries: dict[Endpoint, int] = {}
+        self._retry_at: dict[Server, float] = {}
+        self._tries: dict[Server, int] = {}
         self._out: deque[Transmit] = deque()
         self._events: deque[KeeperEvent] = deque()
 
@@ -61,27 +72,31 @@ class TurnKeeper:
         return self._client
 
     @property
-    def server(self) -> Endpoint | None:
+    def server(self) -> Server | None:
         """The server in use."""
         return self._using
 
-    def set_servers(
-        self, servers: Sequence[Endpoint], credentials: Credentials | None, now: float
-    ) -> None:
-        """Take what the coordinator says; no servers or credentials end all."""
-        renewed = credentials != self._credentials
-        self._servers = tuple(dict.fromkeys(servers))[:MAX_SERVERS] if credentials else ()
-        self._credentials = credentials
-        if renewed:
-            self._retry_at.clear()
-            self._tries.clear()
-        self._retry_at = {s: at for s, at in self._retry_at.items() if s in self._servers}
-        self._tries = {s: count for s, count in self._tries.items() if s in self._servers}
-        if self._using is not None and self._using not in self._servers:
-            self._leave(now)
-        elif renewed and self._client is not None and credentials is not None:
-            self._client.renew(credentials, now)
+    def set_servers(self, servers: Mapping[Server, Credentials], now: float) -> None:
+        """Take what the coordinator says, in the order of preference; nothing ends all."""
+        before = self._servers
+        self._servers = dict(list(servers.items())[:MAX_SERVERS])
+        for server in before:
+            if self._servers.get(server) != before[server]:
+                self._retry_at.pop(server, None)
+                self._tries.pop(server, None)
+        if self._using is not None:
+            credentials = self._servers.get(self._using)
+            if credentials is None:
+                self._leave(now)
+            elif credentials != before.get(self._using) and self._client is not None:
+                self._client.renew(credentials, now)
         self.settle(now)
+
+    def check(self, now: float) -> None:
+        """Find out whether the server in use is still there; `Lost` or `Failed` follow if not."""
+        if self._client is not None:
+            self._client.check(now)
+            self.settle(now)
 
     def network_changed(self, now: float) -> None:
         """Our own address may be another: the server knows the allocation by it, so begin anew."""
@@ -102,8 +117,11 @@ class TurnKeeper:
         self.settle(now)
         return asked
 
-    def receive(self, data: bytes, src: Endpoint, now: float) -> bool:
-        """Take a datagram; return whether it came from the server in use. Never raises."""
+    def receive(self, data: bytes, src: Server, now: float) -> bool:
+        """Take a datagram or stream bytes; return whether the server in use sent them.
+
+        Never raises.
+        """
         if self._client is None or src != self._using:
             return False
         self._client.receive(data, now)
@@ -161,21 +179,25 @@ class TurnKeeper:
             self._client = self._using = None
         return ended
 
-    def _note_failure(self, server: Endpoint, failed: Failed, now: float) -> None:
+    def _note_failure(self, server: Server, failed: Failed, now: float) -> None:
         tries = self._tries[server] = self._tries.get(server, 0) + 1
         wait_s = max(failed.retry_after_s or 0.0, min(RETRY_S * 2 ** (tries - 1), MAX_RETRY_S))
         self._retry_at[server] = now + wait_s
         alternate = failed.alternate
         full = len(self._servers) >= MAX_SERVERS
         if failed.cause is Cause.ALTERNATE and alternate is not None and not full:
-            self._servers = tuple(dict.fromkeys((*self._servers, alternate)))
+            self._servers.setdefault(server._replace(at=alternate), self._servers[server])
 
     def _try_next(self, now: float) -> None:
-        for server in self._servers:
-            if self._retry_at.get(server, now) <= now and self._credentials is not None:
+        for server, credentials in self._servers.items():
+            if self._retry_at.get(server, now) <= now:
                 self._using = server
                 self._client = TurnClient(
-                    self._credentials, self._entropy, now, family=4 if server.is_v4 else 6
+                    credentials,
+                    self._entropy,
+                    now,
+                    reliable=server.transport is not Transport.UDP,
+                    family=4 if server.at.is_v4 else 6,
                 )
                 self._events.append(Using(server))
                 return

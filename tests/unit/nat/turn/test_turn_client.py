@@ -293,8 +293,13 @@ def test_new_credentials_of_the_same_user_and_of_another() -> None:
     assert not world.told(flow_of()) and client.relayed is not None
     client.renew(BOB, world.now)
     world.run()
+    lost, allocated = world.told(flow_of())
+    assert lost == Lost() and isinstance(allocated, Allocated)
+    assert len(world.server) == 1
+    client.renew(Credentials("mallory", "x"), world.now)
+    world.run()
     (failed,) = world.told(flow_of())
-    assert isinstance(failed, Failed) and (failed.cause, failed.code) == (Cause.CREDENTIALS, 441)
+    assert isinstance(failed, Failed) and (failed.cause, failed.code) == (Cause.CREDENTIALS, 401)
 
 
 def test_closing_before_there_is_anything() -> None:
