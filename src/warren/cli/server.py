@@ -72,6 +72,13 @@ def serve(
         str | None,
         _flag("Private networks that TURN may reach, with commas [none].", "TURN_ALLOW"),
     ] = None,
+    turn_servers: Annotated[
+        str | None,
+        _flag("Other TURN servers: turn:HOST:PORT?transport=udp, with commas.", "TURN_SERVERS"),
+    ] = None,
+    turn_secret: Annotated[
+        str | None, _flag("File with the secret shared with --turn-servers.", "TURN_SECRET")
+    ] = None,
     tls: Annotated[
         str | None, _flag("acme, self-signed, files or off [self-signed].", "TLS")
     ] = None,

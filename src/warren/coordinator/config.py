@@ -17,10 +17,12 @@ import msgspec
 
 from warren.coordinator.durations import parse_duration
 from warren.nat.places import group_places
+from warren.nat.turn.grants import MAX_SERVERS, TurnPlace, parse_uri
 from warren.netmap.endpoint import Endpoint
 
 _DOMAIN = re.compile(r"(?=.{1,200}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9-]{1,63})+")
 _TLS_MODES = ("acme", "self-signed", "files", "off")
+_MAX_SECRET_BYTES = 1024
 _RESERVED_DOMAINS = ("ts.net", "tailscale.com", "localhost", "local")
 
 
@@ -52,6 +54,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     is on the TCP port, too. With a comma one for each family. `off` for none."""
     turn_allow: str = ""
     """Networks that the TURN server may reach though they are private or its own; with commas."""
+    turn_servers: str = ""
+    """TURN servers of others, such as coturn, as URIs with commas between them:
+    turn:turn.example.com:3478?transport=udp,turns:turn.example.com:5349?transport=tcp"""
+    turn_secret: str = ""
+    """File with the secret shared with these servers (coturn: use-auth-secret)."""
     tls: str = "self-signed"
     """`acme`, `self-signed`, `files` or `off`."""
     tls_cert: str = ""
@@ -115,6 +122,8 @@ def check(config: Config) -> None:
             parse_address(name, text)
     turn_places(config)
     turn_networks(config.turn_allow)
+    if external_turn(config):
+        turn_secret(config)
     if config.tls not in _TLS_MODES:
         raise BadConfig(f"tls is {config.tls!r}; it can be {', '.join(_TLS_MODES)}")
     if config.tls == "files" and not (config.tls_cert and config.tls_key):
@@ -224,6 +233,41 @@ def turn_networks(text: str) -> list[IPv4Network | IPv6Network]:
         return [ip_network(part.strip()) for part in text.split(",") if part.strip()]
     except ValueError as error:
         raise BadConfig(f"turn-allow: {error}") from error
+
+
+def external_turn(config: Config) -> list[TurnPlace]:
+    """Return the TURN servers of others. Raises BadConfig."""
+    places = []
+    for uri in (part.strip() for part in config.turn_servers.split(",")):
+        place = parse_uri(uri)
+        if place is None and uri:
+            raise BadConfig(
+                f"turn-servers has {uri!r}; write it like turn:turn.example.com:3478?transport=udp "
+                "or turns:turn.example.com:5349?transport=tcp"
+            )
+        places += [place] if place is not None else []
+    if len(places) > MAX_SERVERS:
+        raise BadConfig(f"turn-servers names {len(places)} servers; {MAX_SERVERS} are the most")
+    return places
+
+
+def turn_secret(config: Config) -> bytes:
+    """Return the secret that is shared with the TURN servers of others. Raises BadConfig."""
+    if not config.turn_secret:
+        raise BadConfig("turn-servers needs turn-secret, a file with the secret shared with them")
+    file = Path(config.turn_secret).expanduser()
+    try:
+        with file.open("rb") as handle:
+            secret = handle.read(_MAX_SECRET_BYTES + 1).strip()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise BadConfig(f"turn-secret: cannot read {file}: {reason}") from error
+    if not secret or len(secret) > _MAX_SECRET_BYTES or b"\n" in secret:
+        raise BadConfig(
+            f"turn-secret: {file} must hold one line, the secret, of at most "
+            f"{_MAX_SECRET_BYTES} bytes"
+        )
+    return secret
 
 
 def state_directory(config_state: str) -> Path:

@@ -30,12 +30,14 @@ from warren.coordinator.change import Change, Facet
 from warren.coordinator.client import SOCKET_NAME
 from warren.coordinator.config import (
     Config,
+    external_turn,
     parse_address,
     public_url,
     relay_address,
     stun_groups,
     turn_networks,
     turn_places,
+    turn_secret,
 )
 from warren.coordinator.delta import Delta
 from warren.coordinator.durations import parse_duration
@@ -154,7 +156,12 @@ class Server:
         if config.tls != "off":
             self._certificates.load()
         self._registry = Registry(store, store.load(), clock)
-        self._grants = TurnGrants(self._identity.relay, _turn_ways(config, host))
+        others = external_turn(config)
+        self._grants = TurnGrants(
+            self._identity.relay,
+            _turn_ways(config, host),
+            (turn_secret(config), others) if others else (b"", ()),
+        )
         self._mapper = Mapper(
             self._settings, _derp_map(config, self._certificates.pin), self._grants.capability
         )
@@ -202,6 +209,7 @@ class Server:
                     running.append(tasks.create_task(self._certificates.keep()))
                 if self._turn is not None:
                     running.append(tasks.create_task(self._turn.doors.run()))
+                if self._grants.changes_in_s(self._clock.wall()) is not None:
                     running.append(tasks.create_task(self._renew_grants()))
                 await self._stopping.wait()
                 _log.info("stopping")
@@ -387,6 +395,8 @@ class Server:
             tests = abilities(stun_groups(config.stun))
             parts.append(f"{config.stun} STUN" + (f" {tests}" if tests else ""))
         parts += [f"{config.turn} TURN"] if config.turn != "off" else []
+        others = len(external_turn(config))
+        parts += [f"{others} TURN servers of others are told"] if others else []
         return ", ".join(parts)
 
     def _warnings(self) -> tuple[str, ...]:

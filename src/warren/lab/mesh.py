@@ -41,10 +41,13 @@ class Server:
         tls: Sequence[str] = ("--tls", "self-signed"),
         stun_others: Sequence[str] = (),
         name: str | None = None,
+        more: Sequence[str] = (),
     ) -> None:
         """tls: flags that choose its certificate. stun_others: further addresses of the host on
         which it is to serve STUN, IPv6 ones in brackets. name: what nodes are told to call it,
-        for both families; without one it is its IPv4 address, and it serves only that."""
+        for both families; without one it is its IPv4 address, and it serves only that. more:
+        further flags."""
+        self._more = tuple(more)
         self._stun_others = tuple(stun_others)
         self.part = part
         self.state = state
@@ -72,7 +75,7 @@ class Server:
             f"{self._place}:{SERVER_TLS_PORT}",
         ]
         stun = ",".join(f"{each}:{STUN_PORT}" for each in (address, *self._stun_others))
-        argv += ["--stun", stun, *self._tls]
+        argv += ["--stun", stun, *self._tls, *self._more]
         self._program = self.part.spawn(argv, "server", env=command_environment())
         wait_until(self._answers, deadline_s, "the server answers", self.program.tail)
         return time.monotonic() - began

@@ -16,6 +16,7 @@ from test_server import Running, free_port, joined
 
 from warren.coordinator.config import BadConfig, Config, check, load, turn_networks, turn_places
 from warren.nat.turn.client import TurnClient
+from warren.nat.turn.credentials import timed_credentials
 from warren.nat.turn.events import Allocated, Event, Failed, Permitted, Refused
 from warren.nat.turn.grants import CAPABILITY, Grant, parse_grant_untrusted
 from warren.netmap.endpoint import Endpoint
@@ -88,6 +89,33 @@ async def test_without_a_turn_server_nobody_is_told_of_one(tmp_path: Path) -> No
     await running.stop()
 
 
+async def test_a_warren_node_is_told_of_the_servers_of_others(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("shared with coturn\n")
+    uris = "turn:turn.example.com:3478?transport=udp, turns:[2001:db8::7]:5349?transport=tcp"
+    running = Running(tmp_path, turn_servers=uris, turn_secret=str(secret))
+    await running.start()
+    async with joined(running, "a", "b") as (a, b):
+        assert CAPABILITY not in b.view.node.cap_map
+        grant = await granted(a)
+        assert [place.uri() for place in grant.places] == uris.split(", ")
+        end, _, owner = grant.credentials.username.partition(":")
+        assert (int(end), owner) == (grant.ends_unix_s, a.view.node.stable_id)
+        expected = timed_credentials(b"shared with coturn", owner, grant.ends_unix_s)
+        assert grant.credentials == expected
+    await running.stop()
+
+
+def test_a_secret_file_that_is_none(tmp_path: Path) -> None:
+    uri, file = "turn:turn.example.com", tmp_path / "secret"
+    for content in (b"", b"\n", b"two\nlines", bytes(2000)):
+        file.write_bytes(content)
+        with pytest.raises(BadConfig, match="one line"):
+            load(None, {"turn-servers": uri, "turn-secret": str(file)})
+    with pytest.raises(BadConfig, match="cannot read"):
+        load(None, {"turn-servers": uri, "turn-secret": str(tmp_path / "missing")})
+
+
 def test_settings() -> None:
     both = Config(turn="203.0.113.7:5349, [2001:db8::7]:5350")
     assert turn_places(both) == [
@@ -114,6 +142,10 @@ def test_settings() -> None:
         {"turn": ""},
         {"turn": "203.0.113.7:5349", "turn-allow": "10.0.0.1/8"},
         {"turn-allow": "home"},
+        {"turn-servers": "turn:turn.example.com"},
+        {"turn-servers": "turn.example.com:3478", "turn-secret": "x"},
+        {"turn-servers": "turns:turn.example.com?transport=udp", "turn-secret": "x"},
+        {"turn-servers": ",".join(["turn:turn.example.com"] * 17), "turn-secret": "x"},
     ],
 )
 def test_settings_that_make_no_sense(settings: dict[str, str]) -> None:
