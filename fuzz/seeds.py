@@ -22,7 +22,9 @@ from warren.control.channel import Body, Request
 from warren.control.handshake import encode_error
 from warren.control.mapstream import KEEP_ALIVE
 from warren.derp.metacert import build_meta_certificate
+from warren.disco.messages import encode_message
 from warren.disco.sealed import SharedBox, sender_of_untrusted
+from warren.disco.turning import TurnOffer
 from warren.keys import NodePrivate
 from warren.nat.stun import TxId
 from warren.nat.stun5780 import discovery_request, discovery_response
@@ -117,7 +119,9 @@ def disco_messages() -> list[bytes]:
         for item in sessions()
         for packet in _disco(item)
     ]
-    return opened + [bytes([kind, 0]) + bytes([kind]) * 160 for kind in range(1, 11)]
+    offer = encode_message(TurnOffer((Endpoint.parse("203.0.113.7:50000"),)))
+    kinds = (*range(1, 11), 0xE0, 0xE1, 0xE2)
+    return [*opened, offer, *(bytes([kind, 0]) + bytes([kind]) * 160 for kind in kinds)]
 
 
 def derp_streams() -> list[bytes]:

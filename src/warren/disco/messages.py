@@ -2,7 +2,7 @@
 
 Trailing bytes are ignored, as every receiver must, so that messages can grow. Ids and nonces are
 given by the caller. The messages of the UDP relay are in `relaying`, those of birthday punching
-in `punching`.
+in `punching`, that of TURN in `turning`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from warren.disco.relaying import (
     encode_relay_body,
     parse_relay_body,
 )
+from warren.disco.turning import TURN_OFFER, TurnOffer, encode_turn_body, parse_turn_body
 from warren.keys import NodePublic
 from warren.netmap.endpoint import PACKED_BYTES, Endpoint
 
@@ -46,6 +47,7 @@ __all__ = [
     "Pong",
     "PunchEnd",
     "PunchInvite",
+    "TurnOffer",
     "TxId",
     "UDPRelayEndpoint",
     "UnknownMessage",
@@ -88,7 +90,7 @@ class CallMeMaybe(NamedTuple):
     endpoints: tuple[Endpoint, ...]
 
 
-Message = Ping | Pong | CallMeMaybe | RelayMessage | PunchMessage
+Message = Ping | Pong | CallMeMaybe | RelayMessage | PunchMessage | TurnOffer
 
 
 def encode_message(message: Message) -> bytes:
@@ -102,6 +104,8 @@ def encode_message(message: Message) -> bytes:
         kind, body = _CALL_ME_MAYBE, b"".join(item.pack() for item in message.endpoints)
     elif isinstance(message, PunchInvite | PunchEnd):
         kind, body = encode_punch_body(message)
+    elif isinstance(message, TurnOffer):
+        kind, body = TURN_OFFER, encode_turn_body(message)
     else:
         kind, body = encode_relay_body(message)
     return bytes([kind, VERSION]) + body
@@ -118,10 +122,11 @@ def parse_message_untrusted(data: bytes) -> Message:
         return _parse_pong(body)
     if kind == _CALL_ME_MAYBE:
         return _parse_call_me_maybe(version, body)
-    relayed = parse_relay_body(kind, body) or parse_punch_body(kind, body)
-    if relayed is None:
+    other: Message | None = parse_relay_body(kind, body) or parse_punch_body(kind, body)
+    other = other or parse_turn_body(kind, body)
+    if other is None:
         raise UnknownMessage(f"a disco message of type {kind} is not known")
-    return relayed
+    return other
 
 
 def _parse_ping(body: bytes) -> Ping:
