@@ -25,6 +25,8 @@ def show_explanation(value: Explanation) -> None:
         console.print(Text(plain(text)))
     for text in value.punching:
         console.print(Text(plain(text)))
+    for text in value.turn:
+        console.print(Text(plain(text)))
     if value.advice:
         console.print(Text("\nWhat you could change:"))
         for text in value.advice:

@@ -94,12 +94,19 @@ def _peer_row(peer: PeerStatus) -> list[str]:
             parts.append(f"direct {path.address}{latency}")
         elif path.kind == "peer-relay":
             parts.append(f"peer relay {path.address}")
+        elif path.kind == "turn":
+            parts.append(_turn(path.address, path.server))
         elif path.kind == "relay":
             parts.append(f"relay {path.region_code or path.region}")
         parts.append(f"rx {size(peer.rx_bytes)} tx {size(peer.tx_bytes)}")
     owner = peer.user or ",".join(peer.tags)
     address = peer.addresses[0] if peer.addresses else "-"
     return [address, peer.name, owner, ", ".join(parts) or "idle"]
+
+
+def _turn(relayed: str | None, server: str | None) -> str:
+    """Name a path through TURN: whose relayed address, and at which server."""
+    return f"TURN {relayed} at {server}" if server else f"the peer's TURN {relayed}"
 
 
 def table(rows: list[list[str]]) -> None:
@@ -128,6 +135,7 @@ def pong(reply: PingReply) -> None:
     where = {
         "direct": f"via {reply.path}",
         "peer-relay": f"via peer relay {reply.path}",
+        "turn": f"via {_turn(reply.path, reply.server)}",
         "relay": f"via relay {reply.region_code or ''}({reply.region})",
         "self": "by itself: this is this machine",
         "unknown": f"by {reply.kind}",

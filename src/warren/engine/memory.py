@@ -2,8 +2,9 @@
 
 Engines of one `MemoryNetwork` reach each other's datagrams by address where the network's
 `reaches` allows it, and through relay regions by key. STUN requests to `stun` are answered.
-Groups of sockets have ports of their own, and a peer relay's sessions are passed on; there is no
-TURN. A tunnel packet arrives where the peer's allowed IPs say, if a lease or a relay can carry it.
+Groups of sockets have ports of their own, and a peer relay's sessions are passed on. What is sent
+to an address in the network's `servers` goes there, ChannelData as its bytes. A tunnel packet
+arrives where the peer's allowed IPs say, if a lease or a relay can carry it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from warren.engine.commands import (
     SetPath,
     SetPeers,
     SetRegion,
+    SetTurn,
 )
 from warren.engine.events import (
     Active,
@@ -47,6 +49,11 @@ from warren.engine.events import (
 )
 from warren.engine.protocol import EngineConfig, PeerStats, Snapshot
 from warren.keys import NodePrivate
+from warren.nat.turn.framing import (
+    encode_channel_data,
+    is_channel_data,
+    parse_channel_data_untrusted,
+)
 from warren.netmap.endpoint import Endpoint
 
 _EVENTS_MAX = 4096
@@ -74,6 +81,8 @@ class MemoryNetwork:
         self.stun_at = stun_at
         self.stun = stun
         self.engines: list[MemoryEngine] = []
+        self.servers: dict[Endpoint, Callable[[bytes, Endpoint], None]] = {}
+        """By address, what takes bytes and their source: TURN servers and what they relay."""
 
     def carry(self, sender: MemoryEngine, src: Endpoint, sent: SendDatagram) -> None:
         """Take a datagram from `src` where it goes, or lose it."""
@@ -83,9 +92,27 @@ class MemoryNetwork:
             if reply is not None:
                 sender.take(to, src, SendDatagram(to=str(src), data=reply))
             return
+        if to in self.servers:
+            if self.reaches(src, to):
+                data = sent.data
+                if sent.channel:
+                    data = encode_channel_data(sent.channel, data, padded=False)
+                self.servers[to](data, src)
+            return
         for engine in self.engines:
             if engine.has(to) and self.reaches(src, to):
                 engine.take(src, to, sent)
+
+    def deliver(self, data: bytes, src: Endpoint, to: Endpoint) -> None:
+        """Take a server's datagram to the engine that it is for; ChannelData where it is due."""
+        for engine in self.engines:
+            if not engine.has(to) or not self.reaches(src, to):
+                continue
+            if str(src) in engine.turns and is_channel_data(data):
+                channel, inside = parse_channel_data_untrusted(data)
+                engine.take(src, to, SendDatagram(to=str(to), data=inside, channel=channel))
+            else:
+                engine.take(src, to, SendDatagram(to=str(to), data=data))
 
     def relay(self, sender: MemoryEngine, region: int, peer: bytes, data: bytes) -> None:
         """Take bytes through a region to whoever has the key and is connected there."""
@@ -106,6 +133,7 @@ class MemoryEngine:
         self.paths: dict[bytes, SetPath] = {}
         self.sockets: dict[tuple[int, int], Endpoint] = {(0, 0): endpoint}
         self.forwards: dict[int, tuple[str, str]] = {}
+        self.turns: set[str] = set()
         self.regions: dict[int, bool] = {}
         self.home = 0
         self.filter: SetFilter | None = None
@@ -200,6 +228,7 @@ class MemoryEngine:
                 index=index,
                 vni=sent.vni,
                 control=sent.control,
+                channel=sent.channel,
             )
         )
 
@@ -267,6 +296,8 @@ class MemoryEngine:
             else:
                 text = f"socket {command.index} of group {command.group} is not open"
                 self.give(Fault(message=text))
+        elif isinstance(command, SetTurn):
+            (self.turns.add if command.on else self.turns.discard)(command.server)
         elif isinstance(command, SetForward):
             self.forwards.pop(command.vni, None)
             if command.a is not None and command.b is not None:

@@ -66,6 +66,7 @@ from warren.netmap.view import View
 from warren.node.peer_relay import PeerRelays
 from warren.node.probes import parse_answer_untrusted
 from warren.node.reconcile import home_region
+from warren.node.turning import TurnPath, TurnPeer, Turns
 from warren.paths.machine import (
     EndpointsWanted,
     Lease,
@@ -80,6 +81,7 @@ from warren.paths.punching.ports import Sample
 from warren.paths.punching.puncher import AnyPathEvent, AnyTransmit, PunchingPaths
 from warren.paths.punching.roles import ATTRIBUTE_OFF, OwnSide, PeerSide
 from warren.paths.punching.sockets import Aside, AsideLease, AsideTransmit, StunAsk
+from warren.paths.turning import Way
 
 _WAITERS_MAX = 4096
 
@@ -104,7 +106,7 @@ class Listener(Protocol):
 class Pong(NamedTuple):
     """The answer to a ping."""
 
-    via: Via | Session | None
+    via: Via | Session | TurnPath | None
     rtt_s: float
 
 
@@ -116,6 +118,8 @@ class _Link:
         self.box = box
         self.paths = paths
         self.due: float | None = None
+        self.announced: tuple[Endpoint, ...] = ()
+        """Relayed addresses that it is told beside our endpoints."""
 
 
 class Dataplane:
@@ -143,6 +147,7 @@ class Dataplane:
         self._pending: list[AnyCommand] = []
         self.drops: Counter[str] = Counter()
         self.relays = PeerRelays(engine, clock, entropy, disco, self)
+        self.turns = Turns(engine, clock, entropy, self)
 
     async def run(self, listener: Listener) -> None:
         """Serve the engine's events until cancelled."""
@@ -158,6 +163,7 @@ class Dataplane:
             if self._timer is not None:
                 self._timer.cancel()
             self.relays.close()
+            self.turns.close()
 
     def set_view(self, view: View, own_key: NodePublic) -> None:
         """Keep one machine for each peer of the map that speaks disco."""
@@ -191,13 +197,14 @@ class Dataplane:
         self._by_disco = {link.box.peer: link for link in self._links.values()}
         self._flush()
         self.relays.set_view(view, own_key)
+        self.turns.set_view(view, own_key)
 
     def set_own_endpoints(self, endpoints: tuple[Endpoint, ...]) -> None:
         """Take own endpoints that were measured just now."""
         now = self._clock.now()
         self._own_endpoints, self._own_endpoints_at = endpoints, now
-        for link in self._links.values():
-            link.paths.set_own_endpoints(endpoints, now)
+        for key, link in self._links.items():
+            link.paths.set_own_endpoints((*endpoints, *self.turns.announced(key)), now)
             self._settle(link, now)
         self._flush()
         self.relays.set_own_endpoints(endpoints)
@@ -213,6 +220,7 @@ class Dataplane:
             # Which server saw which is not told; the order of their answers is.
             at = report.started + number * 1e-6
             own.memory.note(Sample(stun_servers[0] if stun_servers else mapped, mapped, at))
+        self.turns.set_udp(report.udp)
 
     def network_changed(self) -> None:
         """The machine's network changed: no path is trusted any more."""
@@ -224,6 +232,7 @@ class Dataplane:
             self._settle(link, now)
         self._flush()
         self.relays.network_changed()
+        self.turns.network_changed()
 
     def box_of(self, key: NodePublic) -> SharedBox | None:
         """Return the box shared with a peer."""
@@ -245,6 +254,46 @@ class Dataplane:
         waiter = self._pongs.get(tx_id)
         if waiter is not None and not waiter.done():
             waiter.set_result(Pong(session, rtt_s))
+
+    def through(self, key: NodePublic, now: float) -> Session | TurnPath | None:
+        """Return what carries a peer's data while no direct path does, except DERP."""
+        return self.relays.path_of(key, now) or self.turns.path_of(key, now)
+
+    def has_better(self, key: NodePublic, now: float) -> bool:
+        """Whether a path that is better than TURN is trusted."""
+        return self.is_direct(key, now) or self.relays.path_of(key, now) is not None
+
+    def turn_peer(self, key: NodePublic) -> TurnPeer | None:
+        """Return what TURN must know of a peer: who it is, and from where it may send."""
+        link = self._links.get(key)
+        if link is None:
+            return None
+        addresses = dict.fromkeys(c.endpoint.ip for c in link.paths.paths.candidates)
+        outside = tuple(ip for ip in addresses if ip not in self._inside)
+        understands = PeerSide.of(link.node.hostinfo).understands
+        return TurnPeer(link.box.peer, understands, outside)
+
+    def seal(self, key: NodePublic, message: Message) -> bytes | None:
+        """Seal a message for a peer."""
+        link = self._links.get(key)
+        if link is None:
+            return None
+        return link.box.seal(encode_message(message), self._entropy(NONCE_BYTES))
+
+    def note_turn_pong(self, tx_id: TxId, path: TurnPath, rtt_s: float) -> None:
+        """A ping through a TURN server was answered."""
+        waiter = self._pongs.get(tx_id)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(Pong(path, rtt_s))
+
+    def announce(self, key: NodePublic) -> None:
+        """A stock peer is told of a relayed address as of any other endpoint."""
+        link, announced = self._links.get(key), self.turns.announced(key)
+        if link is not None and announced != link.announced:
+            link.announced, now = announced, self._clock.now()
+            link.paths.set_own_endpoints((*self._own_endpoints, *announced), now)
+            self._settle(link, now)
+            self._flush()
 
     def is_inside(self, endpoint: Endpoint) -> bool:
         """Whether an address is one of the network's own."""
@@ -307,6 +356,7 @@ class Dataplane:
                 while True:
                     now = self._clock.now()
                     self.relays.note_active(key, now)
+                    self.turns.note_active(key, now)
                     for tx_id in self._ping(link, now):
                         if len(self._pongs) < _WAITERS_MAX:
                             self._pongs[tx_id] = waiter
@@ -322,7 +372,8 @@ class Dataplane:
 
     def _ping(self, link: _Link, now: float) -> list[TxId]:
         """Ping through the peer relay in use, else as the peer's machine does."""
-        through = self.relays.ping(link.node.key, now)
+        key = link.node.key
+        through = self.relays.ping(key, now) or self.turns.ping(key, now)
         if through is None:
             return link.paths.ping(now)
         link.paths.note_active(now)
@@ -360,6 +411,7 @@ class Dataplane:
                 link.paths.note_active(now)
                 self._settle(link, now)
                 self.relays.note_active(link.node.key, now)
+                self.turns.note_active(link.node.key, now)
         elif isinstance(event, ProbeReply):
             answer = parse_answer_untrusted(event.packet)
             waiter = self._probes.get(answer.nonce) if answer else None
@@ -383,18 +435,24 @@ class Dataplane:
             self.drops["disco through the tunnel"] += 1
         elif event.vni:
             self.relays.take_wrapped(event, src, now)
+        elif via is src and (turned := self.turns.take(event, src, now)) is not None:
+            for way, packet in turned:
+                self._take_disco(packet, way, now)
         elif isinstance(via, Aside) and looks_like_stun(event.data):
             self._take_aside_stun(via, event.data, now)
         elif looks_like_stun(event.data):
             if self._listener is not None:
                 self._listener.on_stun(event.data, src, now)
         else:
-            sender = sender_of_untrusted(event.data)
-            link = self._by_disco.get(sender) if sender else None
-            if link is None:
-                self.drops["disco of unknown key"] += 1
-            else:
-                self._open(link, event.data, via, now)
+            self._take_disco(event.data, via, now)
+
+    def _take_disco(self, packet: bytes, via: Via | Aside | Way, now: float) -> None:
+        sender = sender_of_untrusted(packet)
+        link = self._by_disco.get(sender) if sender else None
+        if link is None:
+            self.drops["disco of unknown key"] += 1
+        else:
+            self._open(link, packet, via, now)
 
     def _take_aside_stun(self, via: Aside, data: bytes, now: float) -> None:
         try:
@@ -417,7 +475,7 @@ class Dataplane:
         else:
             self._open(link, event.data, Relay(event.region), now)
 
-    def _open(self, link: _Link, packet: bytes, via: Via | Aside, now: float) -> None:
+    def _open(self, link: _Link, packet: bytes, via: Via | Aside | Way, now: float) -> None:
         try:
             message = parse_message_untrusted(link.box.open_untrusted(packet))
         except (MalformedDisco, MalformedEndpoint):
@@ -434,6 +492,8 @@ class Dataplane:
                 self.relays.take_relayed(link.node.key, message, now)
             else:
                 self.drops["relay session not told over a relay"] += 1
+            return
+        if self.turns.receive(link.node.key, message, via, now) or isinstance(via, Way):
             return
         link.paths.receive(message, via, now)
         self._settle(link, now)
@@ -469,6 +529,7 @@ class Dataplane:
         while (event := paths.poll_event()) is not None:
             self._take_path_event(link, event, now)
         self.relays.set_direct(link.node.key, now)
+        self.turns.set_better(link.node.key, now)
         due = paths.next_timeout()
         when = due[0] if due else None
         if when is not None and when != link.due:

@@ -44,15 +44,17 @@ class PingRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class PingReply(msgspec.Struct, kw_only=True):
     """What came back. `ok` false: `error` says why in one sentence.
 
-    via: how the reply travelled; `path` is the peer's address and port when direct.
+    via: how the reply travelled; `path` is the peer's address and port when direct, and the
+    relayed address at `server`, where that is ours, for `turn`.
     """
 
     ok: bool
     kind: PingKind
     peer: str
     address: str
-    via: Literal["direct", "peer-relay", "relay", "self", "unknown"] = "unknown"
+    via: Literal["direct", "peer-relay", "turn", "relay", "self", "unknown"] = "unknown"
     path: str | None = None
+    server: str | None = None
     region: int | None = None
     region_code: str | None = None
     ms: float | None = None
@@ -62,11 +64,14 @@ class PingReply(msgspec.Struct, kw_only=True):
 class PathStatus(msgspec.Struct, kw_only=True):
     """How packets to a peer travel now. kind `none`: no relay region is known either.
 
-    kind `peer-relay`: through another machine of the network, whose `address` it is.
+    kind `peer-relay`: through another machine of the network, whose `address` it is. kind `turn`:
+    through a TURN server, by the relayed `address`; `server` where the allocation is this node's,
+    and not the peer's.
     """
 
-    kind: Literal["direct", "peer-relay", "relay", "none"]
+    kind: Literal["direct", "peer-relay", "turn", "relay", "none"]
     address: str | None = None
+    server: str | None = None
     region: int | None = None
     region_code: str | None = None
     latency_ms: float | None = None
@@ -265,7 +270,7 @@ class Explanation(msgspec.Struct, kw_only=True):
     """Why the path to a peer is what it is.
 
     cause: one word for what keeps the path from being direct, empty if it is. reasons, advice,
-    punching: sentences; advice is what a person could change.
+    punching, turn: sentences; advice is what a person could change.
     """
 
     peer: str
@@ -276,6 +281,7 @@ class Explanation(msgspec.Struct, kw_only=True):
     reasons: list[str] = []
     advice: list[str] = []
     punching: list[str] = []
+    turn: list[str] = []
     candidates: list[CandidateStatus] = []
     own: SideStatus
     theirs: SideStatus

@@ -62,9 +62,11 @@ from warren.node.schema import (
 )
 from warren.node.state import MalformedServerUrl, NodeState, Prefs, StateProblem
 from warren.node.surroundings import Change, Surroundings
+from warren.node.turning import TurnPath
 from warren.node.waking import SLEEP_CHECK_S, WakeDetector
 from warren.node.why import explain
 from warren.node.why_facts import gather, punching_sentences
+from warren.node.why_turn import turn_sentences
 from warren.paths.machine import Relay
 from warren.paths.peer_relay.client import Session
 
@@ -195,7 +197,7 @@ class NodeService:
         now = self._clock.now()
         profile = self._state.profile
         listed = statuses.peer_statuses(
-            view, snapshot, self._dataplane.paths_of, now, self._dataplane.relays.path_of
+            view, snapshot, self._dataplane.paths_of, now, self._dataplane.through
         )
         endpoints = [str(own.endpoint) for own in self._measuring.endpoints]
         return Status(
@@ -362,7 +364,8 @@ class NodeService:
                 self._portmapping.outcomes,
                 self._clock.now(),
                 [] if punching is None else punching_sentences(punching, self._clock.now()),
-                session=self._dataplane.relays.path_of(node.key, self._clock.now()),
+                through=self._dataplane.through(node.key, self._clock.now()),
+                turn=turn_sentences(self._dataplane.turns, node.key, self._clock.now()),
             )
         )
 
@@ -646,6 +649,10 @@ class NodeService:
             return msgspec.structs.replace(reply, via="relay", region=region, region_code=code)
         if isinstance(pong.via, Session):
             return msgspec.structs.replace(reply, via="peer-relay", path=str(pong.via.at))
+        if isinstance(pong.via, TurnPath):
+            path, server = str(pong.via.relayed), pong.via.server
+            told = str(server) if server else None
+            return msgspec.structs.replace(reply, via="turn", path=path, server=told)
         return msgspec.structs.replace(reply, via="direct", path=str(pong.via))
 
     async def _ping_inside(
@@ -670,7 +677,7 @@ class NodeService:
             stats.get(node.key.raw),
             self._dataplane.paths_of(node.key),
             self._clock.now(),
-            self._dataplane.relays.path_of(node.key, self._clock.now()),
+            self._dataplane.through(node.key, self._clock.now()),
         )
         return msgspec.structs.replace(
             reply,
@@ -678,6 +685,7 @@ class NodeService:
             ms=pong.rtt_s * 1000,
             via="unknown" if path.kind == "none" else path.kind,
             path=path.address,
+            server=path.server,
             region=path.region,
             region_code=path.region_code,
         )
@@ -702,6 +710,7 @@ class NodeService:
         total: Counter[str] = Counter(snapshot.drops)
         total.update(self._dataplane.all_drops())
         total.update(self._dataplane.relays.drops)
+        total.update(self._dataplane.turns.all_drops())
         total.update(self._portmapping.drops)
         return {reason: count for reason, count in sorted(total.items()) if count}
 

@@ -12,6 +12,7 @@ from warren.netmap.node import Node
 from warren.netmap.view import View
 from warren.node.reconcile import home_region
 from warren.node.schema import PathStatus, PeerStatus, SelfStatus
+from warren.node.turning import TurnPath
 from warren.paths.machine import PeerPaths
 from warren.paths.peer_relay.client import Session
 
@@ -42,13 +43,13 @@ def peer_statuses(
     snapshot: Snapshot,
     paths_of: Callable[[NodePublic], PeerPaths | None],
     now: float,
-    session_of: Callable[[NodePublic, float], Session | None] = lambda key, now: None,
+    through: Callable[[NodePublic, float], Session | TurnPath | None] = lambda key, now: None,
 ) -> list[PeerStatus]:
-    """Return every peer, by name. session_of: the way through a peer relay."""
+    """Return every peer, by name. through: the way through a peer relay or TURN server."""
     stats = {peer.key: peer for peer in snapshot.peers}
     peers = sorted(view.peers.values(), key=lambda node: (first_name(node), node.id))
     return [
-        _peer_status(view, node, stats, paths_of(node.key), now, session_of(node.key, now))
+        _peer_status(view, node, stats, paths_of(node.key), now, through(node.key, now))
         for node in peers
     ]
 
@@ -59,12 +60,19 @@ def path_status(
     stats: PeerStats | None,
     paths: PeerPaths | None,
     now: float,
-    session: Session | None = None,
+    through: Session | TurnPath | None = None,
 ) -> PathStatus:
     """Return how packets to a peer travel now: the engine's lease decides."""
     direct = stats.direct if stats else None
-    if direct is not None and session is not None and direct == str(session.at):
-        return PathStatus(kind="peer-relay", address=direct, latency_ms=session.latency_s * 1000)
+    if isinstance(through, Session) and direct == str(through.at):
+        return PathStatus(kind="peer-relay", address=direct, latency_ms=through.latency_s * 1000)
+    if isinstance(through, TurnPath) and direct == str(through.lease):
+        return PathStatus(
+            kind="turn",
+            address=str(through.relayed),
+            server=str(through.server) if through.server else None,
+            latency_ms=through.latency_s * 1000,
+        )
     if direct is not None:
         used = paths.path(now) if paths else None
         latency_s = used.latency_s if used and str(used.endpoint) == direct else None
@@ -116,7 +124,7 @@ def _peer_status(
     all_stats: Mapping[bytes, PeerStats],
     paths: PeerPaths | None,
     now: float,
-    session: Session | None,
+    through: Session | TurnPath | None,
 ) -> PeerStatus:
     stats = all_stats.get(node.key.raw)
     handshake_ms = stats.handshake_ago_ms if stats else None
@@ -132,7 +140,7 @@ def _peer_status(
         tags=node.tags,
         expired=node.expired,
         routes=node.primary_routes,
-        path=path_status(view, node, stats, paths, now, session),
+        path=path_status(view, node, stats, paths, now, through),
         active=paths.is_active(now) if paths else False,
         rx_bytes=stats.rx_bytes if stats else 0,
         tx_bytes=stats.tx_bytes if stats else 0,

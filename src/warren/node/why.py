@@ -45,7 +45,7 @@ class Facts:
 
     candidates: None where the peer has no disco key, so that no path can be searched. own: None
     before the first measuring. theirs: None where the peer's coordinator does not tell. outcomes:
-    what routers said, the preferred one's first. punching: sentences about attempts.
+    what routers said, the preferred one's first. punching, turn: sentences about what was tried.
     """
 
     peer: str
@@ -62,6 +62,7 @@ class Facts:
     outcomes: Sequence[Outcome]
     theirs: NetInfo | None
     punching: Sequence[str]
+    turn: Sequence[str] = ()
     now: float
 
 
@@ -79,6 +80,7 @@ def explain(facts: Facts) -> Explanation:
         reasons=[] if direct else [*_reasons(facts, cause)],
         advice=[] if direct else list(dict.fromkeys(_advice(facts, cause))),
         punching=list(facts.punching),
+        turn=list(facts.turn),
         own=_side(facts.own, facts.mapped),
         theirs=_side(facts.theirs, None),
         own_endpoints=list(facts.own_endpoints),
@@ -88,15 +90,25 @@ def explain(facts: Facts) -> Explanation:
 def _summary(facts: Facts) -> str:
     path = facts.path
     if path.kind == "direct":
-        took = "" if path.latency_ms is None else f", {path.latency_ms:.1f} ms"
+        took = _took(path)
         used = _used(facts)
         known = f"; the address is known from {_sources(used)}" if used else ""
         return f"The path to {facts.peer} is direct: {path.address}{took}{known}."
     if path.kind == "peer-relay":
         return f"Packets to {facts.peer} take a peer relay, another machine, at {path.address}."
+    if path.kind == "turn":
+        whose = f"this machine's at {path.server}" if path.server else f"that of {facts.peer}"
+        return (
+            f"Packets to {facts.peer} take a TURN server, by the relayed address {path.address} "
+            f"({whose}){_took(path)}."
+        )
     if path.kind == "relay":
         return f"Packets to {facts.peer} take the relay in region {_region(path)}."
     return f"There is no path to {facts.peer}: no relay region of it is known either."
+
+
+def _took(path: PathStatus) -> str:
+    return "" if path.latency_ms is None else f", {path.latency_ms:.1f} ms"
 
 
 def _cause(facts: Facts) -> Cause:
@@ -131,6 +143,7 @@ def _cause(facts: Facts) -> Cause:
 def _reasons(facts: Facts, cause: Cause) -> Iterable[str]:
     peer, where = facts.peer, _region(facts.path)
     used = f"; the relay in region {where} is used" if facts.path.kind == "relay" else ""
+    used = "; a TURN server is used" if facts.path.kind == "turn" else used
     tried = [c for c in facts.candidates or () if c.pings]
     if cause == "offline":
         yield f"The coordinator says that {peer} is offline."

@@ -18,6 +18,7 @@ from warren.node.measuring import (
     OwnEndpoint,
 )
 from warren.node.schema import OwnEndpointStatus
+from warren.node.turning import TurnPath
 from warren.node.why import Facts
 from warren.paths.machine import PeerPaths
 from warren.paths.peer_relay.client import Session
@@ -42,14 +43,15 @@ def gather(
     outcomes: Sequence[Outcome],
     now: float,
     punching: Sequence[str] = (),
-    session: Session | None = None,
+    through: Session | TurnPath | None = None,
+    turn: Sequence[str] = (),
 ) -> Facts:
     """Return the facts of this moment about one peer."""
     return Facts(
         peer=statuses.first_name(node),
         address=next(iter(statuses.plain_addresses(node)), ""),
         online=node.online,
-        path=statuses.path_status(view, node, stats, paths, now, session),
+        path=statuses.path_status(view, node, stats, paths, now, through),
         active=paths.is_active(now) if paths else False,
         searching_s=paths.searching_s(now) if paths else None,
         candidates=None if paths is None else list(paths.candidates),
@@ -63,6 +65,7 @@ def gather(
         outcomes=outcomes,
         theirs=node.hostinfo.net_info,
         punching=punching,
+        turn=turn,
         now=now,
     )
 

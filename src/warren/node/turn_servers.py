@@ -1,0 +1,132 @@
+"""Which TURN servers this node may use: the grants in its own map entry, names looked up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+import structlog
+
+from warren.nat.turn.allocation import Transport
+from warren.nat.turn.credentials import Credentials
+from warren.nat.turn.grants import (
+    CAPABILITY,
+    Grant,
+    MalformedGrant,
+    TurnPlace,
+    parse_grant_untrusted,
+)
+from warren.nat.turn.keeper import MAX_SERVERS, Server
+from warren.netmap.codec import encode_json
+from warren.netmap.endpoint import Endpoint
+from warren.netmap.view import View
+
+GRANTS_MAX = 4
+_LOOKUP_S = 5.0
+
+Address = IPv4Address | IPv6Address
+Resolve = Callable[[str], Awaitable[list[Address]]]
+
+log = structlog.get_logger(__name__)
+
+
+class TurnServers:
+    """Keeps `servers`, in the order of preference; `on_change` is told when they are others.
+
+    resolve: the addresses of a name; it may raise OSError.
+    """
+
+    def __init__(
+        self, resolve: Resolve, on_change: Callable[[], None], transports: Iterable[Transport]
+    ) -> None:
+        self._resolve = resolve
+        self._on_change = on_change
+        self._transports = tuple(transports)
+        self._grants: list[Grant] = []
+        self._known: dict[str, list[Address]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self.servers: dict[Server, Credentials] = {}
+        self.problem = ""
+        """Why there is none, or not every one, in half a sentence; empty if all is well."""
+
+    @property
+    def is_offered(self) -> bool:
+        """Whether the coordinator names any server."""
+        return bool(self._grants)
+
+    def set_view(self, view: View) -> None:
+        """Take what the map says of this node itself."""
+        grants, problem = read_grants(view)
+        if grants != self._grants or problem != self.problem:
+            self._grants, self.problem = grants, problem
+            self._settle()
+
+    def look_up(self) -> None:
+        """Look names up again: the network is another, or the servers do not answer."""
+        self._known.clear()
+        self._settle()
+
+    def close(self) -> None:
+        """Stop what is under way."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    def _settle(self) -> None:
+        names = {place.host for place in self._places()} - self._known.keys()
+        for name in list(names):
+            try:
+                self._known[name] = [ip_address(name)]
+            except ValueError:
+                continue
+            names.discard(name)
+        self.close()
+        if names:
+            self._task = asyncio.get_running_loop().create_task(self._look_up(names))
+        self._publish()
+
+    async def _look_up(self, names: set[str]) -> None:
+        for name in names:
+            try:
+                async with asyncio.timeout(_LOOKUP_S):
+                    self._known[name] = await self._resolve(name)
+            except (OSError, TimeoutError, UnicodeError) as error:
+                log.warning("turn server not found", name=name, reason=str(error))
+                self.problem = f"the name {name} of a TURN server could not be looked up"
+                self._known[name] = []
+        self._publish()
+
+    def _places(self) -> list[TurnPlace]:
+        return [place for grant in self._grants for place in grant.places]
+
+    def _publish(self) -> None:
+        found: dict[Server, Credentials] = {}
+        for transport in self._transports:
+            for grant in self._grants:
+                for place in grant.places:
+                    for ip in self._known.get(place.host, ()):
+                        if place.transport is transport and len(found) < MAX_SERVERS:
+                            server = Server(Endpoint(ip, place.port), transport, place.host)
+                            found.setdefault(server, grant.credentials)
+        if found != self.servers:
+            self.servers = found
+            self._on_change()
+
+
+def read_grants(view: View) -> tuple[list[Grant], str]:
+    """Return the grants of this node, and what is wrong with one of them in half a sentence."""
+    values = view.node.cap_map.get(CAPABILITY) if view.node is not None else None
+    grants, problem = [], ""
+    for value in (values or [])[:GRANTS_MAX]:
+        try:
+            grants.append(parse_grant_untrusted(encode_json(value)))
+        except MalformedGrant as error:
+            problem = f"what the coordinator says of TURN cannot be used ({error})"
+    return grants, problem
+
+
+async def look_up(name: str) -> list[Address]:
+    """Return the addresses of a name. Raises OSError."""
+    found = await asyncio.get_running_loop().getaddrinfo(name, None)
+    return list(dict.fromkeys(ip_address(entry[4][0]) for entry in found))

@@ -1,0 +1,559 @@
+"""TURN on the node: one allocation for all peers, and a machine of `warren.paths.turning` a peer.
+
+The allocation is asked for when traffic to a peer has found nothing better, and given back when
+nobody has used it for a while. Here boxes are left to the data plane, and events of machines and
+keeper become commands of the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from dataclasses import asdict
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple, Protocol
+
+import structlog
+
+from warren.disco.messages import Message, Pong, TurnOffer, TxId
+from warren.edge.clock import Clock
+from warren.edge.entropy import Entropy
+from warren.engine.commands import AnyCommand, SendDatagram, SetPath, SetTurn
+from warren.engine.events import Datagram
+from warren.engine.protocol import Engine
+from warren.keys import DiscoPublic, NodePublic
+from warren.nat.turn.allocation import Transport
+from warren.nat.turn.events import (
+    Allocated,
+    ChannelOpen,
+    Failed,
+    Lost,
+    Permitted,
+    Received,
+    Refused,
+    Released,
+)
+from warren.nat.turn.keeper import KeeperEvent, Server, TurnKeeper, Using
+from warren.netmap.endpoint import Endpoint
+from warren.netmap.view import View
+from warren.node.turn_servers import Resolve, TurnServers, look_up
+from warren.paths.machine import Relay, Via
+from warren.paths.punching.sockets import Aside
+from warren.paths.scoring import is_private
+from warren.paths.turning import (
+    ChannelWanted,
+    ToWay,
+    TurnLease,
+    TurnPaths,
+    TurnPonged,
+    Way,
+    WayDead,
+)
+
+LINGER_S = 60.0
+"""An allocation that nobody uses any more is kept for this long."""
+LOOK_UP_AGAIN_S = 60.0
+PERMITS_MAX = 8
+"""Addresses of one peer that are let in."""
+TROUBLES_MAX = 8
+
+Address = IPv4Address | IPv6Address
+
+log = structlog.get_logger(__name__)
+
+
+class TurnPath(NamedTuple):
+    """A path through a TURN server that carries data.
+
+    relayed: the address that the server relays, ours or the peer's. server: which one, where the
+    allocation is ours. lease: the address of the engine's lease.
+    """
+
+    relayed: Endpoint
+    server: Server | None
+    lease: Endpoint
+    latency_s: float
+
+
+class TurnPeer(NamedTuple):
+    """What the data plane knows of a peer. addresses: from where it may send to us."""
+
+    disco: DiscoPublic
+    understands: bool
+    addresses: tuple[Address, ...]
+
+
+class Peers(Protocol):
+    """What the data plane does for TURN."""
+
+    def turn_peer(self, key: NodePublic) -> TurnPeer | None:
+        """A peer that speaks disco."""
+
+    def has_better(self, key: NodePublic, now: float) -> bool:
+        """Whether a direct path or a peer relay carries a peer's data."""
+
+    def seal(self, key: NodePublic, message: Message) -> bytes | None:
+        """Seal a message for a peer."""
+
+    def send_relayed(self, key: NodePublic, message: Message) -> None:
+        """Seal a message for a peer and send it over its DERP region."""
+
+    def note_turn_pong(self, tx_id: TxId, path: TurnPath, rtt_s: float) -> None:
+        """A person's ping was answered."""
+
+    def announce(self, key: NodePublic) -> None:
+        """What `Turns.announced` says of a peer may be other than before."""
+
+
+class Turns:
+    """All that one node does with TURN. Lives on the event loop's thread."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        entropy: Entropy,
+        peers: Peers,
+        resolve: Resolve = look_up,
+    ) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._entropy = entropy
+        self._peers = peers
+        self._own_key = NodePublic.zero()
+        self._udp = True
+        self.keeper = TurnKeeper(entropy)
+        self.servers = TurnServers(resolve, self._servers_changed, (Transport.UDP,))
+        self._looked_up_at = 0.0
+        self._machines: dict[NodePublic, tuple[DiscoPublic, TurnPaths]] = {}
+        self._wanted = False
+        self._unused_since: float | None = None
+        self.allocated: Allocated | None = None
+        self.allocated_at = 0.0
+        self._permitted: set[Address] = set()
+        self._channels: dict[Endpoint, NodePublic] = {}
+        self._last_server: Server | None = None
+        self._touched: set[NodePublic] = set()
+        """Peers whose machines may have something to say."""
+        self.troubles: deque[tuple[float, str]] = deque(maxlen=TROUBLES_MAX)
+        """What servers said or did wrong lately, as sentences."""
+        self.refused: dict[Address, str] = {}
+        """Addresses of peers that the server does not relay to, and its words."""
+        self._pending: list[AnyCommand] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self.drops: Counter[str] = Counter()
+
+    # What is known.
+
+    def set_view(self, view: View, own_key: NodePublic) -> None:
+        """Take the map: the grants, and which peers there are."""
+        if own_key != self._own_key:
+            self._own_key = own_key
+            self._machines.clear()
+        for key, (disco, _) in list(self._machines.items()):
+            peer = self._peers.turn_peer(key)
+            if peer is None or peer.disco != disco:
+                del self._machines[key]
+        self.servers.set_view(view)
+        self._turn(*self._machines)
+
+    def set_udp(self, works: bool) -> None:
+        """Take whether UDP works here at all."""
+        if works != self._udp:
+            self._udp = works
+            now = self._clock.now()
+            for _, machine in self._machines.values():
+                machine.set_udp(works, now)
+            self._turn(*self._machines)
+
+    def network_changed(self) -> None:
+        """This machine's addresses changed: servers know it by another one."""
+        now = self._clock.now()
+        self.keeper.network_changed(now)
+        self.servers.look_up()
+        for _, machine in self._machines.values():
+            machine.network_changed(now)
+        self._turn(*self._machines)
+
+    # What happens.
+
+    def note_active(self, key: NodePublic, now: float) -> None:
+        """Traffic is being sent to a peer."""
+        machine = self._machine(key, make=self.servers.is_offered)
+        if machine is not None:
+            machine.set_better(self._peers.has_better(key, now), now)
+            machine.note_active(now)
+            self._turn(key)
+
+    def set_better(self, key: NodePublic, now: float) -> None:
+        """The trust in a peer's better paths may have changed."""
+        machine = self._machine(key, make=False)
+        if machine is not None and machine.set_better(self._peers.has_better(key, now), now):
+            self._turn(key)
+
+    def ping(self, key: NodePublic, now: float) -> TxId | None:
+        """Ping a peer by the way that carries its data; None where TURN does not."""
+        machine = self._machine(key, make=False)
+        tx_id = machine.ping(now) if machine is not None else None
+        if tx_id is not None:
+            self._turn(key)
+        return tx_id
+
+    def take(self, event: Datagram, src: Endpoint, now: float) -> list[tuple[Way, bytes]] | None:
+        """Take a datagram that may be a TURN server's; None if it is not.
+
+        Returns the disco packets that came in it, with the way that they came.
+        """
+        server = self.keeper.server
+        if server is None or src != server.at:
+            if event.channel:
+                self.drops["turn of another server"] += 1
+            return [] if event.channel else None
+        if event.channel:
+            client = self.keeper.client
+            peer = client.peer_of(event.channel) if client is not None else None
+            if peer is None:
+                self.drops["turn channel of no peer"] += 1
+                return []
+            return [(Way(peer, own=True), event.data)]
+        if not _is_turn(event.data) or not self.keeper.receive(event.data, server, now):
+            return None
+        found = self._take_keeper_events(now)
+        self._turn()
+        return found
+
+    def receive(
+        self, key: NodePublic, message: Message, via: Via | Aside | Way, now: float
+    ) -> bool:
+        """Take an opened message of a peer, if it is one for here."""
+        if isinstance(message, TurnOffer):
+            self._take_offer(key, message, via, now)
+            return True
+        way = Way(via, own=False) if isinstance(via, Endpoint) else None
+        if isinstance(via, Way):
+            way = via
+        machine = self._machine(key, make=way is not None and way.own)
+        taken = way is not None and way.own
+        if machine is not None:
+            if isinstance(message, Pong):
+                taken = machine.receive_pong(message, way, now) or taken
+            elif way is not None and (way.own or machine.theirs(way.to)):
+                machine.receive(message, way, now)
+                taken = True
+        if taken:
+            self._turn(key)
+        return taken
+
+    # What others ask.
+
+    def path_of(self, key: NodePublic, now: float) -> TurnPath | None:
+        """Return the path through TURN that carries a peer's data."""
+        machine = self._machine(key, make=False)
+        found = machine.path(now) if machine is not None else None
+        return None if found is None else self._path(found[0], found[1].latency_s or 0.0)
+
+    def machine_of(self, key: NodePublic) -> TurnPaths | None:
+        """Return the machine of a peer, for those who show it."""
+        return self._machine(key, make=False)
+
+    def announced(self, key: NodePublic) -> tuple[Endpoint, ...]:
+        """Return what a stock peer is told beside our own endpoints."""
+        peer, machine = self._peers.turn_peer(key), self._machine(key, make=False)
+        if self.allocated is None or machine is None or peer is None or peer.understands:
+            return ()
+        let_in = self._permitted.intersection(self._addresses(peer))
+        return (self.allocated.relayed,) if let_in else ()
+
+    def all_drops(self) -> Counter[str]:
+        """Return what was dropped, by reason, also by the client of the server in use."""
+        total = Counter(self.drops)
+        if self.keeper.client is not None:
+            counters = asdict(self.keeper.client.counters)
+            total.update({f"turn {name}": count for name, count in counters.items()})
+        for _, machine in self._machines.values():
+            total.update({f"turn {name}": count for name, count in machine.dropped.items()})
+        return total
+
+    def close(self) -> None:
+        """Stop timers and look-ups, and give the allocation back."""
+        self.servers.close()
+        self.keeper.set_servers({}, self._clock.now())
+        self._take_keeper_events(self._clock.now())
+        self._flush()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # The parts.
+
+    def _machine(self, key: NodePublic, *, make: bool) -> TurnPaths | None:
+        found = self._machines.get(key)
+        if found is not None:
+            return found[1]
+        peer = self._peers.turn_peer(key) if make else None
+        if peer is None:
+            return None
+        first = not peer.understands or self._own_key.raw < key.raw
+        machine = TurnPaths(self._own_key, self._entropy, first=first, offers=peer.understands)
+        machine.set_udp(self._udp, self._clock.now())
+        self._machines[key] = peer.disco, machine
+        return machine
+
+    def _take_offer(
+        self, key: NodePublic, offer: TurnOffer, via: Via | Aside | Way, now: float
+    ) -> None:
+        if not isinstance(via, Relay):
+            self.drops["turn offer not over a relay"] += 1
+            return
+        machine = self._machine(key, make=True)
+        if machine is not None:
+            machine.set_better(self._peers.has_better(key, now), now)
+            machine.receive_offer(offer, now)
+            self._turn(key)
+
+    def _addresses(self, peer: TurnPeer) -> list[Address]:
+        """Return the addresses that the server is asked to let in for a peer."""
+        server = self.keeper.server
+        if server is None:
+            return []
+        near = is_private(server.at.ip)
+        found = [
+            ip
+            for ip in dict.fromkeys(peer.addresses)
+            if ip.version == server.at.ip.version and (near or not is_private(ip))
+        ]
+        return found[:PERMITS_MAX]
+
+    def _servers_changed(self) -> None:
+        if self._wanted:
+            self.keeper.set_servers(self.servers.servers, self._clock.now())
+            self._turn()
+
+    def _turn(self, *keys: NodePublic) -> None:
+        """Let the keeper and the machines of these peers do what follows, until nothing does."""
+        now = self._clock.now()
+        self._touched.update(keys)
+        self._want(now)
+        self._take_keeper_events(now)
+        while self._touched:
+            key = self._touched.pop()
+            machine = self._machine(key, make=False)
+            if machine is not None:
+                self._let_in(key, machine, now)
+                self._settle(key, machine, now)
+                if machine.is_idle(now):
+                    del self._machines[key]
+            self._take_keeper_events(now)
+        self._flush()
+
+    def _want(self, now: float) -> None:
+        """Decide whether there is to be an allocation."""
+        machines = [machine for _, machine in self._machines.values()]
+        if any(machine.uses_own(now) for machine in machines):
+            self._unused_since = None
+            if not self._wanted:
+                self._wanted = True
+                self.keeper.set_servers(self.servers.servers, now)
+            late = now - self._looked_up_at >= LOOK_UP_AGAIN_S
+            if late and self.servers.is_offered and not self.servers.servers:
+                self._looked_up_at = now
+                self.servers.look_up()
+        elif self._wanted:
+            if self._unused_since is None:
+                self._unused_since = now
+            elif now - self._unused_since >= LINGER_S:
+                self._wanted, self._unused_since = False, None
+                self.keeper.set_servers({}, now)
+
+    def _let_in(self, key: NodePublic, machine: TurnPaths, now: float) -> None:
+        """Ask for permissions for a peer that wants a path, and tell its machine of them."""
+        if self.allocated is None:
+            return
+        peer = self._peers.turn_peer(key)
+        if peer is None or not machine.is_wanted():
+            return
+        addresses = self._addresses(peer)
+        addresses += [each.ip for each in machine.offered() if not self._udp]
+        for ip in addresses:
+            if ip not in self._permitted and ip not in self.refused:
+                self.keeper.permit(ip, now)
+        if self._permitted.intersection(addresses):
+            machine.set_own(self.allocated.relayed, now)
+
+    def _take_keeper_events(self, now: float) -> list[tuple[Way, bytes]]:
+        """Take what the keeper tells; return the disco packets among it."""
+        found: list[tuple[Way, bytes]] = []
+        while (event := self.keeper.poll_event()) is not None:
+            if isinstance(event, Received):
+                found.append((Way(event.peer, own=True), event.data))
+            else:
+                self._take_keeper_event(event, now)
+        while (out := self.keeper.poll_transmit()) is not None:
+            self._pending.append(SendDatagram(to=str(out.to.at), data=out.data))
+        return found
+
+    def _take_keeper_event(self, event: KeeperEvent, now: float) -> None:
+        server = self.keeper.server
+        if isinstance(event, Using):
+            self._use(event.server)
+        elif isinstance(event, Allocated):
+            self.allocated, self.allocated_at = event, now
+            log.info("turn", server=str(server), relayed=str(event.relayed))
+            self._touched.update(self._machines)
+        elif isinstance(event, Permitted):
+            self._permitted.add(event.ip)
+            self._touched.update(self._machines)
+            for key in list(self._machines):
+                self._peers.announce(key)
+        elif isinstance(event, ChannelOpen):
+            key_or_none = self._channels.get(event.peer)
+            machine = self._machine(key_or_none, make=False) if key_or_none else None
+            if machine is not None and key_or_none is not None:
+                machine.channel_open(event.peer, now)
+                self._touched.add(key_or_none)
+        elif isinstance(event, Refused):
+            self._take_refusal(event, now)
+        elif isinstance(event, Lost | Released):
+            self._lose(now)
+        elif isinstance(event, Failed):
+            code = f" ({event.code})" if event.code else ""
+            self._lose(now)
+            self._note(f"{self._last_server}: {event.cause.value}{code}", now)
+
+    def _use(self, server: Server | None) -> None:
+        """Let the datagrams of the server in use in, and nobody else's."""
+        if self._last_server is not None and self._last_server != server:
+            self._pending.append(SetTurn(server=str(self._last_server.at), on=False))
+        if server is not None:
+            self._pending.append(SetTurn(server=str(server.at)))
+        self._last_server = server
+
+    def _take_refusal(self, event: Refused, now: float) -> None:
+        ip = event.peer.ip if isinstance(event.peer, Endpoint) else event.peer
+        self.refused[ip] = f"error {event.code}"
+        self._permitted.discard(ip)
+        self._note(f"{self.keeper.server} does not relay to {event.peer} (error {event.code})", now)
+        if isinstance(event.peer, Endpoint):
+            key = self._channels.pop(event.peer, None)
+            machine = self._machine(key, make=False) if key is not None else None
+            if machine is not None and key is not None:
+                machine.channel_refused(event.peer, now)
+                self._touched.add(key)
+
+    def _lose(self, now: float) -> None:
+        """There is no allocation any more: what was asked for it is void."""
+        self.allocated = None
+        self._permitted.clear()
+        self.refused.clear()
+        self._channels.clear()
+        for key, (_, machine) in list(self._machines.items()):
+            machine.set_own(None, now)
+            self._peers.announce(key)
+        self._touched.update(self._machines)
+
+    def _note(self, sentence: str, now: float) -> None:
+        log.warning("turn", problem=sentence)
+        self.troubles.append((now, sentence))
+
+    def _settle(self, key: NodePublic, machine: TurnPaths, now: float) -> None:
+        """Collect what a machine wants to say and do."""
+        while (said := machine.poll_transmit()) is not None:
+            if not isinstance(said, ToWay):
+                self._peers.send_relayed(key, said.message)
+            elif (data := self._peers.seal(key, said.message)) is not None:
+                self._send(said.way, data)
+        while (event := machine.poll_event()) is not None:
+            if isinstance(event, TurnPonged):
+                path = self.path_of(key, now)
+                if path is not None:
+                    self._peers.note_turn_pong(event.tx_id, path, event.rtt_s)
+            elif isinstance(event, ChannelWanted):
+                self._channels[event.peer] = key
+                if not self.keeper.open_channel(event.peer, now):
+                    machine.channel_refused(event.peer, now)
+            elif isinstance(event, WayDead):
+                if event.way.own:
+                    self.keeper.check(now)
+            elif not self._peers.has_better(key, now):
+                self._pending.append(self._path_command(key, event))
+
+    def _send(self, way: Way, data: bytes) -> None:
+        if not way.own:
+            self._pending.append(SendDatagram(to=str(way.to), data=data))
+            return
+        client, server = self.keeper.client, self.keeper.server
+        channel = client.channel_of(way.to) if client is not None else None
+        if channel is not None and server is not None:
+            self._pending.append(SendDatagram(to=str(server.at), data=data, channel=channel))
+
+    def _path_command(self, key: NodePublic, lease: TurnLease) -> SetPath:
+        gone = SetPath(peer=key.raw, addr=None, lease_ms=0)
+        way = lease.way
+        if way is None:
+            return gone
+        if not way.own:
+            return SetPath(peer=key.raw, addr=str(way.to), lease_ms=lease.lease_ms)
+        client, server = self.keeper.client, self.keeper.server
+        channel = client.channel_of(way.to) if client is not None else None
+        if channel is None or server is None:
+            return gone
+        return SetPath(peer=key.raw, addr=str(server.at), lease_ms=lease.lease_ms, channel=channel)
+
+    def _path(self, way: Way, latency_s: float) -> TurnPath | None:
+        if not way.own:
+            return TurnPath(way.to, None, way.to, latency_s)
+        server = self.keeper.server
+        if server is None or self.allocated is None:
+            return None
+        return TurnPath(self.allocated.relayed, server, server.at, latency_s)
+
+    # Timers.
+
+    def _flush(self) -> None:
+        """Hand commands to the engine and set the one timer."""
+        while (out := self.keeper.poll_transmit()) is not None:
+            self._pending.append(SendDatagram(to=str(out.to.at), data=out.data))
+        if self._pending:
+            commands, self._pending = self._pending, []
+            self._engine.apply(commands)
+        now = self._clock.now()
+        due = [self.keeper.next_timeout()]
+        for _, machine in self._machines.values():
+            allocate_at = machine.allocate_at(now)
+            due.append(machine.next_timeout())
+            if allocate_at is not None and allocate_at > now:
+                due.append(allocate_at)
+        if self._unused_since is not None:
+            due.append(self._unused_since + LINGER_S)
+        elif self._wanted:
+            due.append(now + LINGER_S / 4)
+        times = [at for at in due if at is not None]
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if times:
+            delay_s = max(0.001, min(times) - now)
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        now = self._clock.now()
+        due = self.keeper.next_timeout()
+        if due is not None and due <= now:
+            self.keeper.handle_timeout(now)
+        for _, machine in self._machines.values():
+            at = machine.next_timeout()
+            if at is not None and at <= now:
+                machine.handle_timeout(now)
+        for peer, key in list(self._channels.items()):
+            found = self._machine(key, make=False)
+            if found is None or Way(peer, own=True) not in found.ways:
+                del self._channels[peer]
+                if self.keeper.client is not None:
+                    self.keeper.client.forget(peer)
+        self._turn(*self._machines)
+
+
+def _is_turn(data: bytes) -> bool:
+    """Whether a STUN message is of another method than Binding (RFC 8489 §5)."""
+    return len(data) >= 20 and data[0] < 0x40 and int.from_bytes(data[:2], "big") & 0x3EEF != 1

@@ -1,0 +1,213 @@
+"""Two nodes behind symmetric NATs meet at a TURN server: coturn, which the coordinator names."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from warren.lab import sandbox
+from warren.lab.mesh import Node, Server
+from warren.lab.plan import Host, Plan, Router
+from warren.lab.program import Program, wait_until
+from warren.lab.stock import WEB_PORT as STOCK_PORT
+from warren.lab.stock import StockClient
+from warren.lab.web import WebServer, download, get
+from warren.lab.world import Part, World
+
+pytestmark = [
+    pytest.mark.netlab,
+    pytest.mark.interop,
+    pytest.mark.skipif(
+        shutil.which("turnserver") is None, reason="needs coturn: apt-get install coturn"
+    ),
+]
+
+WEB_PORT = 8000
+FILE_BYTES = 2 << 20
+OWN_PORT = 5349
+# The lab's internet is made of networks for documentation, which no server relays to unasked.
+LAB = ("198.51.100.0/24", "203.0.113.0/24")
+TURN, TURN_PORT = "198.51.100.20", 3478
+SECRET = "shared-with-the-coordinator"
+PLAN = Plan(
+    routers=(
+        Router("home-a", kind="symmetric", address="203.0.113.10", lan="192.168.1.0/24"),
+        Router("home-b", kind="symmetric", address="203.0.113.20", lan="192.168.2.0/24"),
+    ),
+    hosts=(
+        Host("server", address="198.51.100.10"),
+        Host("turn", address=TURN),
+        Host("alice", behind="home-a"),
+        Host("bob", behind="home-b"),
+    ),
+)
+
+
+class Mesh:
+    """A world with a coordinator that names a TURN server, whether or not one runs there."""
+
+    def __init__(self, world: World, turn: Sequence[str] = ()) -> None:
+        """turn: the server's flags, to name another than the host `turn`."""
+        self.world = world
+        secret = world.scratch / "secret"
+        secret.write_text(SECRET)
+        others = ("--turn-servers", f"turn:{TURN}:{TURN_PORT}?transport=udp")
+        self.server = Server(
+            world["server"],
+            world.scratch / "server",
+            more=turn or (*others, "--turn-secret", str(secret)),
+        )
+        self.server.start()
+        self.server.create_user("tester")
+        self.key = self.server.create_key("tester", "--reusable")
+
+    def node(self, name: str) -> Node:
+        """A node that has joined."""
+        state = self.world.scratch / name
+        node = Node(self.world[name], name, state, tun=sandbox.tun_available())
+        node.start()
+        node.wait_daemon()
+        node.up(self.server.url, self.key)
+        return node
+
+    def coturn(self, secret: str = SECRET) -> Program:
+        """Run coturn on the host `turn`."""
+        part, scratch = self.world["turn"], self.world.scratch
+        command = [
+            *("turnserver", "-n", "--no-cli", "-L", TURN, "-E", TURN, "-p", str(TURN_PORT)),
+            *("-m", "1", "--use-auth-secret", "--static-auth-secret", secret),
+            *("--realm", "example.org", "--no-tls", "--no-dtls", "-v", "--log-file", "stdout"),
+            *("--pidfile", str(scratch / "turn.pid"), "--db", str(scratch / "turn.sqlite")),
+        ]
+        program = part.spawn(command, "coturn")
+        program.wait_output("UDP listener opened on", 10)
+        return program
+
+
+@pytest.fixture
+def mesh() -> Iterator[Mesh]:
+    with World(PLAN) as world:
+        try:
+            yield Mesh(world)
+            for program in world.programs:
+                said = program.output()
+                assert "Traceback" not in said, program.tail(60)
+                assert "panicked at" not in said, program.tail(60)
+        except BaseException:
+            print(world.tails(40))
+            raise
+
+
+def kind(client: Node, peer: str) -> str:
+    """How a node's packets to a peer travel."""
+    found = client.peer(peer)
+    return str(found["path"]["kind"]) if found else "none"
+
+
+def talk(client: Node, to: Node) -> None:
+    """Traffic through the tunnel, whatever the path."""
+    client.run("ping", "--kind", "tsmp", "--count", "1", to.name)
+
+
+def turned(client: Node, to: Node) -> bool:
+    """Whether TURN carries the traffic, after some more of it."""
+    talk(client, to)
+    return kind(client, to.name) == "turn"
+
+
+def carried_bytes(part: Part) -> int:
+    """What came into a host's namespace by its network interfaces."""
+    lines = part.run(["cat", "/proc/net/dev"]).splitlines()[2:]
+    counts = dict(line.split(":", 1) for line in lines)
+    return sum(int(text.split()[0]) for name, text in counts.items() if name.strip() != "lo")
+
+
+def test_two_nodes_meet_at_coturn_and_survive_its_end(mesh: Mesh) -> None:
+    coturn = mesh.coturn()
+    alice, bob = mesh.node("alice"), mesh.node("bob")
+    wait_until(lambda: turned(alice, bob), 20, "TURN is used", coturn.tail)
+    wait_until(lambda: turned(bob, alice), 20, "both ways", coturn.tail)
+    paths = [node.peer(peer)["path"] for node, peer in ((alice, "bob"), (bob, "alice"))]  # type: ignore[index]
+    assert paths[0]["address"] == paths[1]["address"], "one relayed address is enough for both"
+    assert paths[0]["address"].startswith(f"{TURN}:")
+    servers = [path["server"] for path in paths]
+    assert sorted(servers, key=str) == [f"{TURN}:{TURN_PORT} (udp)", None]
+    assert (alice.ping("bob").via, alice.ping("bob").path) == ("turn", paths[0]["address"])
+
+    before = carried_bytes(mesh.world["turn"])
+    with WebServer(bob.part, WEB_PORT, "hello", file_bytes=FILE_BYTES):
+        got = download(alice.route(), bob.address, WEB_PORT)
+    assert got.size_bytes == FILE_BYTES
+    assert carried_bytes(mesh.world["turn"]) - before > FILE_BYTES
+    told = alice.run("why", "bob")
+    assert "take a TURN server" in told and "is used" in told, told
+
+    traffic = alice.begin("ping", "--kind", "tsmp", "--count", "60", "bob", name="traffic")
+    traffic.wait_output("pong from bob", 10)
+    coturn.kill()
+    wait_until(
+        lambda: kind(alice, "bob") == kind(bob, "alice") == "relay",
+        15,
+        "DERP instead",
+        coturn.tail,
+    )
+    talk(alice, bob)
+    talk(bob, alice)
+
+
+def test_a_server_that_refuses_is_named(mesh: Mesh) -> None:
+    coturn = mesh.coturn("another secret")
+    alice, bob = mesh.node("alice"), mesh.node("bob")
+    refused = f"{TURN}:{TURN_PORT} (udp): the credentials were refused (401)"
+
+    def told() -> bool:
+        talk(alice, bob)
+        return any(refused in node.run("why", peer) for node, peer in both)
+
+    both = ((alice, "bob"), (bob, "alice"))
+    wait_until(told, 20, "the refusal is told", coturn.tail)
+    assert kind(alice, "bob") == kind(bob, "alice") == "relay"
+
+
+def test_a_stock_client_meets_a_node_at_coturn(mesh: Mesh) -> None:
+    coturn = mesh.coturn()
+    alice = mesh.node("alice")
+    bob = StockClient(
+        mesh.world["bob"],
+        "bob",
+        server=mesh.server.url,
+        state=mesh.world.scratch / "bob",
+        auth_key=mesh.key,
+    )
+    bob.start()
+    bob.wait_joined()
+
+    used = re.compile(rf"now using {re.escape(TURN)}:\d+ ")
+
+    def met() -> bool:
+        alice.run("ping", "--kind", "tsmp", "--count", "1", "bob")
+        stock_too = any(used.search(f"{line} ") for line in bob.messages())
+        return kind(alice, "bob") == "turn" and stock_too
+
+    wait_until(met, 30, "TURN is used", coturn.tail)
+    found = alice.peer("bob")
+    assert found is not None
+    page = get(alice.route(), str(found["addresses"][0]), STOCK_PORT)
+    assert page.body == bob.page
+
+
+def test_our_own_server_serves_too() -> None:
+    with World(PLAN) as world:
+        turn = ("--turn", f"198.51.100.10:{OWN_PORT}", "--turn-allow", ",".join(LAB))
+        mesh = Mesh(world, turn)
+        alice, bob = mesh.node("alice"), mesh.node("bob")
+        wait_until(lambda: turned(alice, bob), 20, "TURN is used", mesh.server.program.tail)
+        wait_until(lambda: turned(bob, alice), 20, "both ways", mesh.server.program.tail)
+        with WebServer(bob.part, WEB_PORT, "hello", file_bytes=FILE_BYTES):
+            got = download(alice.route(), bob.address, WEB_PORT)
+        assert got.size_bytes == FILE_BYTES
+        relay = mesh.server.admin("status")["relay"]
+        assert relay["turn_bytes"] > FILE_BYTES and relay["turn_allocations"] == 1
