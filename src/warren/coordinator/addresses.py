@@ -32,6 +32,13 @@ def allocate(taken: Collection[IPv4Address], last: IPv4Address | None) -> IPv4Ad
     raise PoolExhausted("every address of 100.64.0.0/10 is in use")
 
 
+def is_for_nodes(address: IPv4Address) -> bool:
+    """Whether a node may have this address."""
+    ends = (V4_POOL.network_address, V4_POOL.broadcast_address)
+    reserved = any(address in network for network in V4_RESERVED)
+    return address in V4_POOL and address not in ends and not reserved
+
+
 def v6_beside(v4: IPv4Address) -> IPv6Address:
     """Return the IPv6 address of the node that has this IPv4 address.
 

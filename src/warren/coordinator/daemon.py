@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 import signal
 import socket
 from collections.abc import Callable, Mapping
@@ -23,7 +25,10 @@ from warren.coordinator import members
 from warren.coordinator.admin import shapes
 from warren.coordinator.admin.api import application
 from warren.coordinator.admin.office import Office
+from warren.coordinator.api.application import Api
+from warren.coordinator.api.operation import Context
 from warren.coordinator.auth import authkeys
+from warren.coordinator.auth.credentials import Gate
 from warren.coordinator.auth.flow import Registration
 from warren.coordinator.certificates import Certificates
 from warren.coordinator.change import Change, Facet
@@ -83,6 +88,7 @@ _FIRST_KEY_LIFE = timedelta(hours=24)
 _RECONNECT_MS, _TRY_FOR_MS = 500, 30_000
 _STOP_S = 1.0
 _KICK_DELAY_S = 1.0
+_ACCESS_PURPOSE = b"warren api access tokens 1"
 
 
 class AlreadyRunning(Exception):
@@ -294,8 +300,19 @@ class Server:
         if self._config.relay:
             takers.update(relay.takers(self._hub))
             small.update(relay.answers())
-        pages = http_protocol(site(self._registry, self._clock))
+        pages = http_protocol(site(self._registry, self._clock, self._api().routes()))
         return Routes(answers=small, takers=takers, fallback=pages)
+
+    def _api(self) -> Api:
+        # Derived from the key that the state keeps anyway, as TURN's secret is.
+        secret = hmac.digest(self._identity.noise.reveal(), _ACCESS_PURPOSE, hashlib.sha256)
+        context = Context(
+            registry=self._registry,
+            settings=self._settings,
+            clock=self._clock,
+            entropy=self._entropy,
+        )
+        return Api(context, Gate(secret))
 
     async def _first_user(self) -> str | None:
         """At the first start: make a user and a key for one machine; return how it joins."""

@@ -68,6 +68,12 @@ def allows(held: Iterable[str], scope: str) -> bool:
     return False
 
 
+def covers(held: Iterable[str], role: str) -> bool:
+    """Whether scopes that are held allow all that a role may do; what is no role may do nothing."""
+    held = frozenset(held)
+    return all(allows(held, scope) for scope in ROLES.get(role, ()))
+
+
 def unknown(scopes: Iterable[str]) -> list[str]:
     """Return those that are no scopes, in order."""
     return sorted(s for s in set(scopes) if s.removesuffix(READ) not in SCOPES | {ALL})

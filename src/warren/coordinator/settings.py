@@ -1,8 +1,13 @@
-"""What an operator decides about the network as a whole; fixed while the program runs."""
+"""What an operator decides about the network as a whole.
+
+The configuration gives it when the program starts; a few of it administrators may change while
+it runs, and what they chose is kept in the database and goes before the configuration.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 # Stock clients from 1.80 on. Below it a node would need the legacy DERP string and filled
@@ -26,3 +31,16 @@ class Settings:
     ephemeral_after: timedelta = timedelta(seconds=60)
     pending_life: timedelta = timedelta(minutes=30)
     approve_machines: bool = False
+
+
+APPROVE_MACHINES = "network.approve_machines"
+KEY_EXPIRY_DAYS = "network.key_expiry_days"
+
+
+def in_force(settings: Settings, chosen: Mapping[str, str]) -> Settings:
+    """Return the settings with what administrators chose; `chosen` are a snapshot's settings."""
+    if APPROVE_MACHINES in chosen:
+        settings = replace(settings, approve_machines=chosen[APPROVE_MACHINES] == "true")
+    if KEY_EXPIRY_DAYS in chosen:
+        settings = replace(settings, key_expiry=timedelta(days=int(chosen[KEY_EXPIRY_DAYS])))
+    return settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import uvicorn
 from starlette.applications import Starlette
@@ -33,8 +33,8 @@ _HEADERS = {
 _PENDING_ID = re.compile(r"[0-9A-Za-z]{1,64}")
 
 
-def site(registry: Registry, clock: Clock) -> Starlette:
-    """Return the pages."""
+def site(registry: Registry, clock: Clock, more: Sequence[Route] = ()) -> Starlette:
+    """Return the pages. more: routes that stand beside them."""
 
     async def front(request: Request) -> Response:
         return _page(
@@ -72,6 +72,7 @@ def site(registry: Registry, clock: Clock) -> Starlette:
             Route("/", front),
             Route("/register/{pending_id:str}", register),
             Route("/robots.txt", robots),
+            *more,
         ]
     )
 

@@ -28,7 +28,7 @@ from warren.coordinator.records import (
 )
 from warren.coordinator.refusal import Conflict, NotFound, Refused
 from warren.coordinator.registry import Registry
-from warren.coordinator.settings import Settings
+from warren.coordinator.settings import Settings, in_force
 from warren.coordinator.snapshot import Snapshot
 from warren.coordinator.store import AuditQuestion
 from warren.edge.clock import Clock
@@ -212,7 +212,8 @@ class Office:
 
     async def tag(self, wanted: str, tags: list[str]) -> shapes.Node:
         """Replace a machine's tags."""
-        wall, life = self._clock.wall(), self._settings.key_expiry
+        wall = self._clock.wall()
+        life = in_force(self._settings, self._registry.snapshot.settings).key_expiry
         return await self._change(wanted, lambda _, node: members.tag(node, tags, wall, life))
 
     async def expire(self, wanted: str) -> shapes.Node:

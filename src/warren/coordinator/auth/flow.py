@@ -10,7 +10,7 @@ from warren.coordinator.auth import registration
 from warren.coordinator.auth.registration import Desk, Outcome
 from warren.coordinator.delta import Delta
 from warren.coordinator.registry import Registry
-from warren.coordinator.settings import Settings
+from warren.coordinator.settings import Settings, in_force
 from warren.coordinator.snapshot import Snapshot
 from warren.edge.clock import Clock
 from warren.edge.entropy import Entropy
@@ -86,7 +86,7 @@ class Registration:
     def _desk(self, snapshot: Snapshot) -> Desk:
         return Desk(
             snapshot=snapshot,
-            settings=self._settings,
+            settings=in_force(self._settings, snapshot.settings),
             wall=self._clock.wall(),
             entropy=self._entropy,
         )

@@ -1,0 +1,98 @@
+"""Operations on people."""
+
+from __future__ import annotations
+
+from warren.coordinator import members
+from warren.coordinator.api import shapes
+from warren.coordinator.api.operation import Call, NotPermitted, Operation
+from warren.coordinator.delta import Delta
+from warren.coordinator.records import UserRecord
+from warren.coordinator.refusal import NotFound
+from warren.coordinator.roles import OWNER, covers
+from warren.coordinator.snapshot import Snapshot
+
+
+async def listed(call: Call) -> shapes.Users:
+    """List people, with `role=` only those of a role."""
+    role = call.query.get("role")
+    users = sorted(call.snapshot.users.values(), key=lambda user: user.id)
+    return shapes.Users(users=[_show(call, user) for user in users if role in (None, user.role)])
+
+
+async def one(call: Call) -> shapes.User:
+    """Return a person."""
+    return _show(call, _find(call.snapshot, call.path["user"]))
+
+
+async def set_role(call: Call) -> object:
+    """Give a person another role. Only an owner makes or unmakes owners."""
+
+    def decide(snapshot: Snapshot) -> tuple[Delta, None]:
+        user = _find(snapshot, call.path["user"])
+        owner = call.who.kind == "user" and snapshot.users[call.who.user_id].role == OWNER
+        if OWNER in (user.role, call.body.role) and not owner:
+            raise NotPermitted("only an owner makes another user owner, or a member again")
+        for role in (user.role, call.body.role):
+            # Who may not do something must not give it away, nor take it from who may.
+            if not covers(call.who.scopes, role):
+                raise NotPermitted(f"the role {role!r} may do more than you")
+        return members.set_role(snapshot, user, call.body.role), None
+
+    await call.commit(decide)
+    return {}
+
+
+async def delete(call: Call) -> object:
+    """Remove a person who owns no machines, with their keys."""
+
+    def decide(snapshot: Snapshot) -> tuple[Delta, None]:
+        user = _find(snapshot, call.path["user"])
+        if user.role == OWNER:
+            raise NotPermitted("an owner cannot be removed; give them another role first")
+        return members.delete_user(snapshot, user.name), None
+
+    await call.commit(decide)
+    return {}
+
+
+def _find(snapshot: Snapshot, wanted: str) -> UserRecord:
+    user = snapshot.users.get(int(wanted[:18])) if wanted.isascii() and wanted.isdecimal() else None
+    if user is None:
+        raise NotFound(f"there is no user {wanted[:80]!r}")
+    return user
+
+
+def _show(call: Call, user: UserRecord) -> shapes.User:
+    owned = [
+        node for node in call.snapshot.nodes.values() if node.user_id == user.id and not node.tags
+    ]
+    connected = any(node.online for node in owned)
+    seen = [node.last_seen for node in owned if node.last_seen is not None]
+    return shapes.User(
+        id=str(user.id),
+        display_name=user.display_name,
+        login_name=user.name,
+        tailnet_id=call.context.settings.domain,
+        created=user.created,
+        role=user.role,
+        status="active" if owned else "idle",
+        device_count=len(owned),
+        last_seen=max(seen, default=None),
+        currently_connected=connected,
+    )
+
+
+OPERATIONS = (
+    Operation(
+        "GET",
+        "/tailnet/{tailnet}/users",
+        "users:read",
+        "List people",
+        listed,
+        gives=shapes.Users,
+        query=("role", "type"),
+    ),
+    Operation("GET", "/users/{user}", "users:read", "Return a person", one, gives=shapes.User),
+    Operation("POST", "/users/{user}/role", "users", "Give another role", set_role, shapes.Role),
+    Operation("POST", "/users/{user}/delete", "users", "Remove a person", delete),
+)

@@ -1,0 +1,112 @@
+"""Operations on the policy: read as it was written, checked, replaced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from warren.coordinator import policies
+from warren.coordinator.api import shapes
+from warren.coordinator.api.operation import Answer, Call, Changed, Operation
+from warren.coordinator.delta import Delta
+from warren.coordinator.policies import PolicyChanged, PolicyRefused
+from warren.coordinator.refusal import Refused
+from warren.coordinator.snapshot import Snapshot
+from warren.policy.hujson import MAX_BYTES, parse_hujson_untrusted
+from warren.policy.malformed import MalformedPolicy
+
+HUJSON = "application/hujson"
+_DEFAULT = "ts-default"
+
+
+async def read(call: Call) -> Answer:
+    """Return the policy: as its author wrote it, or with `Accept: application/json` as JSON."""
+    return _answer(call, call.snapshot)
+
+
+async def write(call: Call) -> Answer:
+    """Put a policy in force. `If-Match`: the ETag of what was edited, else 412."""
+    text = _text(call.body)
+    wanted = call.headers.get("if-match", "").strip().strip('"') or None
+    wall = call.context.clock.wall()
+
+    def decide(snapshot: Snapshot) -> tuple[Delta, None]:
+        edited = wanted
+        if wanted == _DEFAULT:
+            if snapshot.policy is not None:
+                raise Changed("precondition failed, invalid old hash")
+            edited = None
+        return policies.set_policy(snapshot, text, call.by.name, wall, edited), None
+
+    try:
+        await call.commit(decide)
+    except PolicyChanged as error:
+        raise Changed(f"precondition failed, invalid old hash: {error}") from error
+    return _answer(call, call.snapshot)
+
+
+async def validate(call: Call) -> object:
+    """Say whether a policy would be taken, or run a list of tests against the one in force.
+
+    The answer is an empty object, or one with a `message`.
+    """
+    text = _text(call.body)
+    try:
+        given = _parse(text)
+        if isinstance(given, list):
+            now: Any = _parse(policies.policy_text(call.snapshot))
+            text = msgspec.json.encode({**now, "tests": given}).decode()
+        policies.check_policy(call.snapshot, text)
+    except PolicyRefused as error:
+        return {"message": str(error), "data": failures(error)}
+    return {}
+
+
+def failures(error: PolicyRefused) -> list[shapes.TestFailure]:
+    """Return what a policy's own tests say, in the API's form."""
+    return [
+        shapes.TestFailure(errors=[f"line {failure.place.line}: {failure.message}"])
+        for failure in error.failures[:100]
+    ]
+
+
+def _answer(call: Call, snapshot: Snapshot) -> Answer:
+    text, etag = policies.policy_text(snapshot), policies.policy_etag(snapshot)
+    headers = {"ETag": f'"{etag}"'}
+    if HUJSON in call.headers.get("accept", "") or "json" not in call.headers.get("accept", ""):
+        return Answer(text.encode(), HUJSON, headers)
+    plain = msgspec.json.format(msgspec.json.encode(_parse(text)), indent=2)
+    return Answer(plain, "application/json", headers)
+
+
+def _parse(text: str) -> Any:
+    try:
+        return parse_hujson_untrusted(text).root.plain()
+    except MalformedPolicy as problem:
+        raise PolicyRefused(problem) from problem
+
+
+def _text(body: bytes) -> str:
+    if len(body) > MAX_BYTES:
+        raise Refused(f"a policy has {MAX_BYTES} bytes at the most")
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        raise Refused("a policy is text in UTF-8") from None
+
+
+_PATH = "/tailnet/{tailnet}/acl"
+OPERATIONS = (
+    Operation("GET", _PATH, "policy_file:read", "Return the policy", read, gives=bytes),
+    Operation("POST", _PATH, "policy_file", "Replace the policy", write, bytes, bytes),
+    Operation(
+        "POST",
+        f"{_PATH}/validate",
+        "policy_file:read",
+        "Check a policy, or run tests",
+        validate,
+        bytes,
+        dict,
+    ),
+)

@@ -1,0 +1,389 @@
+"""The HTTP API v2 on a database of its own, asked without a socket."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from coordinator_world import World
+from msgspec.structs import replace
+
+from warren.coordinator import members
+from warren.coordinator.api.application import OPERATIONS, PREFIX, Api
+from warren.coordinator.api.operation import Context, Operation
+from warren.coordinator.api.throttle import MAX_KNOWN, Throttle
+from warren.coordinator.auth import credentials
+from warren.coordinator.auth.credentials import API, CLIENT, Gate
+from warren.coordinator.delta import Delta
+from warren.coordinator.registry import Registry
+from warren.coordinator.roles import ROLES, allows
+from warren.coordinator.store import Store
+
+
+class Office:
+    """A network of one machine, its API, and what opens it."""
+
+    def __init__(self, directory: Path, world: World) -> None:
+        self.world = world
+        self.owner = world.user("ann")
+        world.register("m", "n", auth_key=world.auth_key(self.owner)[0], hostname="one")
+        self.tokens = {role: self.token(role) for role in ROLES}
+        self.store = Store.open(f"sqlite:///{directory / 'warren.db'}")
+        snapshot = world.snapshot
+        self.store.write_now(
+            Delta(
+                users=tuple(snapshot.users.values()),
+                nodes=tuple(snapshot.nodes.values()),
+                auth_keys=tuple(snapshot.auth_keys.values()),
+                credentials=tuple(snapshot.credentials.values()),
+                settings=snapshot.settings,
+            )
+        )
+        self.registry = Registry(self.store, self.store.load(), world.clock)
+        context = Context(
+            registry=self.registry,
+            settings=world.settings,
+            clock=world.clock,
+            entropy=world.entropy,
+        )
+        api = Api(context, Gate(b"secret"))
+        transport = httpx.ASGITransport(api.application(), client=("192.0.2.7", 1))
+        self.http = httpx.AsyncClient(transport=transport, base_url=f"http://x{PREFIX}")
+
+    def token(self, role: str) -> str:
+        """Return a token of a user with that role."""
+        user_id = self.world.user(role)
+        user = self.world.snapshot.users[user_id]
+        self.world.apply(Delta(users=(replace(user, role=role),)))
+        return self.credential(API, user_id)
+
+    def credential(self, kind: str, user_id: int, **fields: Any) -> str:
+        text, record = credentials.mint(
+            kind,
+            user_id=user_id,
+            wall=self.world.clock.wall(),
+            entropy=self.world.entropy,
+            life=None,
+            **fields,
+        )
+        self.world.apply(Delta(credentials=(record,)))
+        return text
+
+    async def ask(
+        self, method: str, path: str, token: str | None = None, **more: Any
+    ) -> httpx.Response:
+        token = self.tokens["owner"] if token is None else token
+        headers = {"authorization": f"Bearer {token}", **more.pop("headers", {})}
+        return await self.http.request(method, path, headers=headers, **more)
+
+    async def told(self, method: str, path: str, **more: Any) -> Any:
+        answer = await self.ask(method, path, **more)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    @property
+    def node(self) -> str:
+        return str(next(iter(self.registry.snapshot.nodes)))
+
+
+@pytest.fixture
+async def office(tmp_path: Path, world: World) -> AsyncIterator[Office]:
+    made = Office(tmp_path, world)
+    async with made.http:
+        yield made
+    made.store.close()
+
+
+def path_of(operation: Operation, office: Office) -> str:
+    return operation.path.format(
+        tailnet="-", device=office.node, key="nosuch", user="999", attribute="custom:x"
+    )
+
+
+def body_of(operation: Operation) -> bytes:
+    return b"" if operation.takes is None else b"{}"
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda o: f"{o.method} {o.path}")
+async def test_who_may_do_what(operation: Operation, office: Office) -> None:
+    """Every operation without, with a wrong, and with every role's credential."""
+    path, content = path_of(operation, office), body_of(operation)
+    for headers in (
+        {},
+        {"authorization": "Bearer wrong"},
+        {"authorization": "Digest x"},
+        {"authorization": "Basic %%%"},
+    ):
+        answer = await office.http.request(operation.method, path, headers=headers, content=content)
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert set(answer.json()) == {"title", "status", "detail", "message"}
+    if not operation.scope:
+        return  # looks itself at the key's kind: test_keys
+    # Those who may do nothing first: what the last one does may remove what is asked for.
+    for role in sorted(ROLES, key=lambda role: allows(ROLES[role], operation.scope)):
+        answer = await office.ask(operation.method, path, office.tokens[role], content=content)
+        may = allows(ROLES[role], operation.scope)
+        assert (answer.status_code != 403) == may, (role, answer.text)
+        if not may:
+            assert "scope" in answer.json()["message"]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda o: f"{o.method} {o.path}")
+async def test_bad_bodies(operation: Operation, office: Office) -> None:
+    if operation.takes in (None, bytes):
+        return
+    path = path_of(operation, office)
+    for content in (b"", b"{", b"[]", b"\xff", b'"x"', b"[" * 10_000):
+        answer = await office.ask(operation.method, path, content=content)
+        assert answer.status_code == 400, content[:10]
+
+
+async def test_the_path_names_this_network(office: Office) -> None:
+    assert (await office.ask("GET", "/tailnet/other.example/devices")).status_code == 404
+    await office.told("GET", "/tailnet/warren.internal/devices")
+    assert (await office.ask("GET", "/tailnet/-/nothing")).status_code == 404
+    answer = await office.ask("PUT", "/tailnet/-/devices")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
+
+
+async def test_basic_is_a_credential_too(office: Office) -> None:
+    text = base64.b64encode(f"{office.tokens['owner']}:".encode()).decode()
+    answer = await office.http.get("/tailnet/-/devices", headers={"authorization": f"Basic {text}"})
+    assert answer.status_code == 200
+
+
+async def test_a_device(office: Office) -> None:
+    (device,) = (await office.told("GET", "/tailnet/-/devices?fields=all"))["devices"]
+    assert device["name"] == "one.warren.internal" and device["user"] == "ann"
+    assert device["advertisedRoutes"] == [] and "tags" not in device
+    for name in (device["id"], device["nodeId"]):
+        assert (await office.told("GET", f"/device/{name}"))["hostname"] == "one"
+    at = f"/device/{device['nodeId']}"
+    await office.told("POST", f"{at}/name", json={"name": "two.warren.internal"})
+    await office.told("POST", f"{at}/tags", json={"tags": ["tag:b", "tag:a"]})
+    await office.told("POST", f"{at}/ip", json={"ipv4": "100.80.0.1"})
+    await office.told("POST", f"{at}/authorized", json={"authorized": False})
+    now = await office.told("GET", at)
+    assert (now["name"], now["tags"]) == ("two.warren.internal", ["tag:a", "tag:b"])
+    assert now["addresses"] == ["100.80.0.1", "fd7a:115c:a1e0::6450:1"]
+    assert not now["authorized"] and now["keyExpiryDisabled"]
+    await office.told("POST", f"{at}/tags", json={"tags": []})
+    await office.told("POST", f"{at}/key", json={"keyExpiryDisabled": True})
+    assert (await office.told("GET", at))["keyExpiryDisabled"]
+    await office.told("POST", f"{at}/key", json={"keyExpiryDisabled": False})
+    assert not (await office.told("GET", at))["keyExpiryDisabled"]
+    await office.told("POST", f"{at}/expire")
+    for bad in ("8.8.8.8", "100.64.0.0", "100.100.100.100", "x"):
+        assert (await office.ask("POST", f"{at}/ip", json={"ipv4": bad})).status_code == 400
+    assert (await office.ask("POST", f"{at}/tags", json={"tags": ["b"]})).status_code == 400
+    await office.told("DELETE", at)
+    assert (await office.ask("GET", at)).status_code == 404
+
+
+async def test_routes_and_attributes(office: Office) -> None:
+    at = f"/device/{office.node}"
+    told = await office.told("POST", f"{at}/routes", json={"routes": ["10.0.0.0/8", "::/0"]})
+    assert told == {"advertisedRoutes": [], "enabledRoutes": ["10.0.0.0/8", "::/0"]}
+    assert await office.told("GET", f"{at}/routes") == told
+    answer = await office.ask("POST", f"{at}/routes", json={"routes": ["10.0.0.1/8"]})
+    assert answer.status_code == 400 and "host bits" in answer.json()["message"]
+    await office.told("POST", f"{at}/attributes/custom:tier", json={"value": 3})
+    told = await office.told("GET", f"{at}/attributes")
+    assert told["attributes"]["custom:tier"] == 3
+    for name, value in (
+        ("node:os", "x"),
+        ("custom:", 1),
+        ("custom:a b", 1),
+        ("custom:x", "y" * 99),
+    ):
+        answer = await office.ask("POST", f"{at}/attributes/{name}", json={"value": value})
+        assert answer.status_code == 400, name
+    await office.told("DELETE", f"{at}/attributes/custom:tier")
+    assert (await office.ask("DELETE", f"{at}/attributes/custom:tier")).status_code == 404
+
+
+async def test_keys(office: Office) -> None:
+    wish = {"devices": {"create": {"reusable": True, "tags": ["tag:ci"]}}}
+    made = await office.told(
+        "POST", "/tailnet/-/keys", json={"capabilities": wish, "expirySeconds": 3600}
+    )
+    assert made["key"].startswith("warren-auth-") and made["expirySeconds"] == 3600
+    assert made["capabilities"]["devices"]["create"]["tags"] == ["tag:ci"]
+    shown = await office.told("GET", f"/tailnet/-/keys/{made['id']}")
+    assert "key" not in shown and shown["keyType"] == "auth"
+    listed = await office.told("GET", "/tailnet/-/keys?all=true")
+    assert {key["keyType"] for key in listed["keys"]} == {"auth", "api"}
+    (entry, *_) = (
+        await office.told("GET", "/tailnet/-/logging/configuration")
+        and (await office.told("GET", "/tailnet/-/logging/configuration"))["logs"]
+    )
+    assert (entry["action"], entry["actor"]["loginName"]) == ("CREATE", "owner")
+    assert entry["origin"] == "192.0.2.7" and entry["target"]["type"] == "AUTH_KEY"
+    await office.told("DELETE", f"/tailnet/-/keys/{made['id']}")
+    assert (await office.ask("GET", f"/tailnet/-/keys/{made['id']}")).status_code == 404
+    for role in ("auditor", "member", "network-admin"):
+        answer = await office.ask("POST", "/tailnet/-/keys", office.tokens[role], json={})
+        assert answer.status_code == 403
+    own = await office.ask("GET", "/tailnet/-/keys", office.tokens["member"])
+    assert own.json() == {"keys": []}
+    for bad in ({"keyType": "federated"}, {"expirySeconds": -1}, {"expirySeconds": 10**9}):
+        assert (await office.ask("POST", "/tailnet/-/keys", json=bad)).status_code == 400
+
+
+async def test_an_oauth_client(office: Office) -> None:
+    wish = {"keyType": "client", "scopes": ["auth_keys", "devices:core:read"], "tags": ["tag:ci"]}
+    made = await office.told("POST", "/tailnet/-/keys", json=wish)
+    form = {"client_id": made["id"], "client_secret": made["key"]}
+    answer = await office.http.post("/oauth/token", data=form)
+    told = answer.json()
+    assert (told["token_type"], told["expires_in"]) == ("Bearer", 3600)
+    token = told["access_token"]
+    assert (await office.ask("GET", "/tailnet/-/devices", token)).status_code == 200
+    assert (await office.ask("GET", "/tailnet/-/acl", token)).status_code == 403
+    create = {"capabilities": {"devices": {"create": {"tags": ["tag:ci"]}}}}
+    assert (await office.ask("POST", "/tailnet/-/keys", token, json=create)).status_code == 200
+    assert (await office.ask("POST", "/tailnet/-/keys", token, json={})).status_code == 400
+    create["capabilities"]["devices"]["create"]["tags"] = ["tag:prod"]
+    assert (await office.ask("POST", "/tailnet/-/keys", token, json=create)).status_code == 403
+    for scope, status in (("devices:core:read", 200), ("policy_file", 400)):
+        narrow = await office.http.post("/oauth/token", data={**form, "scope": scope})
+        assert narrow.status_code == status
+    wrong = await office.http.post("/oauth/token", data={**form, "client_secret": "x"})
+    assert wrong.status_code == 401
+    assert (await office.http.post("/oauth/token", content=b"\xff")).status_code == 400
+    more = {"keyType": "client", "scopes": ["dns"]}
+    assert (await office.ask("POST", "/tailnet/-/keys", token, json=more)).status_code == 403
+
+
+async def test_people(office: Office) -> None:
+    users = (await office.told("GET", "/tailnet/-/users"))["users"]
+    ids = {user["loginName"]: user["id"] for user in users}
+    assert set(ids) == {"ann", *ROLES}
+    assert (await office.told("GET", f"/users/{ids['auditor']}"))["role"] == "auditor"
+
+    async def role(of: str, to: str, by: str) -> int:
+        path = f"/users/{ids[of]}/role"
+        return (await office.ask("POST", path, office.tokens[by], json={"role": to})).status_code
+
+    assert await role("member", "auditor", "it-admin") == 200
+    assert await role("member", "admin", "it-admin") == 403
+    assert await role("admin", "member", "it-admin") == 403
+    assert await role("member", "owner", "admin") == 403
+    assert await role("owner", "member", "admin") == 403
+    assert await role("member", "admin", "owner") == 200
+    assert await role("member", "boss", "owner") == 400
+    path = f"/users/{ids['ann']}/delete"
+    assert (await office.ask("POST", path)).status_code == 403
+    await office.told("POST", f"/users/{ids['billing-admin']}/delete")
+    assert (await office.ask("GET", f"/users/{ids['billing-admin']}")).status_code == 404
+
+
+async def test_the_policy(office: Office) -> None:
+    read = await office.ask("GET", "/tailnet/-/acl", headers={"accept": "application/hujson"})
+    assert read.headers["content-type"].startswith("application/hujson") and "//" in read.text
+    etag = read.headers["etag"]
+    text = '{\n  // Only web.\n  "grants": [{"src": ["*"], "dst": ["*"], "ip": ["443"]}],\n}\n'
+    write = {"content": text.encode(), "headers": {"accept": "application/hujson"}}
+    write["headers"]["if-match"] = '"ts-default"'
+    assert (await office.ask("POST", "/tailnet/-/acl", **write)).status_code == 200
+    assert (await office.ask("POST", "/tailnet/-/acl", **write)).status_code == 412
+    write["headers"]["if-match"] = etag
+    stale = await office.ask("POST", "/tailnet/-/acl", **write)
+    assert stale.status_code == 412 and "precondition failed" in stale.json()["message"]
+    back = await office.ask("GET", "/tailnet/-/acl", headers={"accept": "application/hujson"})
+    assert back.text == text
+    plain = await office.told("GET", "/tailnet/-/acl", headers={"accept": "application/json"})
+    assert plain["grants"][0]["ip"] == ["443"]
+    bad = await office.ask("POST", "/tailnet/-/acl", content=b'{"grants": [{"src": ["group:x"]}]}')
+    assert bad.status_code == 400 and office.registry.snapshot.policy is not None
+    failing = b'{"grants": [], "tests": [{"src": "100.64.0.1", "accept": ["100.64.0.1:22"]}]}'
+    refused = await office.ask("POST", "/tailnet/-/acl", content=failing)
+    assert refused.status_code == 400 and refused.json()["data"]
+    said = await office.told("POST", "/tailnet/-/acl/validate", content=failing)
+    assert said["message"].startswith("test(s) failed") and said["data"]
+    assert await office.told("POST", "/tailnet/-/acl/validate", content=text.encode()) == {}
+    tests = b'[{"src": "100.64.0.1", "accept": ["100.64.0.1:443"]}]'
+    assert await office.told("POST", "/tailnet/-/acl/validate", content=tests) == {}
+    for content in (b"\xff", b"{", b"x" * (1 << 20) + b"x"):
+        assert (await office.ask("POST", "/tailnet/-/acl", content=content)).status_code == 400
+
+
+async def test_settings_take_effect(office: Office) -> None:
+    before = await office.told("GET", "/tailnet/-/settings")
+    assert (before["devicesApprovalOn"], before["devicesKeyDurationDays"]) == (False, 180)
+    after = await office.told(
+        "PATCH",
+        "/tailnet/-/settings",
+        json={"devicesApprovalOn": True, "devicesKeyDurationDays": 30, "httpsEnabled": False},
+    )
+    assert (after["devicesApprovalOn"], after["devicesKeyDurationDays"]) == (True, 30)
+    for bad in ({"devicesKeyDurationDays": 0}, {"devicesKeyDurationDays": 181}):
+        assert (await office.ask("PATCH", "/tailnet/-/settings", json=bad)).status_code == 400
+    answer = await office.ask("PATCH", "/tailnet/-/settings", json={"httpsEnabled": True})
+    assert answer.status_code == 400 and "httpsEnabled" in answer.json()["message"]
+
+
+async def test_the_log_is_asked_by_time(office: Office) -> None:
+    answer = await office.ask("GET", "/tailnet/-/logging/configuration?start=yesterday")
+    assert answer.status_code == 400
+    await office.told("POST", f"/device/{office.node}/name", json={"name": "x"})
+    path = "/tailnet/-/logging/configuration?start=2020-01-01T00:00:00Z&end=2020-01-02T00:00:00Z"
+    assert (await office.told("GET", path))["logs"] == []
+
+
+async def test_guessing_is_slowed(office: Office) -> None:
+    for _ in range(10):
+        assert (await office.ask("GET", "/tailnet/-/devices", "guess")).status_code == 401
+    answer = await office.ask("GET", "/tailnet/-/devices", "guess")
+    assert answer.status_code == 429 and int(answer.headers["retry-after"]) > 0
+    assert (await office.ask("GET", "/tailnet/-/devices")).status_code == 429, "also a good one"
+    assert (await office.http.post("/oauth/token", data={"client_id": "x"})).status_code == 429
+    office.world.clock.advance(11)
+    assert (await office.ask("GET", "/tailnet/-/devices")).status_code == 200
+
+
+async def test_many_requests_are_slowed(office: Office) -> None:
+    statuses = [(await office.ask("GET", "/users/1")).status_code for _ in range(501)]
+    assert set(statuses[:500]) == {200} and statuses[500] == 429
+    office.world.clock.advance(1)
+    assert (await office.ask("GET", "/users/1")).status_code == 200
+
+
+def test_a_throttle_forgets_the_longest_unseen() -> None:
+    throttle = Throttle(1, 1)
+    for number in range(MAX_KNOWN + 10):
+        throttle.take(str(number), 0)
+    assert throttle.wait_s("0", 0) == 0 and throttle.wait_s(str(MAX_KNOWN), 0) == 1
+
+
+async def test_large_bodies_are_refused(office: Office) -> None:
+    answer = await office.ask("POST", "/tailnet/-/acl", content=b" " * ((4 << 20) + 1))
+    assert answer.status_code == 413
+
+
+async def test_it_describes_itself(office: Office) -> None:
+    described = (await office.http.get("/openapi.json")).json()
+    assert described["openapi"] == "3.1.0"
+    listed = {
+        (method.upper(), path) for path, methods in described["paths"].items() for method in methods
+    }
+    assert listed == {(o.method, o.path) for o in OPERATIONS} | {("POST", "/oauth/token")}
+    docs = await office.http.get("/docs")
+    assert docs.status_code == 200 and "/device/{device}/routes" in docs.text
+
+
+async def test_a_user_that_is_gone_opens_nothing(office: Office) -> None:
+    await office.registry.commit(lambda now: (members.delete_user(now, "admin"), None))
+    answer = await office.ask("GET", "/tailnet/-/devices", office.tokens["admin"])
+    assert answer.status_code == 401
+
+
+async def test_a_clients_secret_is_no_token(office: Office) -> None:
+    secret = office.credential(CLIENT, office.owner, scopes=["all"])
+    assert (await office.ask("GET", "/tailnet/-/devices", secret)).status_code == 401
