@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 import nacl.bindings
 
-from fuzz import door, engine, peer_relay, policy, questions, relay, seeds, turn
+from fuzz import credentials, door, engine, peer_relay, policy, questions, relay, seeds, turn
 from warren.control.channel import ClientChannel, ServerChannel
 from warren.control.early import EarlyReader
 from warren.control.handshake import Initiator, initiation_version_untrusted, respond
@@ -316,6 +316,7 @@ TARGETS = [
     Target("turn_grant", turn.grant, turn.grants),
     Target("engine_datagram", engine.datagram, engine.datagrams),
     Target("questions", questions.entry, questions.questions),
+    Target("credentials", credentials.entry, credentials.texts),
     Target("policy", policy.entry, policy.policies),
     Target("text", _text, seeds.texts),
     Target("front_door", door.entry, door.conversations),

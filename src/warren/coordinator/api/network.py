@@ -63,7 +63,7 @@ class _Period(msgspec.Struct):
 
 
 async def configuration_log(call: Call) -> shapes.Logs:
-    """Return what was changed from `start` to `end`, newest first, 1000 entries at the most."""
+    """Return what was changed from `start` to `end`, oldest first: the newest 1000 of it."""
     given = {name: call.query[name] for name in ("start", "end") if name in call.query}
     try:
         period = msgspec.convert(given, _Period)
@@ -72,7 +72,7 @@ async def configuration_log(call: Call) -> shapes.Logs:
     question = AuditQuestion(limit=MAX_ENTRIES, since=period.start, until=period.end)
     found = await call.context.registry.history(question)
     return shapes.Logs(
-        tailnet_id=call.context.settings.domain, logs=[_entry(entry) for entry in found]
+        tailnet_id=call.context.settings.domain, logs=[_entry(entry) for entry in reversed(found)]
     )
 
 

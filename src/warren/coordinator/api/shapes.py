@@ -269,7 +269,7 @@ class LogEntry(Shape, kw_only=True):
 
 
 class Logs(Shape, kw_only=True):
-    """A part of the log, newest first."""
+    """A part of the log, oldest first."""
 
     version: str = "1.1"
     tailnet_id: str
