@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import select
 import shutil
+import socket
 import ssl
 import subprocess
 import time
@@ -37,6 +40,8 @@ from warren.nat.turn.events import (
     Refused,
     Released,
 )
+from warren.nat.turn.keeper import Server as KeptServer
+from warren.nat.turn.keeper import TurnKeeper
 from warren.netmap.endpoint import Endpoint
 
 pytestmark = [
@@ -158,6 +163,32 @@ def test_time_limited_credentials(tmp_path: Path, transport: str) -> None:
         late = timed_credentials(SECRET, "node7", now - 60)
         failed = Flow(transport, "127.0.0.1", port, late).wait(Failed)
         assert isinstance(failed, Failed) and failed.cause is Cause.CREDENTIALS
+
+
+def test_credentials_of_another_name_take_the_place_of_the_old(tmp_path: Path) -> None:
+    """The name of time-limited credentials holds their end: it changes with every renewal."""
+    arguments = ["--use-auth-secret", "--static-auth-secret", SECRET.decode()]
+    with coturn(tmp_path, arguments) as (port, log), socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        at, keeper = KeptServer(Endpoint.parse(f"127.0.0.1:{port}")), TurnKeeper(os.urandom)
+        allocated: list[Allocated] = []
+
+        def serve() -> int:
+            while (out := keeper.poll_transmit()) is not None:
+                sock.sendto(out.data, ("127.0.0.1", port))
+            if select.select([sock], [], [], 0.02)[0]:
+                keeper.receive(sock.recv(1 << 16), at, time.monotonic())
+            keeper.handle_timeout(time.monotonic())
+            while (event := keeper.poll_event()) is not None:
+                allocated.extend([event] if isinstance(event, Allocated) else [])
+            return len(allocated)
+
+        for round_, life_s in enumerate((60, 3600), 1):
+            good = timed_credentials(SECRET, "node7", int(time.time()) + life_s)
+            keeper.set_servers({at: good}, time.monotonic())
+            wait_until(lambda round_=round_: serve() >= round_, 30, "an allocation")
+        assert keeper.client is not None and keeper.client.relayed is not None
+        assert "error 441" in log.read_text(), "coturn does not take another name for it"
 
 
 def test_a_quota_is_told_and_another_server_named(tmp_path: Path) -> None:

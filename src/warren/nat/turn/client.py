@@ -65,7 +65,10 @@ BUSY_RETRY_S = 60.0
 """After 486 and 508 (RFC 8656 §7.4)."""
 
 # Errors that a server can't sign: it does not know our key yet, or could not read the request.
-_UNSIGNED = frozenset({Code.BAD_REQUEST, Code.UNAUTHENTICATED, Code.STALE_NONCE})
+# A 441 it could sign, but coturn does not.
+_UNSIGNED = frozenset(
+    {Code.BAD_REQUEST, Code.UNAUTHENTICATED, Code.STALE_NONCE, Code.WRONG_CREDENTIALS}
+)
 _KNOWN_IN_DATA = frozenset({Attribute.XOR_PEER_ADDRESS, Attribute.DATA})
 
 
