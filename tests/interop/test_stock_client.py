@@ -144,6 +144,45 @@ def test_a_new_node_appears_without_reconnecting(mesh: Mesh) -> None:
     assert bob.stop() == 0, bob.program.tail()
 
 
+def test_a_policy_change_stops_and_allows_without_reconnecting(mesh: Mesh) -> None:
+    """Filters change under both: packets are refused by the one that receives them."""
+    mesh.both_ways()
+    alice, dave, polls = mesh.alice.address, mesh.address_of_dave(), mesh.dave.map_polls()
+
+    def fetched_by_dave() -> bool:
+        try:
+            return mesh.dave.get_from_peer(f"{alice}:{WEB_PORT}", timeout_s=2).status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def fetched_by_alice() -> bool:
+        try:
+            page = get(mesh.alice.route(), dave, stock.WEB_PORT, timeout_s=2)
+        except (OSError, http.client.HTTPException):
+            return False
+        return page.body == mesh.dave.page
+
+    def one_way(source: str, target: str) -> dict[str, object]:
+        return {"acls": [{"action": "accept", "src": [source], "dst": [f"{target}:*"]}]}
+
+    with WebServer(mesh.alice.part, WEB_PORT, "hello from alice"):
+        set_policy(mesh, one_way(alice, dave))
+        mesh.world.wait(lambda: not fetched_by_dave(), 15, "the stock client is refused")
+        mesh.world.wait(fetched_by_alice, 15, "alice is not")
+        set_policy(mesh, one_way(dave, alice))
+        mesh.world.wait(lambda: not fetched_by_alice(), 15, "the stock client refuses")
+        mesh.world.wait(fetched_by_dave, 15, "and is let in")
+    set_policy(mesh, {})
+    mesh.both_ways()
+    assert mesh.dave.map_polls() == polls
+
+
+def set_policy(mesh: Mesh, policy: dict[str, object]) -> None:
+    file = mesh.world.scratch / "policy.json"
+    file.write_text(json.dumps(policy))
+    mesh.server.admin("policy", "set", str(file))
+
+
 def test_it_survives_a_restart_of_the_server(mesh: Mesh) -> None:
     polls = mesh.dave.map_polls()
     address = mesh.address_of_dave()
@@ -205,42 +244,3 @@ def test_a_bad_key_is_refused(mesh: Mesh) -> None:
     assert "Running" not in thief.states()
     assert mesh.server.node("thief") is None
     thief.stop()
-
-
-def test_a_policy_change_stops_and_allows_without_reconnecting(mesh: Mesh) -> None:
-    """Filters change under both: packets are refused by the one that receives them."""
-    mesh.both_ways()
-    alice, dave, polls = mesh.alice.address, mesh.address_of_dave(), mesh.dave.map_polls()
-
-    def fetched_by_dave() -> bool:
-        try:
-            return mesh.dave.get_from_peer(f"{alice}:{WEB_PORT}", timeout_s=2).status == 200
-        except (OSError, http.client.HTTPException):
-            return False
-
-    def fetched_by_alice() -> bool:
-        try:
-            page = get(mesh.alice.route(), dave, stock.WEB_PORT, timeout_s=2)
-        except (OSError, http.client.HTTPException):
-            return False
-        return page.body == mesh.dave.page
-
-    def one_way(source: str, target: str) -> dict[str, object]:
-        return {"acls": [{"action": "accept", "src": [source], "dst": [f"{target}:*"]}]}
-
-    with WebServer(mesh.alice.part, WEB_PORT, "hello from alice"):
-        set_policy(mesh, one_way(alice, dave))
-        mesh.world.wait(lambda: not fetched_by_dave(), 15, "the stock client is refused")
-        mesh.world.wait(fetched_by_alice, 15, "alice is not")
-        set_policy(mesh, one_way(dave, alice))
-        mesh.world.wait(lambda: not fetched_by_alice(), 15, "the stock client refuses")
-        mesh.world.wait(fetched_by_dave, 15, "and is let in")
-    set_policy(mesh, {})
-    mesh.both_ways()
-    assert mesh.dave.map_polls() == polls
-
-
-def set_policy(mesh: Mesh, policy: dict[str, object]) -> None:
-    file = mesh.world.scratch / "policy.json"
-    file.write_text(json.dumps(policy))
-    mesh.server.admin("policy", "set", str(file))
