@@ -22,10 +22,8 @@ from warren.edge.clock import Clock
 from warren.edge.dial import RelayProxy
 from warren.edge.entropy import Entropy
 from warren.edge.linux.device import DeviceRoutes
-from warren.edge.linux.gateways import Gateway, default_gateways, default_routes
+from warren.edge.linux.gateways import Gateway, default_gateways
 from warren.edge.linux.interfaces import local_addresses
-from warren.edge.linux.netmon import network_changes
-from warren.edge.linux.sleep import suspended_s
 from warren.engine.commands import Rebind
 from warren.engine.events import Bound, Dialed, Fault, Handshake, PeerGone, RegionState
 from warren.engine.protocol import Engine, Snapshot
@@ -46,8 +44,8 @@ from warren.node.localapi import RequestFailed
 from warren.node.measuring import Measuring
 from warren.node.membership import Facts, Membership
 from warren.node.natreport import examine_network, netcheck_report
+from warren.node.pinging import Pinger
 from warren.node.portmapping import PortMapping, disabled_protocols
-from warren.node.probes import icmp_echo, tsmp_ping
 from warren.node.reconcile import NOTHING, Desired, Settings, desire, own_addresses, reconcile
 from warren.node.regions import relay_hosts
 from warren.node.schema import (
@@ -61,23 +59,16 @@ from warren.node.schema import (
     WhyRequest,
 )
 from warren.node.state import MalformedServerUrl, NodeState, Prefs, StateProblem
-from warren.node.surroundings import Change, Surroundings
-from warren.node.turning import TurnPath
-from warren.node.waking import SLEEP_CHECK_S, WakeDetector
+from warren.node.surroundings import Change
+from warren.node.watching import watch_network, watch_sleep
 from warren.node.why import explain
 from warren.node.why_facts import gather, punching_sentences
 from warren.node.why_turn import turn_sentences
-from warren.paths.machine import Relay
-from warren.paths.peer_relay.client import Session
 
 HOUSEKEEPING_S = 60.0
-NETWORK_SETTLES_S = 0.3
 HOME_GRACE_S = 5.0
 """A home relay that restarts is back by then; one that is not may lose its place."""
 LOG_OUT_TIMEOUT_S = 30.0
-PING_TIMEOUT_MAX_S = 60.0
-PING_SIZE_MAX_BYTES = 1000
-_NONCE_BYTES = 8
 
 log = structlog.get_logger(__name__)
 
@@ -155,6 +146,7 @@ class NodeService:
             on_ping=self._on_control_ping,
         )
         self._device = DeviceKeeper(make_routes, self._bump)
+        self._pinger = Pinger(engine, self._dataplane, clock, entropy)
         self._faults: dict[str, str] = {}
         self._desired: Desired = NOTHING
         self._generation = 0
@@ -177,8 +169,8 @@ class NodeService:
                 tasks.create_task(self._dataplane.run(self), name="dataplane")
                 tasks.create_task(self._measuring.run(), name="measuring")
                 tasks.create_task(self._portmapping.run(), name="portmapping")
-                tasks.create_task(self._watch_network(), name="netmon")
-                tasks.create_task(self._watch_sleep(), name="sleep")
+                tasks.create_task(watch_network(self._on_network), name="netmon")
+                tasks.create_task(watch_sleep(self._clock, self._on_network), name="sleep")
                 tasks.create_task(self._keep_house(), name="housekeeping")
                 tasks.create_task(self._watch_engine(), name="engine")
                 tasks.create_task(self._device.run(), name="device")
@@ -293,32 +285,9 @@ class NodeService:
 
     async def ping(self, request: PingRequest) -> PingReply:
         """Ping a peer once."""
-        view = self._membership.view
-        if self._membership.phase != "running" or view.node is None:
+        if self._membership.phase != "running" or self._membership.view.node is None:
             raise RequestFailed(409, "This machine is not up; `warren up` brings it back.")
-        if not 0 < request.timeout_s <= PING_TIMEOUT_MAX_S:
-            raise RequestFailed(400, f"timeout_s is between 0 and {PING_TIMEOUT_MAX_S:.0f}.")
-        if not 0 <= request.size_bytes <= PING_SIZE_MAX_BYTES:
-            raise RequestFailed(400, f"size_bytes is between 0 and {PING_SIZE_MAX_BYTES}.")
-        node = statuses.find_machine(view, request.peer)
-        if node is None:
-            raise RequestFailed(404, f"There is no machine {request.peer[:80]!r} in this network.")
-        reply = PingReply(
-            ok=False,
-            kind=request.kind,
-            peer=statuses.first_name(node),
-            address=next(iter(statuses.plain_addresses(node)), ""),
-        )
-        if node is view.node:
-            return msgspec.structs.replace(reply, ok=True, via="self", ms=0.0)
-        try:
-            if request.kind == "disco":
-                return await self._ping_disco(view, node, request, reply)
-            return await self._ping_inside(view, node, request, reply)
-        except TimeoutError:
-            online = "" if node.online is not False else "; the coordinator calls it offline"
-            text = f"no answer within {request.timeout_s:g} s{online}"
-            return msgspec.structs.replace(reply, error=text)
+        return await self._pinger.ping(self._membership.view, request)
 
     async def netcheck(self) -> NetcheckReport:
         """Measure the network now."""
@@ -519,40 +488,11 @@ class NodeService:
         self._device.want([], [])
         self._bump()
 
-    async def _watch_network(self) -> None:
-        """Search paths and measure anew whenever this machine's own network changed."""
-        before = await self._look_around()
-        try:
-            async with network_changes() as changed:
-                while True:
-                    await changed.wait()
-                    await asyncio.sleep(NETWORK_SETTLES_S)
-                    changed.clear()
-                    after = await self._look_around()
-                    change = before.change_to(after)
-                    before = after
-                    if change is Change.NONE:
-                        continue
-                    log.info(
-                        "network changed",
-                        addresses=sorted(text for text, _ in after.addresses),
-                        way_out=after.way_out,
-                    )
-                    if change is Change.OTHER:
-                        self._begin_anew()
-                    self._measuring.network_changed()
-        except OSError as error:
-            log.warning("network changes cannot be watched", reason=str(error))
-
-    async def _watch_sleep(self) -> None:
-        """After a sleep NATs have forgotten this machine, and connections are dead."""
-        wakes = WakeDetector(self._clock.now(), suspended_s())
-        while True:
-            await asyncio.sleep(SLEEP_CHECK_S)
-            if wakes.note(self._clock.now(), suspended_s()):
-                log.info("this machine slept")
-                self._begin_anew()
-                self._measuring.network_changed()
+    def _on_network(self, change: Change) -> None:
+        """The machine's network is another one, or has more ways."""
+        if change is Change.OTHER:
+            self._begin_anew()
+        self._measuring.network_changed()
 
     def _begin_anew(self) -> None:
         """Trust no path and no connection of before."""
@@ -560,15 +500,6 @@ class NodeService:
         self._membership.network_changed()
         self._dataplane.network_changed()
         self._portmapping.network_changed()
-
-    async def _look_around(self) -> Surroundings:
-        def look() -> Surroundings:
-            return Surroundings.of(local_addresses(), default_routes())
-
-        try:
-            return await asyncio.to_thread(look)
-        except OSError:
-            return Surroundings(frozenset(), None)
 
     async def _keep_house(self) -> None:
         """Keys of peers expire without a word from the coordinator."""
@@ -634,61 +565,6 @@ class NodeService:
             self._state.set_prefs(prefs)
         except StateProblem as error:
             raise RequestFailed(507, str(error)) from error
-
-    async def _ping_disco(
-        self, view: View, node: Node, request: PingRequest, reply: PingReply
-    ) -> PingReply:
-        if self._dataplane.paths_of(node.key) is None:
-            text = "it has no disco key now, so only `--kind tsmp` or `icmp` can reach it"
-            return msgspec.structs.replace(reply, error=text)
-        pong = await self._dataplane.ping_disco(node.key, request.timeout_s)
-        reply = msgspec.structs.replace(reply, ok=True, ms=pong.rtt_s * 1000)
-        if isinstance(pong.via, Relay):
-            region = pong.via.region
-            code = statuses.region_code(view, region)
-            return msgspec.structs.replace(reply, via="relay", region=region, region_code=code)
-        if isinstance(pong.via, Session):
-            return msgspec.structs.replace(reply, via="peer-relay", path=str(pong.via.at))
-        if isinstance(pong.via, TurnPath):
-            path, server = str(pong.via.relayed), pong.via.server
-            told = str(server) if server else None
-            return msgspec.structs.replace(reply, via="turn", path=path, server=told)
-        return msgspec.structs.replace(reply, via="direct", path=str(pong.via))
-
-    async def _ping_inside(
-        self, view: View, node: Node, request: PingRequest, reply: PingReply
-    ) -> PingReply:
-        assert view.node is not None
-        own = [ip_address(a) for a in statuses.plain_addresses(view.node)]
-        theirs = [ip_address(a) for a in statuses.plain_addresses(node)]
-        pair = next(((s, d) for d in theirs for s in own if s.version == d.version), None)
-        if pair is None:
-            return msgspec.structs.replace(reply, error="no address family in common")
-        nonce = self._entropy(_NONCE_BYTES)
-        if request.kind == "tsmp":
-            packet = tsmp_ping(*pair, nonce)
-        else:
-            packet = icmp_echo(*pair, nonce, request.size_bytes)
-        pong = await self._dataplane.probe(packet, nonce, request.timeout_s)
-        stats = {peer.key: peer for peer in self._engine.snapshot().peers}
-        path = statuses.path_status(
-            view,
-            node,
-            stats.get(node.key.raw),
-            self._dataplane.paths_of(node.key),
-            self._clock.now(),
-            self._dataplane.through(node.key, self._clock.now()),
-        )
-        return msgspec.structs.replace(
-            reply,
-            ok=True,
-            ms=pong.rtt_s * 1000,
-            via="unknown" if path.kind == "none" else path.kind,
-            path=path.address,
-            server=path.server,
-            region=path.region,
-            region_code=path.region_code,
-        )
 
     def _phase(self) -> BackendState:
         """The membership's phase; a device that has no address yet is not `running`."""
