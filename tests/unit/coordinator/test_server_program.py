@@ -122,6 +122,8 @@ def test_administration(server: Program, state: Path) -> None:
     assert refused.returncode == 1
     assert refused.stderr == "warren: there is a user 'alice' already\n"
     assert "2" in admin(state, "status").stdout
+    told = json.loads(admin(state, "audit", "--json").stdout)
+    assert "alice" in {entry["target_name"] for entry in told}
     assert admin(state, "users", "delete", "alice").returncode == 0
     assert "warren-auth-" in admin(state, "keys", "create").stdout  # of the only user
     assert admin(state, "keys", "create", "--user", "alice").returncode == 1

@@ -191,7 +191,7 @@ def _audit_question(request: Request) -> AuditQuestion:
 
 class _AuditQuery(msgspec.Struct):
     limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_ENTRIES)] = 100
-    before_id: Annotated[int, msgspec.Meta(ge=0, lt=2**63)] | None = None
+    before_id: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
     since: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
     until: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
 
