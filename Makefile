@@ -9,7 +9,7 @@ RUST_SOURCES := $(shell find rust -name '*.rs' -not -path '*/target/*' 2>/dev/nu
 
 # What the lab needs, and the peers that tests talk to.
 LAB_PACKAGES := iproute2 nftables iputils-ping
-TEST_PACKAGES := $(LAB_PACKAGES) wireguard-go wireguard-tools iperf3 coturn miniupnpd-nftables minissdpd
+TEST_PACKAGES := $(LAB_PACKAGES) wireguard-go wireguard-tools iperf3 coturn miniupnpd-nftables minissdpd postgresql
 
 BENCH_PACKAGES := nebula openvpn
 

@@ -18,9 +18,10 @@ from warren.coordinator import audit
 from warren.coordinator.audit import SERVER, Actor
 from warren.coordinator.change import Change, Facet
 from warren.coordinator.delta import Delta
+from warren.coordinator.doubt import Doubt
 from warren.coordinator.records import AuditRecord
 from warren.coordinator.snapshot import Snapshot
-from warren.coordinator.store import AuditQuestion, Store, StoreProblem
+from warren.coordinator.store import AuditQuestion, Store, StoreAway, StoreProblem
 from warren.edge.clock import Clock
 
 _T = TypeVar("_T")
@@ -38,6 +39,7 @@ class Registry:
         self._store = store
         self._clock = clock
         self._snapshot = snapshot
+        self._doubt = Doubt()
         self._turn = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
         self._listeners: list[Listener] = []
@@ -65,7 +67,7 @@ class Registry:
             delta, result = decide(self._snapshot)
             if delta is not None:
                 noted = audit.entries(self._snapshot, delta, by, self._clock.wall())
-                await self._store.write(replace(delta, audit=noted))
+                await self._write(replace(delta, audit=noted))
                 self._show(delta)
             return result
 
@@ -83,7 +85,7 @@ class Registry:
             if delta is None:
                 return
             try:
-                await self._store.write(delta)
+                await self._write(delta)
             except StoreProblem as problem:
                 _log.warning("a report was not stored", problem=str(problem))
             self._show(delta)
@@ -98,6 +100,27 @@ class Registry:
         """Wait until every change that was begun is in force."""
         while self._running:
             await asyncio.wait(self._running)
+
+    async def _write(self, delta: Delta) -> None:
+        """Write a delta, and before it whatever the database may have missed."""
+        repair = self._doubt.repair(self._snapshot)
+        try:
+            try:
+                await self._store.write(*(() if repair is None else (repair,)), delta)
+            except StoreAway:
+                raise
+            except StoreProblem as problem:
+                if repair is None:
+                    raise
+                # What can't be stored must not keep out all that comes after.
+                _log.warning("reports were not stored", problem=str(problem))
+                await self._store.write(delta)
+        except StoreAway:
+            self._doubt.note(delta)
+            raise
+        self._doubt.clear()
+        if repair is not None:
+            _log.info("the database has what it missed")
 
     async def _in_turn(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """Run one change to its end, even if whoever asked for it goes away meanwhile.

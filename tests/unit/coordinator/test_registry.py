@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from coordinator_world import START, CountedEntropy, World
+from msgspec.structs import replace
 
 from warren.coordinator import members
 from warren.coordinator.change import Change
@@ -17,7 +18,7 @@ from warren.coordinator.registry import Registry
 from warren.coordinator.session import Maps
 from warren.coordinator.settings import Settings
 from warren.coordinator.snapshot import Snapshot
-from warren.coordinator.store import Store, StoreProblem
+from warren.coordinator.store import Store, StoreAway, StoreProblem
 from warren.edge.clock import SystemClock
 from warren.netmap.derpmap import DERPMap
 
@@ -176,3 +177,49 @@ async def test_a_key_that_ends_just_after_a_look_is_not_forgotten(watch: Watch) 
     assert watch.presence._sleep_s() < 1
     await watch.look()
     assert lasting.expired(watch.clock.wall())
+
+
+class MovingStore:
+    """A store that is away, or refuses a number of deltas at once, as a test likes."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.most = 9
+        self.written: list[tuple[Delta, ...]] = []
+
+    async def write(self, *deltas: Delta) -> None:
+        if self.away:
+            raise StoreAway("the database does not answer")
+        if len(deltas) > self.most:
+            raise StoreProblem("the disk is full")
+        self.written.append(deltas)
+
+
+async def test_what_the_database_missed_comes_before_the_next_change() -> None:
+    store = MovingStore()
+    registry = Registry(store, Snapshot(), SystemClock())  # type: ignore[arg-type]
+    await registry.commit(add_user("a"))
+    (ann,) = registry.snapshot.users.values()
+    store.away = True
+    await registry.observe(lambda _: Delta(users=(replace(ann, display_name="reported"),)))
+    with pytest.raises(StoreAway):
+        await registry.commit(add_user("b"))
+    store.away = False
+    await registry.commit(add_user("c"))
+    repair, change = store.written[-1]
+    assert [user.display_name for user in repair.users] == ["reported"]
+    assert repair.removed_users == (2,), "perhaps it was written when the connection broke"
+    assert [user.name for user in change.users] == ["c"]
+    await registry.commit(add_user("d"))
+    assert len(store.written[-1]) == 1, "once is enough"
+
+
+async def test_reports_that_cannot_be_stored_do_not_keep_changes_out() -> None:
+    store = MovingStore()
+    registry = Registry(store, Snapshot(), SystemClock())  # type: ignore[arg-type]
+    store.away = True
+    with pytest.raises(StoreAway):
+        await registry.commit(add_user("a"))
+    store.away, store.most = False, 1
+    await registry.commit(add_user("b"))
+    assert [user.name for user in store.written[-1][0].users] == ["b"]

@@ -8,35 +8,42 @@ the disk syncs, and needs no second driver for each database.
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, NamedTuple, Self
 
-from alembic import command
-from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import (
     Connection,
-    Engine,
+    Integer,
     String,
     Table,
-    create_engine,
-    event,
     func,
-    make_url,
     select,
 )
-from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from warren.coordinator.audit import KEPT_ENTRIES
 from warren.coordinator.delta import Delta
 from warren.coordinator.records import AuditRecord
 from warren.coordinator.snapshot import Snapshot
-from warren.coordinator.store import rows, tables
+from warren.coordinator.store import rows, schema, tables
+from warren.coordinator.store.connecting import (
+    Database,
+    StoreAway,
+    StoreProblem,
+    connect,
+    explain,
+)
+from warren.coordinator.store.postgresql import DatabaseInUse
 
-_MIGRATIONS = "warren.coordinator.store:migrations"
+_FAILURES = (SQLAlchemyError, DatabaseInUse)
+_INT4_MAX = 2**31 - 1
+# A server that is away is not asked again for as long as it took to find that out, at most this.
+_LONGEST_PAUSE_S = 10.0
 
 
 class AuditQuestion(NamedTuple):
@@ -48,17 +55,14 @@ class AuditQuestion(NamedTuple):
     until: datetime | None = None
 
 
-class StoreProblem(Exception):
-    """The database cannot be used, or refused a change. The text is a sentence for a person."""
-
-
 class Store:
     """The coordinator's database, opened and migrated."""
 
-    def __init__(self, engine: Engine, shown: str) -> None:
-        self._engine = engine
-        self._shown = shown
+    def __init__(self, database: Database) -> None:
+        self._engine, self._shown = database
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
+        # Until when a server that is away is not asked again (monotonic seconds), and why.
+        self._pause: tuple[float, str] | None = None
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -66,74 +70,48 @@ class Store:
 
         Blocks; meant for the start. Raises StoreProblem.
         """
+        database = connect(url)
+        store = cls(database)
         try:
-            parsed = make_url(url)
-            if parsed.drivername in ("postgres", "postgresql"):
-                parsed = parsed.set(drivername="postgresql+psycopg")
-            shown = (
-                parsed.database or url
-                if parsed.get_backend_name() == "sqlite"
-                else (parsed.render_as_string(hide_password=True))
-            )
-        except ArgumentError as error:
-            raise StoreProblem("the database URL is not one that SQLAlchemy can read") from error
-        try:
-            engine = create_engine(parsed, pool_size=1, max_overflow=0, pool_pre_ping=True)
-        except ImportError as error:
-            raise StoreProblem(f"the driver for {shown} is not installed: {error}") from error
-        except (ArgumentError, TypeError) as error:
-            raise StoreProblem(f"the database {shown} can't be used: {error}") from error
-        if engine.dialect.name == "sqlite":
-            event.listen(engine, "connect", _prepare_sqlite)
-            event.listen(engine, "begin", _begin_at_once)
-        store = cls(engine, shown)
-        try:
-            store._migrate()
-        except (SQLAlchemyError, CommandError) as error:
-            engine.dispose()
-            raise StoreProblem(store._explain(error)) from error
+            if database.engine.dialect.name == "sqlite":
+                aside = schema.migrating(connect(url).engine)
+                try:
+                    with aside.begin() as connection:
+                        schema.migrate(connection)
+                finally:
+                    aside.dispose()
+            else:
+                with database.engine.begin() as connection:
+                    schema.migrate(connection)
+        except (*_FAILURES, CommandError) as error:
+            store.close()
+            raise explain(error, database.shown) from error
         return store
 
     def load(self) -> Snapshot:
         """Read everything. Blocks; meant for the start. Raises StoreProblem."""
         try:
             with self._engine.begin() as connection:
-                return Snapshot(
-                    users={r["id"]: rows.user_from(r) for r in _all(connection, tables.users)},
-                    nodes={r["id"]: rows.node_from(r) for r in _all(connection, tables.nodes)},
-                    auth_keys={
-                        r["id"]: rows.auth_key_from(r) for r in _all(connection, tables.auth_keys)
-                    },
-                    pending={
-                        r["id"]: rows.pending_from(r) for r in _all(connection, tables.pending)
-                    },
-                    credentials={
-                        r["id"]: rows.credential_from(r)
-                        for r in _all(connection, tables.credentials)
-                    },
-                    policies={
-                        r["id"]: rows.policy_from(r) for r in _all(connection, tables.policies)
-                    },
-                    settings={r["name"]: r["value"] for r in _all(connection, tables.settings)},
-                )
-        except SQLAlchemyError as error:
-            raise StoreProblem(self._explain(error)) from error
+                return snapshot_in(connection)
+        except _FAILURES as error:
+            raise explain(error, self._shown) from error
         except (ValueError, TypeError) as error:
             raise StoreProblem(
                 f"the database {self._shown} holds a row that this version cannot read ({error})"
             ) from error
 
-    async def write(self, delta: Delta) -> None:
-        """Write a delta in one transaction: all of it, or nothing. Raises StoreProblem."""
-        await asyncio.get_running_loop().run_in_executor(self._writer, self.write_now, delta)
+    async def write(self, *deltas: Delta) -> None:
+        """Write deltas in their order in one transaction: all of it, or nothing.
 
-    def write_now(self, delta: Delta) -> None:
+        Raises StoreProblem.
+        """
+        await asyncio.get_running_loop().run_in_executor(self._writer, self.write_now, *deltas)
+
+    def write_now(self, *deltas: Delta) -> None:
         """Do the same in the calling thread. Raises StoreProblem."""
-        try:
-            with self._engine.begin() as connection:
+        with self._transaction() as connection:
+            for delta in deltas:
                 _apply(connection, delta)
-        except SQLAlchemyError as error:
-            raise StoreProblem(self._explain(error)) from error
 
     async def read_audit(self, question: AuditQuestion) -> list[AuditRecord]:
         """Return entries of the audit log, newest first. Raises StoreProblem."""
@@ -150,63 +128,49 @@ class Store:
             query = query.where(table.c.wall >= question.since)
         if question.until is not None:
             query = query.where(table.c.wall < question.until)
-        try:
-            with self._engine.begin() as connection:
-                found = connection.execute(query).mappings()
-                return [rows.audit_from(dict(row)) for row in found]
-        except SQLAlchemyError as error:
-            raise StoreProblem(self._explain(error)) from error
+        with self._transaction() as connection:
+            return [rows.audit_from(dict(row)) for row in connection.execute(query).mappings()]
 
     def close(self) -> None:
         """Finish what is being written, then let go of the database."""
         self._writer.shutdown(wait=True)
         self._engine.dispose()
 
-    def _migrate(self) -> None:
-        config = Config()
-        config.set_main_option("script_location", _MIGRATIONS)
-        with self._engine.begin() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        """A transaction. Raises StoreProblem, at once where the server is known to be away.
 
-    def _explain(self, error: Exception) -> str:
-        cause = getattr(error, "orig", None) or error
-        text = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
-        code = getattr(cause, "sqlite_errorcode", None)
-        if code is not None and code & 0xFF == sqlite3.SQLITE_FULL:
-            return "the disk that holds the database is full; the change was not made"
-        if code is not None and code & 0xFF in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-            return (
-                f"the database {self._shown} is damaged ({text}); restore it from a backup, "
-                "or move it away to start a new network"
-            )
-        if isinstance(error, CommandError):
-            return (
-                f"the database {self._shown} was written by a newer version of warren ({text}); "
-                "use that version, or a backup from before it"
-            )
-        if isinstance(error, OperationalError) and code is None:
-            return f"the database {self._shown} does not answer: {text}"
-        return f"the database {self._shown} refused: {text}"
+        One that does not even refuse takes seconds to find out; whoever waits in line would
+        wait for all before them.
+        """
+        began = time.monotonic()
+        if self._pause is not None and began < self._pause[0]:
+            raise StoreAway(self._pause[1])
+        self._pause = None
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except _FAILURES as error:
+            problem = explain(error, self._shown)
+            if isinstance(problem, StoreAway):
+                now = time.monotonic()
+                self._pause = now + min(now - began, _LONGEST_PAUSE_S), str(problem)
+            raise problem from error
 
 
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    # The driver's own transaction handling would begin late and without a write lock.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    # WAL with synchronous=NORMAL: a killed process loses nothing that was committed.
-    for pragma in (
-        "busy_timeout=5000",
-        "journal_mode=WAL",
-        "synchronous=NORMAL",
-        "foreign_keys=ON",
-    ):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_at_once(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def snapshot_in(connection: Connection) -> Snapshot:
+    """Read everything. Raises ValueError or TypeError for a row that we cannot have written."""
+    return Snapshot(
+        users={r["id"]: rows.user_from(r) for r in _all(connection, tables.users)},
+        nodes={r["id"]: rows.node_from(r) for r in _all(connection, tables.nodes)},
+        auth_keys={r["id"]: rows.auth_key_from(r) for r in _all(connection, tables.auth_keys)},
+        pending={r["id"]: rows.pending_from(r) for r in _all(connection, tables.pending)},
+        credentials={
+            r["id"]: rows.credential_from(r) for r in _all(connection, tables.credentials)
+        },
+        policies={r["id"]: rows.policy_from(r) for r in _all(connection, tables.policies)},
+        settings={r["name"]: r["value"] for r in _all(connection, tables.settings)},
+    )
 
 
 def _all(connection: Connection, table: Table) -> Iterable[rows.Row]:
@@ -233,7 +197,7 @@ def _apply(connection: Connection, delta: Delta) -> None:
         (delta.credentials, tables.credentials),
     ):
         for record in records:
-            _replace(connection, table, "id", rows.to_row(record))
+            _replace(connection, table, "id", _fitting(table, rows.to_row(record)))
     for name, value in delta.settings.items():
         _replace(connection, tables.settings, "name", {"name": name, "value": value})
     if delta.audit:
@@ -242,13 +206,9 @@ def _apply(connection: Connection, delta: Delta) -> None:
 
 def _note(connection: Connection, entries: Iterable[AuditRecord]) -> None:
     table = tables.audit
-    noted = [rows.to_row(entry) for entry in entries]
+    noted = [_fitting(table, rows.to_row(entry)) for entry in entries]
     for row in noted:
-        # The database counts; texts that came from outside are cut to what a column takes.
-        del row["id"]
-        for column in table.columns:
-            if isinstance(column.type, String) and column.type.length is not None:
-                row[column.name] = row[column.name][: column.type.length]
+        del row["id"]  # the database counts
     connection.execute(table.insert(), noted)
     newest = connection.execute(select(func.max(table.c.id))).scalar_one()
     connection.execute(table.delete().where(table.c.id <= newest - KEPT_ENTRIES))
@@ -259,3 +219,14 @@ def _replace(connection: Connection, table: Table, key: str, row: dict[str, Any]
     changed = connection.execute(table.update().where(table.c[key] == row[key]).values(row))
     if not changed.rowcount:
         connection.execute(table.insert().values(row))
+
+
+def _fitting(table: Table, row: dict[str, Any]) -> dict[str, Any]:
+    """Cut what came from outside to what a column takes: SQLite would take all, others refuse."""
+    for column in table.columns:
+        value = row.get(column.name)
+        if isinstance(value, str) and isinstance(column.type, String):
+            row[column.name] = value.replace("\0", "\ufffd")[: column.type.length]
+        elif isinstance(column.type, Integer) and isinstance(value, int):
+            row[column.name] = max(-_INT4_MAX, min(value, _INT4_MAX))
+    return row
