@@ -6,7 +6,6 @@ a plan that fits into a message: single ports to try first, then spans, then the
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -105,7 +104,7 @@ class PortMemory:
     """The newest samples of one NAT; samples of another outside address replace them."""
 
     def __init__(self) -> None:
-        self._samples: deque[Sample] = deque(maxlen=SAMPLES_MAX)
+        self._samples: list[Sample] = []
 
     def note(self, sample: Sample) -> None:
         """Remember a sample; IPv6 ones, and a port that is known already, say nothing here."""
@@ -115,6 +114,7 @@ class PortMemory:
         if self._samples and self._samples[-1].mapped.ip != sample.mapped.ip:
             self._samples.clear()
         self._samples.append(sample)
+        del self._samples[:-SAMPLES_MAX]
 
     def samples(self) -> list[Sample]:
         """Return the samples, oldest first."""

@@ -7,7 +7,6 @@ A path through a kept socket is leased only while the ordinary machine has none.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 
 from warren.disco.messages import (
@@ -72,7 +71,7 @@ class PunchingPaths:
 
     def __init__(self, own_key: NodePublic, own: OwnSide) -> None:
         self.paths = PeerPaths(own_key, own.entropy)
-        self.attempts: deque[Attempt] = deque(maxlen=ATTEMPTS_KEPT)
+        self.attempts: list[Attempt] = []
         """The last ones, oldest first, one of them perhaps under way."""
         self.why = "nobody has asked for a path yet"
         """Why no attempt is under way, in half a sentence."""
@@ -93,9 +92,14 @@ class PunchingPaths:
         self._missed_until = 0.0
         self._without_since: float | None = None
         self._leased_aside = False
-        self._out: deque[AnyTransmit] = deque()
-        self._events: deque[AnyPathEvent] = deque()
+        # Lists, as in `PeerPaths`: most of many peers never punch.
+        self._out: list[AnyTransmit] = []
+        self._events: list[AnyPathEvent] = []
         self._now = 0.0
+
+    def _remember(self, attempt: Attempt) -> None:
+        self.attempts.append(attempt)
+        del self.attempts[:-ATTEMPTS_KEPT]
 
     # What is known of both sides.
 
@@ -199,7 +203,7 @@ class PunchingPaths:
         """Return the next message to send or thing to do with sockets, in order."""
         while True:
             if self._out:
-                return self._out.popleft()
+                return self._out.pop(0)
             transmit = self.paths.poll_transmit()
             if transmit is None or self._may_pass(transmit):
                 return transmit
@@ -208,7 +212,7 @@ class PunchingPaths:
         """Return the next thing that the owner should do or know."""
         event = self.paths.poll_event()
         if event is None:
-            return self._events.popleft() if self._events else None
+            return self._events.pop(0) if self._events else None
         if isinstance(event, Lease) and event.endpoint is None and self.kept is not None:
             lease = self.kept.lease(self._now)
             if lease is not None:
@@ -324,7 +328,7 @@ class PunchingPaths:
             entropy=self._own.entropy,
             now=now,
         )
-        self.attempts.append(self._hard.attempt)
+        self._remember(self._hard.attempt)
         self.why = "an attempt is under way"
         self._hard.handle_timeout(now)
         self._settle_hard(now)
@@ -371,7 +375,7 @@ class PunchingPaths:
 
     def _guess(self, easy: EasySide, now: float) -> None:
         self._easy = easy
-        self.attempts.append(easy.attempt)
+        self._remember(easy.attempt)
         self.why = "an attempt is under way"
         easy.handle_timeout(now)
         self._settle_easy(now)
