@@ -54,13 +54,21 @@ class Candidate:
         else:
             self.latency_s += _SMOOTHING * (rtt_s - self.latency_s)
 
+    def is_hearsay(self) -> bool:
+        """Whether a ping came from there, and nothing else speaks for it."""
+        return not self.pongs and self.sources == {Source.PING}
+
     def last_heard(self) -> float:
         """Return when it was last of use, or when it became known."""
         return self.ponged_at if self.ponged_at is not None else self.added_at
 
 
 class CandidateTable:
-    """At most `CANDIDATES_MAX` candidates; the one unheard of for longest makes room."""
+    """At most `CANDIDATES_MAX` candidates; the one unheard of for longest makes room.
+
+    What only a ping's source address told, and never answered, goes before all others: anybody
+    on the way can replay a ping from many addresses.
+    """
 
     def __init__(self) -> None:
         self._by_endpoint: dict[Endpoint, Candidate] = {}
@@ -84,7 +92,10 @@ class CandidateTable:
         if not is_usable(endpoint):
             return None
         if len(self._by_endpoint) >= CANDIDATES_MAX:
-            oldest = min(self._by_endpoint.values(), key=Candidate.last_heard)
+            oldest = min(
+                self._by_endpoint.values(),
+                key=lambda known: (not known.is_hearsay(), known.last_heard()),
+            )
             del self._by_endpoint[oldest.endpoint]
         candidate = Candidate(endpoint, now, {source})
         self._by_endpoint[endpoint] = candidate

@@ -27,6 +27,11 @@ FLIGHTS_MAX = 1024
 CALL_ENDPOINTS_MAX = 128
 _TX_ID_BYTES = 12
 _PONG_BURST = 300.0
+# A node that punches calls once a second; a stock one every few seconds.
+_CALLS_PER_S, _CALL_BURST = 2.0, 20.0
+# A ping is sent to one address and comes from one; NATs and several sockets may make it a few.
+_PING_SOURCES_MAX = 8
+_HEARD_PINGS_MAX = 64
 _PONGS_PER_S = 100.0
 _OTHERS_WHEN_SUSPECT = 8
 
@@ -109,8 +114,10 @@ class PeerPaths:
         self._suspect_since: float | None = None
         self._suspect_tries = 0
         self._next_suspect = 0.0
-        self._pong_tokens = _PONG_BURST
-        self._pong_tokens_at = 0.0
+        self._pong_tokens = _Tokens(_PONGS_PER_S, _PONG_BURST)
+        self._call_tokens = _Tokens(_CALLS_PER_S, _CALL_BURST)
+        self._heard_pings: dict[TxId, int] = {}
+        """Transaction → from how many addresses it came, of the last pings."""
         # Short lists: an empty deque takes 700 bytes, and most of a thousand peers never talk.
         self._transmits: list[Transmit] = []
         self._events: list[PathEvent] = []
@@ -399,7 +406,7 @@ class PeerPaths:
     # Messages.
 
     def _receive_ping(self, ping: Ping, via: Via, now: float) -> None:
-        if not self._take_pong_token(now):
+        if not self._pong_tokens.take(now):
             self._drop("ping over the rate")
             return
         if isinstance(via, Relay):
@@ -407,9 +414,12 @@ class PeerPaths:
             source = Endpoint.parse(f"127.3.3.40:{min(via.region, 0xFFFF)}")
             self._transmits.append(Transmit(via, Pong(ping.tx_id, source)))
             return
+        is_new = self.candidates.get(via) is None
+        if is_new and self._is_replayed(ping.tx_id):
+            self._drop("ping from too many addresses")
+            return
         self._transmits.append(Transmit(via, Pong(ping.tx_id, via)))
         self._peer_pinged_at, self._nudge_at = now, None
-        is_new = self.candidates.get(via) is None
         candidate = self.candidates.add(via, Source.PING, now)
         if candidate is None or (self.is_trusted(now) and not is_new):
             return
@@ -473,7 +483,7 @@ class PeerPaths:
             self._use(candidate, now)
 
     def _receive_call(self, call: CallMeMaybe, now: float) -> None:
-        if not self._take_pong_token(now):
+        if not self._call_tokens.take(now):
             self._drop("call over the rate")
             return
         self._peer_called_at = now
@@ -503,17 +513,35 @@ class PeerPaths:
                 return
             del self._flights[tx_id]
 
-    def _take_pong_token(self, now: float) -> bool:
-        earned = (now - self._pong_tokens_at) * _PONGS_PER_S
-        self._pong_tokens = min(_PONG_BURST, self._pong_tokens + max(0.0, earned))
-        self._pong_tokens_at = now
-        if self._pong_tokens < 1:
-            return False
-        self._pong_tokens -= 1
-        return True
+    def _is_replayed(self, tx_id: TxId) -> bool:
+        """Whether a ping of this transaction came from other addresses too often."""
+        heard = self._heard_pings.pop(tx_id, 0) + 1
+        self._heard_pings[tx_id] = heard
+        if len(self._heard_pings) > _HEARD_PINGS_MAX:
+            del self._heard_pings[next(iter(self._heard_pings))]
+        return heard > _PING_SOURCES_MAX
 
     def _drop(self, reason: str) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
+
+
+class _Tokens:
+    """A bucket of `burst` tokens, which fills by `per_s`."""
+
+    __slots__ = ("_at", "_burst", "_left", "_per_s")
+
+    def __init__(self, per_s: float, burst: float) -> None:
+        self._per_s, self._burst = per_s, burst
+        self._left, self._at = burst, 0.0
+
+    def take(self, now: float) -> bool:
+        """Use a token, if there is one."""
+        earned = max(0.0, now - self._at) * self._per_s
+        self._left, self._at = min(self._burst, self._left + earned), now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 def _advantage(a: Candidate, b: Candidate) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from ipaddress import IPv4Address
 
 import pytest
@@ -339,3 +340,31 @@ def test_a_call_to_a_trusted_path_asks_it_at_once() -> None:
     driver.sent()
     driver.paths.handle_timeout(1.1)
     assert PUBLIC in pings(driver.sent())
+
+
+def test_a_ping_replayed_from_many_addresses_is_dropped_and_counted() -> None:
+    paths = PeerPaths(OWN, random.Random(1).randbytes)
+    told = Endpoint.parse("203.0.113.9:41641")
+    paths.set_peer([told], 1, 0.0)
+    ping = Ping(TxId(bytes(12)), OWN)
+    sent = 0
+    for number in range(2000):
+        src = Endpoint.parse(f"198.51.100.{number % 250 + 1}:{1000 + number}")
+        paths.receive(ping, src, number / 100)
+        while paths.poll_transmit() is not None:
+            sent += 1
+    assert sent <= 20 and paths.dropped["ping from too many addresses"] > 1900
+    assert paths.candidates.get(told) is not None
+
+
+def test_addresses_that_only_pinged_make_room_before_those_of_the_map() -> None:
+    paths = PeerPaths(OWN, random.Random(1).randbytes)
+    told = Endpoint.parse("203.0.113.9:41641")
+    paths.set_peer([told], 1, 0.0)
+    for number in range(3000):
+        src = Endpoint.parse(f"198.51.100.{number % 250 + 1}:{1000 + number}")
+        paths.receive(Ping(TxId(number.to_bytes(12, "big")), OWN), src, number / 10)
+        while paths.poll_transmit() is not None:
+            pass
+    assert len(paths.candidates) <= CANDIDATES_MAX
+    assert paths.candidates.get(told) is not None

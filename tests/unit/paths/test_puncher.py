@@ -279,3 +279,19 @@ def test_turned_off_in_the_middle() -> None:
     rig.own.enabled = False
     rig.run(4.0)
     assert rig.own.sockets.open == 0
+
+
+def test_a_caller_cannot_make_us_flood_an_address() -> None:
+    rig = Rig(hard=False)
+    victim = Endpoint.parse("203.0.113.77:1").ip
+    for number in range(1000):
+        rig.now = number / 1000
+        first = 1024 + 96 * (number % 600)
+        call = CallMeMaybe(tuple(Endpoint(victim, first + n) for n in range(96)))
+        rig.paths.receive(call, Relay(900), rig.now)
+        rig.drain()
+    sent = [item for _, item in rig.sent if isinstance(item, Transmit)]
+    to_victim = [t for t in sent if isinstance(t.to, Endpoint) and t.to.ip == victim]
+    assert 0 < len(to_victim) <= 100
+    assert rig.paths.paths.dropped["ping over the rate to one address"] > 0
+    assert rig.paths.paths.dropped["call over the rate"] > 900

@@ -486,9 +486,13 @@ class PunchingPaths:
             return not self._hard.calls_itself
         if isinstance(transmit.message, Ping) and isinstance(transmit.to, Endpoint):
             ip = transmit.to.ip
-            if self._easy is not None and ip == self._easy.address:
-                return self._own.probes.take(ip, 1, self._now)
-            self._own.probes.note(ip, self._now)
+            used = self.paths.path(self._now)
+            if used is not None and transmit.to == used.endpoint:
+                self._own.probes.note(ip, self._now)
+            elif not self._own.probes.take(ip, 1, self._now):
+                # Whoever may call us must not make us flood an address of their choice.
+                self._drop("ping over the rate to one address")
+                return False
         return True
 
     def _account(self, item: AsideTransmit | SocketCommand) -> None:
