@@ -13,7 +13,18 @@ from ipaddress import IPv4Address, IPv6Address
 
 import nacl.bindings
 
-from fuzz import credentials, door, engine, peer_relay, policy, questions, relay, seeds, turn
+from fuzz import (
+    backup,
+    credentials,
+    door,
+    engine,
+    peer_relay,
+    policy,
+    questions,
+    relay,
+    seeds,
+    turn,
+)
 from warren.control.channel import ClientChannel, ServerChannel
 from warren.control.early import EarlyReader
 from warren.control.handshake import Initiator, initiation_version_untrusted, respond
@@ -318,6 +329,8 @@ TARGETS = [
     Target("questions", questions.entry, questions.questions),
     Target("credentials", credentials.entry, credentials.texts),
     Target("policy", policy.entry, policy.policies),
+    Target("backup_archive", backup.archive, backup.archives),
+    Target("backup_row", backup.row, backup.rows),
     Target("text", _text, seeds.texts),
     Target("front_door", door.entry, door.conversations),
     Target("relay_login", relay.stranger, relay.logins),

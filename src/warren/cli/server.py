@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from warren.cli import server_backup
+
 if TYPE_CHECKING:
     from warren.coordinator.config import Config
     from warren.coordinator.daemon import Ready
@@ -24,6 +26,8 @@ Examples:
   warren server --url http://192.0.2.7:8080 --listen :8443 --http :8080
 
   warren server --config /etc/warren/server.toml --check
+
+  warren server backup /var/backups/warren.zip
 """
 
 app = typer.Typer(
@@ -155,6 +159,8 @@ def serve(
         return
     daemon.run(settings, directory, lambda ready: _announce(ready, directory))
 
+
+server_backup.add_commands(app)
 
 _NOT_SETTINGS = frozenset({"config", "check"})
 

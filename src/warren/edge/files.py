@@ -6,8 +6,10 @@ import errno
 import fcntl
 import os
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 
 class FileProblem(Exception):
@@ -41,12 +43,23 @@ def write_private(path: Path, data: bytes) -> None:
 
     A crash at any moment leaves the old content or the new one. Raises FileProblem.
     """
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write, mode 0600, that takes the place of `path` once the block has ended.
+
+    After an exception, or a crash at any moment, the old content is still there. Raises
+    FileProblem for what the system refuses, also inside the block.
+    """
     try:
         # mkstemp makes the file 0600 from the start; a later chmod would leave a gap.
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
+            with os.fdopen(handle, "w+b") as file:
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).replace(path)

@@ -18,8 +18,6 @@ from typing import Any, NamedTuple, Self
 from alembic.util import CommandError
 from sqlalchemy import (
     Connection,
-    Integer,
-    String,
     Table,
     func,
     select,
@@ -41,7 +39,6 @@ from warren.coordinator.store.connecting import (
 from warren.coordinator.store.postgresql import DatabaseInUse
 
 _FAILURES = (SQLAlchemyError, DatabaseInUse)
-_INT4_MAX = 2**31 - 1
 # A server that is away is not asked again for as long as it took to find that out, at most this.
 _LONGEST_PAUSE_S = 10.0
 
@@ -95,7 +92,7 @@ class Store:
                 return snapshot_in(connection)
         except _FAILURES as error:
             raise explain(error, self._shown) from error
-        except (ValueError, TypeError) as error:
+        except rows.UNREADABLE as error:
             raise StoreProblem(
                 f"the database {self._shown} holds a row that this version cannot read ({error})"
             ) from error
@@ -159,7 +156,7 @@ class Store:
 
 
 def snapshot_in(connection: Connection) -> Snapshot:
-    """Read everything. Raises ValueError or TypeError for a row that we cannot have written."""
+    """Read everything. Raises rows.UNREADABLE for a row that we cannot have written."""
     return Snapshot(
         users={r["id"]: rows.user_from(r) for r in _all(connection, tables.users)},
         nodes={r["id"]: rows.node_from(r) for r in _all(connection, tables.nodes)},
@@ -197,7 +194,7 @@ def _apply(connection: Connection, delta: Delta) -> None:
         (delta.credentials, tables.credentials),
     ):
         for record in records:
-            _replace(connection, table, "id", _fitting(table, rows.to_row(record)))
+            _replace(connection, table, "id", rows.fitting(table, rows.to_row(record)))
     for name, value in delta.settings.items():
         _replace(connection, tables.settings, "name", {"name": name, "value": value})
     if delta.audit:
@@ -206,7 +203,7 @@ def _apply(connection: Connection, delta: Delta) -> None:
 
 def _note(connection: Connection, entries: Iterable[AuditRecord]) -> None:
     table = tables.audit
-    noted = [_fitting(table, rows.to_row(entry)) for entry in entries]
+    noted = [rows.fitting(table, rows.to_row(entry)) for entry in entries]
     for row in noted:
         del row["id"]  # the database counts
     connection.execute(table.insert(), noted)
@@ -219,14 +216,3 @@ def _replace(connection: Connection, table: Table, key: str, row: dict[str, Any]
     changed = connection.execute(table.update().where(table.c[key] == row[key]).values(row))
     if not changed.rowcount:
         connection.execute(table.insert().values(row))
-
-
-def _fitting(table: Table, row: dict[str, Any]) -> dict[str, Any]:
-    """Cut what came from outside to what a column takes: SQLite would take all, others refuse."""
-    for column in table.columns:
-        value = row.get(column.name)
-        if isinstance(value, str) and isinstance(column.type, String):
-            row[column.name] = value.replace("\0", "\ufffd")[: column.type.length]
-        elif isinstance(column.type, Integer) and isinstance(value, int):
-            row[column.name] = max(-_INT4_MAX, min(value, _INT4_MAX))
-    return row

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import msgspec
+from sqlalchemy import Integer, String, Table
 
 from warren.coordinator.records import (
     AuditRecord,
@@ -22,6 +23,10 @@ from warren.netmap.codec import decode_json_untrusted, encode_json
 from warren.netmap.node import Hostinfo
 
 Row = Mapping[str, Any]
+
+UNREADABLE = (ValueError, TypeError, msgspec.MsgspecError)
+"""What reading a row raises that we cannot have written."""
+INT4_MAX = 2**31 - 1
 
 _JSON_COLUMNS = {
     "endpoints",
@@ -117,3 +122,14 @@ def audit_from(row: Row) -> AuditRecord:
     """Read a row of `audit`."""
     told = {name: msgspec.json.decode(row[name]) for name in ("before", "after")}
     return AuditRecord(**{**row, **told})
+
+
+def fitting(table: Table, row: dict[str, Any]) -> dict[str, Any]:
+    """Cut what came from outside to what a column takes: SQLite would take all, others refuse."""
+    for column in table.columns:
+        value = row.get(column.name)
+        if isinstance(value, str) and isinstance(column.type, String):
+            row[column.name] = value.replace("\0", "\ufffd")[: column.type.length]
+        elif isinstance(column.type, Integer) and isinstance(value, int):
+            row[column.name] = max(-INT4_MAX, min(value, INT4_MAX))
+    return row
