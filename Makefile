@@ -53,7 +53,7 @@ $(STAMPS)/tools:
 
 $(STAMPS)/python: pyproject.toml $(STAMPS)/tools
 	@echo "setting up the virtual environment in $(VENV)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "warren: cannot make a virtual environment; get it with: sudo apt-get install python3-venv" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV); $(PYTHON) -m venv $(VENV) >/dev/null 2>&1; } || { rm -rf $(VENV); tools/system-packages python3-venv && $(PYTHON) -m venv $(VENV); } || { rm -rf $(VENV); echo "warren: cannot make a virtual environment; get it with: sudo apt-get install python3-venv" >&2; exit 1; }
 	@$(BIN)/python tools/install_requirements.py
 	@touch $@
 

@@ -76,7 +76,7 @@ def grid(
 
     chosen = (
         choose(word.strip() for word in kinds.split(",") if word.strip())
-        if kinds
+        if kinds is not None
         else [place for place in PLACES.values() if place.name != "firewall"]
     )
     _clean_up_on_signals()
@@ -144,8 +144,11 @@ def up(
     )
     from warren.lab.network import Network
 
-    with file.open("rb") as opened:
-        data = opened.read(MAX_FILE_BYTES + 1)
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise MalformedDescription(f"{file} cannot be read: {error.strerror}.") from error
     try:
         description = parse_description_untrusted(data)
     except MalformedDescription as error:
@@ -200,9 +203,15 @@ def shell(
 ) -> None:
     """Go into a part of a network that `warren lab up` keeps; `warren` there means its node."""
     from warren.lab import network
+    from warren.lab.joining import SERVER
 
     namespace, socket = network.find(name)
-    environment = {**runs.environment(), "WARREN_SOCKET": str(socket)}
+    environment = {
+        **runs.environment(),
+        "WARREN_SOCKET": str(socket),
+        "WARREN_STATE": str(socket.parent),
+        "WARREN_SERVER_STATE": str(socket.parent.with_name(SERVER)),
+    }
     words = command or [os.environ.get("SHELL", "/bin/sh")]
     sys.stdout.flush()
     os.execvpe("ip", ["ip", "netns", "exec", namespace, *words], environment)  # noqa: S606, S607

@@ -100,7 +100,9 @@ def up(
     relay_server: Annotated[
         bool | None, typer.Option(help="Pass traffic on between other machines (a peer relay).")
     ] = None,
-    timeout: Annotated[float | None, typer.Option(help="Give up after this many seconds.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.1, help="Give up after this many seconds.")
+    ] = None,
     qr: Annotated[bool, typer.Option(help="Show the log-in URL as a QR code too.")] = True,
     json: Annotated[
         bool, typer.Option("--json", help="Print lines of JSON: a log-in URL, then the status.")
@@ -173,7 +175,7 @@ def ip(
     """Print the addresses of this machine or of a peer."""
     result = NodeClient(places(None, socket).socket).status(peers=peer is not None)
     addresses = _addresses(result, peer)
-    if only4 or only6:
+    if only4 != only6:
         addresses = [a for a in addresses if (":" in a) is only6]
     if not addresses:
         raise NodeError(f"{peer or 'This machine'} has no such address.")
@@ -281,7 +283,7 @@ def daemon(
     if print_unit:
         from warren.node.unit import unit_text
 
-        print(unit_text(state, socket, tun, port), end="")
+        print(unit_text(state, socket, tun, port, proxy), end="")
         return
     from warren.node.daemon import run_daemon
 
@@ -315,11 +317,19 @@ def _await_up(
         patient = status.state in ("needs-login", "needs-approval")
         limit = timeout if timeout is not None else (None if patient else _REACH_TIMEOUT_S)
         if limit is not None and time.monotonic() - began > limit:
-            asked = status.server_url or "the coordinator"
-            raise NodeError(status.error or f"Not up after {limit:g} s: {asked} has not answered.")
+            raise NodeError(status.error or f"Not up after {limit:g} s: {_missing(status)}.")
         wait_s = _WATCH_S if limit is None else min(_WATCH_S, began + limit - time.monotonic())
         status = client.watch(status.seq, max(0.05, wait_s))
     return status
+
+
+def _missing(status: Status) -> str:
+    """What is still to happen before the node is up."""
+    if status.state == "needs-login":
+        return f"nobody has let this machine in yet at {status.auth_url or status.server_url}"
+    if status.state == "needs-approval":
+        return "an administrator has not approved this machine yet"
+    return f"{status.server_url or 'the coordinator'} has not answered"
 
 
 def _read_key(text: str | None) -> str | None:

@@ -7,6 +7,7 @@ import re
 import socket
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
@@ -21,6 +22,7 @@ from warren.nat.turn.grants import MAX_SERVERS, TurnPlace, parse_uri
 from warren.netmap.endpoint import Endpoint
 
 _DOMAIN = re.compile(r"(?=.{1,200}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9-]{1,63})+")
+_HOST = re.compile(r"[A-Za-z0-9.:_-]{1,253}")
 _TLS_MODES = ("acme", "self-signed", "files", "off")
 _MAX_SECRET_BYTES = 1024
 _RESERVED_DOMAINS = ("ts.net", "tailscale.com", "localhost", "local")
@@ -148,7 +150,15 @@ def check(config: Config) -> None:
         raise BadConfig("log-level can be debug, info, warning or error")
     if config.log_format not in ("text", "json"):
         raise BadConfig("log-format can be text or json")
+    for name in ("relay_port", "stun_port"):
+        if not 0 <= getattr(config, name) <= 0xFFFF:
+            raise BadConfig(f"{name.replace('_', '-')} must be between 1 and 65535")
+    if not config.region_code.strip() or not config.region_name.strip():
+        raise BadConfig("region-code and region-name can't be empty")
+    if config.relay_host and not _HOST.fullmatch(config.relay_host):
+        raise BadConfig(f"relay-host is {config.relay_host!r}; it is a name or an address")
     _check_url(config)
+    _check_acme(config)
 
 
 def public_url(config: Config) -> str:
@@ -286,13 +296,28 @@ def _check_url(config: Config) -> None:
         return
     try:
         url = urlsplit(config.url)
-        bad = url.scheme not in ("http", "https") or not url.hostname or url.port == 0
+        bad = url.scheme not in ("http", "https") or url.port == 0
+        bad = bad or _HOST.fullmatch(url.hostname or "") is None
     except ValueError:
         bad = True
     if bad or url.path not in ("", "/") or url.query or url.fragment or url.username:
         raise BadConfig(f"url is {config.url!r}; write it like https://vpn.example.com")
     if config.tls == "acme" and url.scheme != "https":
         raise BadConfig("tls = acme needs an https:// url with the name for the certificate")
+
+
+def _check_acme(config: Config) -> None:
+    if config.tls != "acme":
+        return
+    directory = urlsplit(config.acme_directory)
+    if directory.scheme != "https" or not directory.hostname:
+        raise BadConfig(f"acme-directory is {config.acme_directory!r}; it is an https:// URL")
+    if config.acme_ca and not Path(config.acme_ca).is_file():
+        raise BadConfig(f"acme-ca is {config.acme_ca!r}, and there is no such file")
+    host = urlsplit(public_url(config)).hostname or ""
+    with suppress(ValueError):
+        ip_address(host)
+        raise BadConfig(f"tls = acme needs a name in the url; {host} is an address")
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from datetime import timedelta
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -83,6 +84,7 @@ from warren.relay.turn_doors import TurnSite, open_turn
 _log = structlog.get_logger("server")
 
 FIRST_USER = "admin"
+DATABASE_NAME = "warren.db"
 _FIRST_KEY_LIFE = timedelta(hours=24)
 # Clients of the relay are told to come back spread over this time, and to try for the other.
 _RECONNECT_MS, _TRY_FOR_MS = 500, 30_000
@@ -119,7 +121,7 @@ def run(config: Config, state: Path, ready: Callable[[Ready], None]) -> None:
         )
     try:
         raise_file_limit()
-        store = Store.open(config.database or f"sqlite:///{state / 'warren.db'}")
+        store = Store.open(_database(config, state))
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 server = Server(config, state, store, SystemClock(), system_entropy)
@@ -131,7 +133,20 @@ def run(config: Config, state: Path, ready: Callable[[Ready], None]) -> None:
 
 
 def check(config: Config, state: Path) -> None:
-    """Look whether a server could start: state, keys, certificate. Raises as `run` does."""
+    """Look whether a server could start: state, database, keys, certificate.
+
+    Nothing is written where there is nothing yet. Raises as `run` does.
+    """
+    if config.database or (state / DATABASE_NAME).exists():
+        Store.look(_database(config, state))
+    if not state.exists():
+        with TemporaryDirectory() as scratch:
+            _check_keys(config, Path(scratch))
+        return
+    _check_keys(config, state)
+
+
+def _check_keys(config: Config, state: Path) -> None:
     private_directory(state)
     identity = load_identity(state, system_entropy)
     if config.tls in ("self-signed", "files"):
@@ -140,6 +155,10 @@ def check(config: Config, state: Path) -> None:
         hub = _hub(config, identity.relay, lambda key: False)
         Certificates(config, state, host, relay_key, hub, SystemClock(), system_entropy).load()
         hub.close()
+
+
+def _database(config: Config, state: Path) -> str:
+    return config.database or f"sqlite:///{state / DATABASE_NAME}"
 
 
 class Server:

@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from warren.edge.aside import run_aside
 from warren.netmap.endpoint import Endpoint
 
 _PROXY_HEAD_MAX_BYTES = 16 * 1024
@@ -65,13 +66,7 @@ async def dial(target: Target, timeout_s: float) -> Stream:
         async with asyncio.timeout(timeout_s):
             if proxy is not None:
                 return await _through_proxy(target, *proxy)
-            reader, writer = await asyncio.open_connection(
-                target.host,
-                target.port,
-                ssl=target.tls,
-                server_hostname=target.host if target.tls else None,
-            )
-            return Stream(reader, writer)
+            return await _connected(target)
     except TimeoutError:
         raise DialFailed(f"{target} did not answer within {timeout_s:.0f} s") from None
     except ssl.SSLCertVerificationError as error:
@@ -84,6 +79,29 @@ async def dial(target: Target, timeout_s: float) -> Stream:
         raise DialFailed(f"{target} does not speak TLS ({error.reason or error})") from error
     except (OSError, ValueError) as error:
         raise DialFailed(f"cannot connect to {target}: {reason(error)}") from error
+
+
+async def _connected(target: Target) -> Stream:
+    """Try the addresses of a name one after the other. Raises OSError."""
+    # Not left to the event loop: a look-up that is cut there ends in a complaint in the log.
+    found = await run_aside(
+        lambda: socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    )
+    problem: OSError = OSError("the name has no address")
+    for *_, address in found:
+        try:
+            reader, writer = await asyncio.open_connection(
+                str(address[0]),
+                target.port,
+                ssl=target.tls,
+                server_hostname=target.host if target.tls else None,
+            )
+            return Stream(reader, writer)
+        except ssl.SSLError:
+            raise
+        except OSError as error:
+            problem = error
+    raise problem
 
 
 def reason(error: Exception) -> str:

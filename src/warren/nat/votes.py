@@ -44,7 +44,10 @@ def is_plausible(mapped: Endpoint, server: Endpoint) -> bool:
     ip = mapped.ip
     if mapped.port == 0 or ip.version != server.ip.version or ip == _UNLIMITED:
         return False
-    return _is_unicast(ip) and (not ip.is_loopback or server.ip.is_loopback)
+    if not _is_unicast(ip) or ip.is_reserved or (ip.is_loopback and not server.ip.is_loopback):
+        return False
+    # Nobody is seen at a private or shared address by a server on the internet.
+    return ip.is_global or not server.ip.is_global
 
 
 def _is_unicast(ip: IPv4Address | IPv6Address) -> bool:

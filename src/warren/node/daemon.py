@@ -125,7 +125,7 @@ def _start_engine(tun: str | None, port: int | None) -> tuple[Engine, int]:
         from warren.engine.native import NativeEngine
     except ImportError as error:
         raise DaemonProblem(
-            f"The packet engine is not built ({error}); run `make build` in the source tree."
+            f"The packet engine is not built ({error}); run `make engine` in the source tree."
         ) from error
     wanted = DEFAULT_PORT if port is None else port
     try:
@@ -144,8 +144,8 @@ def _start_engine(tun: str | None, port: int | None) -> tuple[Engine, int]:
 
 
 def _is_port_busy(error: OSError) -> bool:
-    text = str(error).lower()
-    return error.errno == errno.EADDRINUSE or "in use" in text or "eaddrinuse" in text
+    # A TUN device that another program has says that it is in use, too.
+    return error.errno == errno.EADDRINUSE or ("UDP port" in str(error) and "in use" in str(error))
 
 
 def _capital(error: OSError) -> str:

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-import shlex
+import re
 import sys
 from pathlib import Path
 
 
-def unit_text(state: Path | None, socket: Path | None, tun: str | None, port: int | None) -> str:
+def unit_text(
+    state: Path | None,
+    socket: Path | None,
+    tun: str | None,
+    port: int | None,
+    proxy: str | None = None,
+) -> str:
     """Return a unit that runs this installation's daemon with the given options."""
     command = [sys.executable, "-m", "warren", "daemon"]
-    for flag, value in (("--state", state), ("--socket", socket), ("--tun", tun), ("--port", port)):
+    options = {
+        "--state": state,
+        "--socket": socket,
+        "--tun": tun,
+        "--port": port,
+        "--proxy": proxy,
+    }
+    for flag, value in options.items():
         if value is not None:
             command += [flag, str(value)]
     chosen = [state, socket.parent if socket else None]
-    writable = "".join(f"ReadWritePaths=-{path}\n" for path in chosen if path is not None)
+    writable = "".join(
+        f"ReadWritePaths={_quoted(f'-{path}')}\n" for path in chosen if path is not None
+    )
     return f"""\
 [Unit]
 Description=Warren node
@@ -24,7 +39,7 @@ After=network-online.target
 
 [Service]
 Type=simple
-ExecStart={shlex.join(command)}
+ExecStart={" ".join(_quoted(word.replace("$", "$$")) for word in command)}
 StateDirectory=warren
 StateDirectoryMode=0700
 RuntimeDirectory=warren
@@ -41,3 +56,12 @@ NoNewPrivileges=yes
 [Install]
 WantedBy=multi-user.target
 """
+
+
+def _quoted(word: str) -> str:
+    """Return a word as systemd reads it back (systemd.syntax(7), "Quoting"; % is a specifier)."""
+    word = word.replace("%", "%%")
+    if re.fullmatch(r"[\w@%+=:,./$-]+", word):
+        return word
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -392,7 +392,9 @@ def test_version(run: Run) -> None:
 def test_unit(run: Run) -> None:
     code, out, _ = run("daemon", "--print-unit", "--state", "/srv/n 2", "--port", "5")
     assert code == 0
-    assert "--state '/srv/n 2' --port 5" in out
+    assert '--state "/srv/n 2" --port 5' in out
+    _, out, _ = run("daemon", "--print-unit", "--state", "/srv/100%", "--proxy", "none")
+    assert "--state /srv/100%% --proxy none" in out and "ReadWritePaths=-/srv/100%%" in out
     assert "\n[Install]\n" in out
 
 

@@ -224,6 +224,16 @@ def test_state_that_is_no_directory(tmp_path: Path) -> None:
         ("url = 'https://x/path'", "write it like https://"),
         ("= =", "is not TOML"),
         ("log-level = 'loud'", "log-level"),
+        ("database = 'nonsense'", "SQLAlchemy"),
+        ("database = 'mysql://x/y'", "postgresql:// or sqlite://"),
+        ("database = 'sqlite:////nope/x.db'", "no such directory"),
+        ("relay-port = 99999", "relay-port"),
+        ("stun-port = -5", "stun-port"),
+        ("relay-host = 'a b'", "relay-host"),
+        ("url = 'https://ex ample.com'", "write it like https://"),
+        ("tls = 'acme'\nurl = 'https://192.0.2.7'", "is an address"),
+        ("tls = 'acme'\nurl = 'https://a.example.com'\nacme-ca = '/nope'", "no such file"),
+        ("region-code = ' '", "region-code"),
     ],
 )
 def test_config_errors(tmp_path: Path, text: str, words: str) -> None:
@@ -232,6 +242,7 @@ def test_config_errors(tmp_path: Path, text: str, words: str) -> None:
     found = warren("server", "--config", str(file), "--state", str(tmp_path / "s"), "--check")
     assert found.returncode == 1 and words in found.stderr, found.stderr
     assert len(found.stderr.splitlines()) == 1
+    assert not (tmp_path / "s").exists(), "a check writes nothing"
 
 
 def test_flag_beats_environment_beats_file(tmp_path: Path) -> None:

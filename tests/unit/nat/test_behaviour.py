@@ -237,6 +237,16 @@ def test_two_that_disagree_are_both_believed() -> None:
     assert weigh({}).believed == {}
 
 
+@pytest.mark.parametrize(
+    "said", ["240.1.2.3", "10.0.0.1", "192.168.1.1", "100.64.0.1", "198.18.0.1", "0.1.2.3"]
+)
+def test_nobody_on_the_internet_sees_us_at_an_address_that_is_not_there(said: str) -> None:
+    public, inside = Endpoint.parse("9.9.9.9:3478"), Endpoint.parse("10.0.0.53:3478")
+    assert not is_plausible(Endpoint.parse(f"{said}:5"), public)
+    assert is_plausible(Endpoint.parse("8.8.4.4:5"), public)
+    assert is_plausible(Endpoint.parse(f"{said}:5"), inside) is (said[:2] not in ("24", "0."))
+
+
 def test_loopback_is_plausible_only_from_loopback() -> None:
     assert is_plausible(Endpoint.parse("127.0.0.1:5"), Endpoint.parse("127.0.0.1:3478"))
     assert not is_plausible(Endpoint.parse("127.0.0.1:5"), plain_server(1).first)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from alembic.util import CommandError
@@ -84,6 +85,28 @@ class Store:
             store.close()
             raise explain(error, database.shown) from error
         return store
+
+    @staticmethod
+    def look(url: str) -> None:
+        """Look whether `open` could work, and change nothing. Raises StoreProblem."""
+        database = connect(url, writing=False)
+        engine, file = database.engine, database.engine.url.database
+        if engine.dialect.name == "sqlite" and file and not Path(file).exists():
+            if not Path(file).parent.is_dir():
+                raise StoreProblem(f"the database {file} can't be made: there is no such directory")
+            return
+        try:
+            with engine.begin() as connection:
+                found = schema.present(connection)
+        except (*_FAILURES, CommandError) as error:
+            raise explain(error, database.shown) from error
+        finally:
+            engine.dispose()
+        if found is not None and found not in schema.revisions():
+            raise StoreProblem(
+                f"the database {database.shown} was written by a newer version of warren; use that "
+                "version, or a backup from before it"
+            )
 
     def load(self) -> Snapshot:
         """Read everything. Blocks; meant for the start. Raises StoreProblem."""
