@@ -35,7 +35,7 @@ _CAUSES_A_MAPPING_CURES = frozenset({"hard-hard", "hard", "silence"})
 
 Cause = Literal[
     "", "offline", "no-disco", "idle", "young", "no-udp", "peer-no-udp", "no-common-family",
-    "hard-hard", "hard", "silence", "no-candidates",
+    "hard-hard", "same-nat", "hard", "silence", "no-candidates",
 ]  # fmt: skip
 
 
@@ -135,6 +135,8 @@ def _cause(facts: Facts) -> Cause:
     peer_hard = theirs is not None and theirs.mapping_varies_by_dest_ip is True
     if own_hard and peer_hard:
         return "hard-hard"
+    if _shared_address(facts):
+        return "same-nat"
     if own_hard or peer_hard:
         return "hard"
     return "silence" if facts.candidates else "no-candidates"
@@ -168,6 +170,11 @@ def _reasons(facts: Facts, cause: Cause) -> Iterable[str]:
             "Both sides are symmetric (each destination sees another port): a direct path is not "
             f"possible without a mapping{used}."
         )
+    elif cause == "same-nat":
+        yield (
+            f"This machine and {peer} are behind one NAT, at {_shared_address(facts)}, which does "
+            f"not connect its own customers with each other (no hairpin){used}."
+        )
     elif cause == "hard":
         whose = (
             "This side's NAT is" if _is_hard(facts.own) else f"The NAT of {peer} is"
@@ -178,7 +185,7 @@ def _reasons(facts: Facts, cause: Cause) -> Iterable[str]:
     elif cause == "silence":
         if tried:
             count = "the one address" if len(tried) == 1 else f"{len(tried)} addresses"
-            yield f"Pings to {count} of {peer} got no answer: a firewall on the way drops them."
+            yield f"Pings to {count} of {peer} got no answer: a NAT or firewall drops them."
         else:
             yield f"No address of {peer} was pinged yet."
     if cause in _CAUSES_A_MAPPING_CURES:
@@ -219,6 +226,11 @@ def _advice(facts: Facts, cause: Cause) -> Iterable[str]:
         yield f"Start {peer}, or run `warren up` there."
     elif cause == "no-disco":
         yield f"Restart Warren (or Tailscale) on {peer}."
+    elif cause == "same-nat":
+        yield (
+            "Switch on NAT loopback (hairpinning) if the router that both are behind is yours; if "
+            "it is a carrier's, use IPv6 on both sides or ask for a public address."
+        )
     if cause not in _CAUSES_A_MAPPING_CURES:
         return
     findings = {outcome.finding for outcome in facts.outcomes}
@@ -238,6 +250,15 @@ def _advice(facts: Facts, cause: Cause) -> Iterable[str]:
         yield f"The same at {peer} helps as well: one side is enough."
     if not facts.own_ipv6:
         yield "IPv6 on both sides needs no mapping."
+
+
+def _shared_address(facts: Facts) -> str:
+    """Return the outside address that both sides have, where no ping to it was answered."""
+    own = {
+        Endpoint.parse(known.address).ip for known in facts.own_endpoints if known.source != "local"
+    }
+    found = [c for c in facts.candidates or () if c.endpoint.ip in own and not c.pongs]
+    return str(found[0].endpoint.ip) if found else ""
 
 
 def _candidate(candidate: Candidate, facts: Facts) -> CandidateStatus:

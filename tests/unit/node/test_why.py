@@ -79,7 +79,7 @@ def test_both_sides_symmetric() -> None:
         ({"own": HARD}, "hard", "This side's NAT is symmetric"),
         ({"theirs": HARD}, "hard", "The NAT of bob is symmetric"),
         ({"theirs": None}, "silence", "Pings to 2 addresses of bob got no answer"),
-        ({"own": None, "theirs": None}, "silence", "a firewall on the way drops them"),
+        ({"own": None, "theirs": None}, "silence", "a NAT or firewall drops them"),
         (
             {"candidates": [silent(SIX, 0)], "active": False},
             "no-common-family",
@@ -202,3 +202,13 @@ def test_there_is_always_a_whole_sentence(
     for text in (found.summary, *found.reasons, *found.advice):
         assert re.fullmatch(r"[A-Zb][^\n]*(\.|bob)", text), text
         assert "None" not in text
+
+
+def test_both_behind_one_nat_without_hairpin() -> None:
+    there = silent(Endpoint.parse("203.0.113.1:50000"))
+    found, text = told(candidates=[there, silent(LAN)])
+    assert found.cause == "same-nat"
+    assert "behind one NAT, at 203.0.113.1" in text and "firewall" not in text
+    assert "hairpin" in text and "UPnP" not in text
+    # Who answers there is not kept away by that.
+    assert told(candidates=[alive(there.endpoint, 0.01), silent(PUBLIC)])[0].cause == "silence"
