@@ -1,4 +1,5 @@
-"""The packet engine's entry: datagrams at its UDP socket, from a TURN server and relay client.
+"""The packet engine's entries: datagrams at its UDP socket, from a TURN server and relay client;
+and what a TURN server sends on a stream.
 
 The engine runs in userspace mode in this process, on loopback. After every few inputs it must
 still hand a datagram up.
@@ -6,6 +7,7 @@ still hand a datagram up.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import select
 import socket
@@ -13,8 +15,17 @@ import time
 from functools import cache
 
 from fuzz import seeds
-from warren.engine.commands import OpenSockets, Peer, SetForward, SetIdentity, SetPeers, SetTurn
-from warren.engine.events import Datagram, Fault
+from warren.engine.commands import (
+    OpenSockets,
+    OpenStream,
+    Peer,
+    RelayNode,
+    SetForward,
+    SetIdentity,
+    SetPeers,
+    SetTurn,
+)
+from warren.engine.events import Datagram, Fault, StreamState
 from warren.engine.native import NativeEngine
 from warren.engine.protocol import EngineConfig
 from warren.keys import NodePrivate
@@ -80,6 +91,44 @@ def _target() -> _Target:
 def datagram(data: bytes) -> None:
     """Send one datagram to an engine that knows its sender well."""
     _target().take(data)
+
+
+class _StreamTarget:
+    def __init__(self) -> None:
+        self.engine = NativeEngine(EngineConfig(tun=None))
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener.settimeout(_WAIT_S)
+        self.at = "{}:{}".format(*self.listener.getsockname())
+        self.engine.apply([SetTurn(server=self.at)])
+        self.groups = itertools.count(1)
+
+    def take(self, data: bytes) -> None:
+        """Raise unless the engine takes the stream to its end, and tells of that."""
+        group = next(self.groups)
+        to = RelayNode(addrs=[self.at], server_name="turn.example", plain=True)
+        self.engine.apply([OpenStream(group=group, to=to)])
+        with self.listener.accept()[0] as stream, contextlib.suppress(ConnectionError):
+            stream.sendall(data)
+        end = time.monotonic() + _WAIT_S
+        while time.monotonic() < end:
+            select.select([self.engine], [], [], 0.05)
+            events = self.engine.poll()
+            if any(isinstance(event, Fault) for event in events):
+                raise AssertionError(f"the engine tells a fault: {events}")
+            states = (event for event in events if isinstance(event, StreamState))
+            if any(state.group == group and not state.open for state in states):
+                return
+        raise AssertionError("the engine does not tell the end of a stream")
+
+
+@cache
+def _stream_target() -> _StreamTarget:
+    return _StreamTarget()
+
+
+def stream(data: bytes) -> None:
+    """Be a TURN server by TCP that sends this and closes."""
+    _stream_target().take(data[:65_000])
 
 
 def datagrams() -> list[bytes]:

@@ -326,6 +326,7 @@ TARGETS = [
     Target("turn_client", turn.client, turn.messages),
     Target("turn_grant", turn.grant, turn.grants),
     Target("engine_datagram", engine.datagram, engine.datagrams),
+    Target("engine_stream", engine.stream, turn.streams),
     Target("questions", questions.entry, questions.questions),
     Target("credentials", credentials.entry, credentials.texts),
     Target("policy", policy.entry, policy.policies),

@@ -35,4 +35,5 @@ pub mod probe;
 pub mod relay;
 pub mod routes;
 pub mod seam;
+pub mod turn_stream;
 pub mod wg;

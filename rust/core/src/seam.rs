@@ -113,6 +113,10 @@ pub enum Command {
         group: u32,
         count: u16,
     },
+    OpenStream {
+        group: u32,
+        to: RelayNode,
+    },
     CloseSockets {
         group: u32,
     },
@@ -150,6 +154,7 @@ impl fmt::Debug for Command {
             Self::Splice { .. } => "Splice",
             Self::Hangup { .. } => "Hangup",
             Self::OpenSockets { .. } => "OpenSockets",
+            Self::OpenStream { .. } => "OpenStream",
             Self::CloseSockets { .. } => "CloseSockets",
             Self::KeepSocket { .. } => "KeepSocket",
             Self::SetForward { .. } => "SetForward",
@@ -210,7 +215,7 @@ pub struct FilterRule {
     pub protocols: Vec<u8>,
 }
 
-/// One relay server of a region.
+/// One relay server of a region, or a TURN server that is spoken to by a stream.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 pub struct RelayNode {
     /// `ip:port` to try in order.
@@ -262,6 +267,11 @@ pub enum Event {
         connected: bool,
         error: String,
         health: String,
+    },
+    StreamState {
+        group: u32,
+        open: bool,
+        error: String,
     },
     PeerGone {
         region: u32,

@@ -20,7 +20,7 @@ fn key(n: u8) -> Key {
 fn python_s_commands_are_read_and_written_alike() {
     let bytes = sample("engine-commands.hex");
     let batch = decode_commands(&bytes).unwrap();
-    assert_eq!((batch.generation, batch.commands.len()), (3, 25));
+    assert_eq!((batch.generation, batch.commands.len()), (3, 26));
     assert_eq!(
         batch.commands[1],
         Command::SetPeers {
@@ -72,6 +72,10 @@ fn python_s_commands_are_read_and_written_alike() {
             on: false
         }
     );
+    let Command::OpenStream { group: 9, to } = &batch.commands[25] else {
+        panic!()
+    };
+    assert_eq!(to.addrs, ["[2001:db8::7]:5349"]);
     assert_eq!(rmp_serde::to_vec_named(&batch).unwrap(), bytes);
     assert!(
         !format!("{batch:?}").contains("1, 1, 1"),
@@ -128,6 +132,11 @@ fn events_are_what_python_reads() {
             connected: false,
             error: "refused".into(),
             health: String::new(),
+        },
+        Event::StreamState {
+            group: 9,
+            open: false,
+            error: "refused".into(),
         },
         Event::PeerGone {
             region: 900,

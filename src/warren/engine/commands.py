@@ -210,6 +210,18 @@ class OpenSockets(Command, frozen=True, tag=True, kw_only=True):
     count: int
 
 
+class OpenStream(Command, frozen=True, tag=True, kw_only=True):
+    """Open a TCP or TLS stream to a TURN server as `group`, whose one socket has index 0.
+
+    to: one address; TLS, pin and proxy as for a relay. `StreamState` answers, and tells of the
+    end. Messages of TURN go and come as datagrams of that socket do (RFC 8656 §12.5); what finds
+    no room is dropped, never waited for. Four streams at most; `CloseSockets` closes one.
+    """
+
+    group: int
+    to: RelayNode
+
+
 class CloseSockets(Command, frozen=True, tag=True, kw_only=True):
     """Close every socket of a group; a path that leaves by one of them takes the relay."""
 
@@ -261,6 +273,7 @@ AnyCommand = (
     | Splice
     | Hangup
     | OpenSockets
+    | OpenStream
     | CloseSockets
     | KeepSocket
     | SetForward

@@ -61,6 +61,17 @@ class RegionState(Event, frozen=True, tag=True, kw_only=True):
     health: str = ""
 
 
+class StreamState(Event, frozen=True, tag=True, kw_only=True):
+    """An `OpenStream` succeeded, failed, or came to an end that was not asked for.
+
+    error: why it is not open, in one sentence.
+    """
+
+    group: int
+    open: bool
+    error: str = ""
+
+
 class PeerGone(Event, frozen=True, tag=True, kw_only=True):
     """The relay says that a peer is not there (PROTOCOL §4.2, reason codes)."""
 
@@ -111,6 +122,7 @@ AnyEvent = (
     | Datagram
     | Relayed
     | RegionState
+    | StreamState
     | PeerGone
     | Active
     | Handshake

@@ -21,6 +21,7 @@ from warren.engine.commands import (
     Dial,
     KeepSocket,
     OpenSockets,
+    OpenStream,
     Peer,
     Rebind,
     SendDatagram,
@@ -46,6 +47,7 @@ from warren.engine.events import (
     ProbeReply,
     RegionState,
     Relayed,
+    StreamState,
 )
 from warren.engine.protocol import EngineConfig, PeerStats, Snapshot
 from warren.keys import NodePrivate
@@ -288,6 +290,8 @@ class MemoryEngine:
     def _do_sockets(self, command: AnyCommand) -> None:
         if isinstance(command, OpenSockets):
             self._open(command.group, command.count)
+        elif isinstance(command, OpenStream):
+            self.give(StreamState(group=command.group, open=False, error="the twin has no TCP"))
         elif isinstance(command, CloseSockets):
             self._close_others(command.group, None)
         elif isinstance(command, KeepSocket):

@@ -18,6 +18,7 @@ from warren.engine.commands import (
     Hangup,
     KeepSocket,
     OpenSockets,
+    OpenStream,
     Peer,
     Rebind,
     RelayNode,
@@ -48,6 +49,7 @@ from warren.engine.events import (
     ProbeReply,
     RegionState,
     Relayed,
+    StreamState,
     decode_events,
 )
 from warren.engine.protocol import EngineConfig, ForwardStats, PeerStats, Snapshot
@@ -130,6 +132,10 @@ COMMANDS: list[AnyCommand] = [
     SetForward(vni=1, a="192.0.2.1:9", b="[2001:db8::1]:9"),
     SetForward(vni=1, a=None, b=None),
     SetTurn(server="192.0.2.7:3478", on=False),
+    OpenStream(
+        group=9,
+        to=RelayNode(addrs=["[2001:db8::7]:5349"], server_name="turn.example", cert_sha256=key(6)),
+    ),
 ]
 
 
@@ -158,6 +164,7 @@ def test_events_of_rust_are_read() -> None:
         ),
         Relayed(region=900, peer=key(2), data=b"disco"),
         RegionState(region=900, connected=False, error="refused", health=""),
+        StreamState(group=9, open=False, error="refused"),
         PeerGone(region=900, peer=key(2), reason=1),
         Active(peer=key(2), direct=True),
         Handshake(peer=key(2)),

@@ -115,6 +115,36 @@ impl Dialer<'_> {
         }
     }
 
+    /// A stream to `node` that is ready for application data: no upgrade, no login.
+    pub(super) fn open_stream(&self, node: &RelayNode) -> Result<Stream, Failure> {
+        let overall = Instant::now() + OVERALL;
+        let (socket, addr) = self.reach(node, overall)?;
+        Ok(self.secure(socket, node, addr.ip(), overall)?.0)
+    }
+
+    /// Do the TLS handshake, where there is one; with what came behind it already.
+    fn secure(
+        &self,
+        socket: TcpStream,
+        node: &RelayNode,
+        ip: IpAddr,
+        overall: Instant,
+    ) -> Result<(Stream, Vec<u8>), Failure> {
+        let tls = if node.plain {
+            None
+        } else {
+            let config = self.judge.config(node).map_err(Failure::Failed)?;
+            Some((config, server_name(node, ip)?))
+        };
+        let mut stream = Stream::new(socket, tls)?;
+        stream.start()?;
+        let mut early = Vec::new();
+        while !stream.is_open() {
+            self.exchange(&mut stream, &mut early, overall)?;
+        }
+        Ok((stream, early))
+    }
+
     /// Connect to a node, through its proxy if it has one.
     fn reach(
         &self,
@@ -209,18 +239,7 @@ impl Dialer<'_> {
         way: Way,
         overall: Instant,
     ) -> Result<Session, Failure> {
-        let tls = if node.plain {
-            None
-        } else {
-            let config = self.judge.config(node).map_err(Failure::Failed)?;
-            Some((config, server_name(node, ip)?))
-        };
-        let mut stream = Stream::new(socket, tls)?;
-        stream.start()?;
-        let mut early = Vec::new();
-        while !stream.is_open() {
-            self.exchange(&mut stream, &mut early, overall)?;
-        }
+        let (mut stream, mut early) = self.secure(socket, node, ip, overall)?;
         let known = stream
             .certificates()
             .iter()

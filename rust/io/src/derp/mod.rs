@@ -35,10 +35,33 @@ use warren_core::seam::{Event, RelayNode};
 
 use crate::ports::{RelayPort, RelaySink};
 use region::{Patience, Region};
+pub(crate) use stream::{Stream as DialedStream, words};
 use tls::Judge;
+pub(crate) use wake::{Ready, Wake, wait};
 
 /// Regions that may be defined; ids of the wire have 16 bits, real maps some dozens.
 const MAX_REGIONS: usize = 1024;
+
+/// Dials a stream that is no relay's, by the same TCP, proxy and TLS.
+///
+/// # Errors
+/// One sentence why there is none; None when `called_off` said so after a wake-up.
+pub(crate) fn dial_stream(
+    to: &RelayNode,
+    wake: &Wake,
+    called_off: &dyn Fn() -> bool,
+) -> Result<DialedStream, Option<String>> {
+    let dialer = dial::Dialer {
+        judge: &Judge::new(),
+        wake,
+        called_off,
+        private: RawKey::default(),
+    };
+    dialer.open_stream(to).map_err(|failure| match failure {
+        dial::Failure::CalledOff => None,
+        dial::Failure::Failed(text) | dial::Failure::Turned(text) => Some(text),
+    })
+}
 
 /// All relay regions of a node.
 pub struct RelayPool {

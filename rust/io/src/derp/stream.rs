@@ -25,7 +25,7 @@ const INCOMING_BYTES: usize = 128 << 10;
 const OUTGOING_KEPT_BYTES: usize = 512 << 10;
 
 /// One connection. Nothing in it blocks; [`fd`](Self::fd) tells when to come back.
-pub(super) struct Stream {
+pub(crate) struct Stream {
     socket: TcpStream,
     tls: Option<UnbufferedClientConnection>,
     incoming: Vec<u8>,
@@ -86,7 +86,7 @@ fn distrusted(error: rustls::Error) -> io::Error {
 
 impl Stream {
     /// Wrap a connected, non-blocking socket; `tls` is the configuration and the server's name.
-    pub(super) fn new(
+    pub(crate) fn new(
         socket: TcpStream,
         tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     ) -> io::Result<Self> {
@@ -109,13 +109,13 @@ impl Stream {
         })
     }
 
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 
     /// Whether this machine no longer has the address that the connection comes from: then the
     /// connection is dead, and only its other end does not know.
-    pub(super) fn has_lost_its_address(&self) -> bool {
+    pub(crate) fn has_lost_its_address(&self) -> bool {
         let Ok(mut local) = self.socket.local_addr() else {
             return false;
         };
@@ -124,23 +124,23 @@ impl Stream {
     }
 
     /// Whether the other end's kernel acknowledged something within `last`.
-    pub(super) fn is_acknowledged(&self, last: Duration) -> bool {
+    pub(crate) fn is_acknowledged(&self, last: Duration) -> bool {
         tcp_info(&self.socket)
             .is_ok_and(|info| Duration::from_millis(info.tcpi_last_ack_recv.into()) < last)
     }
 
     /// Whether application data may be sent: at once without TLS, else after its handshake.
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.open
     }
 
     /// Whether bytes wait for the socket to take them.
-    pub(super) fn is_blocked(&self) -> bool {
+    pub(crate) fn is_blocked(&self) -> bool {
         self.outgoing.start < self.outgoing.end
     }
 
     /// The server's certificates, leaf first; empty without TLS or before they came.
-    pub(super) fn certificates(&self) -> &[CertificateDer<'static>] {
+    pub(crate) fn certificates(&self) -> &[CertificateDer<'static>] {
         self.tls
             .as_ref()
             .and_then(|tls| tls.peer_certificates())
@@ -148,7 +148,7 @@ impl Stream {
     }
 
     /// Begin the TLS handshake, if there is one.
-    pub(super) fn start(&mut self) -> io::Result<()> {
+    pub(crate) fn start(&mut self) -> io::Result<()> {
         self.drive(&mut |_| {}, None)?;
         self.flush()
     }
@@ -168,7 +168,7 @@ impl Stream {
     ///
     /// Gives how many bytes came from the socket; 0 when none wait. The end of the stream is
     /// `UnexpectedEof`.
-    pub(super) fn receive(&mut self, take: &mut dyn FnMut(&[u8])) -> io::Result<usize> {
+    pub(crate) fn receive(&mut self, take: &mut dyn FnMut(&[u8])) -> io::Result<usize> {
         let Some(mut websocket) = self.websocket.take() else {
             return self.receive_outer(take);
         };
@@ -217,7 +217,7 @@ impl Stream {
     }
 
     /// Queue plain bytes for sending; [`flush`](Self::flush) writes them.
-    pub(super) fn queue(&mut self, plain: &[u8]) -> io::Result<()> {
+    pub(crate) fn queue(&mut self, plain: &[u8]) -> io::Result<()> {
         if let Some(websocket) = &mut self.websocket {
             websocket.send(plain)?;
             let framed = websocket.take_outgoing()?;
@@ -238,7 +238,7 @@ impl Stream {
     }
 
     /// Write as much as the socket takes; [`is_blocked`](Self::is_blocked) tells if some is left.
-    pub(super) fn flush(&mut self) -> io::Result<()> {
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
         let out = &mut self.outgoing;
         while out.start < out.end {
             match self.socket.write(&out.bytes[out.start..out.end]) {
@@ -257,7 +257,7 @@ impl Stream {
     }
 
     /// Say goodbye in TLS, as far as the socket takes it at once.
-    pub(super) fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         if let Some(tls) = &mut self.tls {
             let status = tls.process_tls_records(&mut []);
             if let Ok(ConnectionState::WriteTraffic(mut traffic)) = status.state {
@@ -319,7 +319,7 @@ impl Stream {
 }
 
 /// A socket's error in words for a person, without the system's number.
-pub(super) fn words(error: &io::Error) -> String {
+pub(crate) fn words(error: &io::Error) -> String {
     match error.kind() {
         ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
             "the relay closed the connection".to_owned()

@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 /// Wakes a thread that waits in [`wait`]. Waking twice is waking once.
-pub(super) struct Wake(OwnedFd);
+pub(crate) struct Wake(OwnedFd);
 
 impl Wake {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self(eventfd(
             0,
             EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
         )?))
     }
 
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         // Only a counter near its limit refuses, and then the descriptor is readable anyway.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
@@ -35,15 +35,15 @@ impl AsFd for Wake {
 
 /// What [`wait`] found. Both false: it was woken, or the deadline passed.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Ready {
-    pub(super) readable: bool,
-    pub(super) writable: bool,
+pub(crate) struct Ready {
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
 }
 
 /// Sleep until the socket is ready, `wake` is called or the deadline has passed.
 ///
 /// An error or hangup of the socket counts as readable and writable: the next call on it tells.
-pub(super) fn wait(
+pub(crate) fn wait(
     socket: Option<(BorrowedFd<'_>, bool, bool)>,
     wake: &Wake,
     deadline: Instant,
@@ -69,7 +69,7 @@ pub(super) fn wait(
 }
 
 /// Sleep until one of several sockets can be written (has connected or failed); its index.
-pub(super) fn wait_any_writable(
+pub(crate) fn wait_any_writable(
     sockets: &[BorrowedFd<'_>],
     wake: &Wake,
     deadline: Instant,

@@ -72,6 +72,11 @@ pub(crate) enum Action {
         group: u32,
         count: u16,
     },
+    OpenStream {
+        group: u32,
+        addr: SocketAddr,
+        to: RelayNode,
+    },
     CloseSockets {
         group: u32,
     },
@@ -182,8 +187,17 @@ fn read(command: Command) -> Result<Action, MalformedSeam> {
             }
             Action::OpenSockets { group, count }
         }
-        Command::CloseSockets { group: 0 } | Command::KeepSocket { group: 0, .. } => {
+        Command::OpenStream { group: 0, .. }
+        | Command::CloseSockets { group: 0 }
+        | Command::KeepSocket { group: 0, .. } => {
             return malformed("socket groups are numbered from 1");
+        }
+        Command::OpenStream { group, to } => {
+            let [addr] = &to.addrs[..] else {
+                return malformed("a stream leads to one address");
+            };
+            let addr = address(addr)?;
+            Action::OpenStream { group, addr, to }
         }
         Command::CloseSockets { group } => Action::CloseSockets { group },
         Command::KeepSocket { group, index } => Action::KeepSocket(SocketRef { group, index }),
@@ -215,9 +229,6 @@ fn hop(addr: &str, socket: SocketRef, vni: u32, channel: u16) -> Result<Hop, Mal
         (0, _) => return malformed(&format!("{channel} is no TURN channel (16384 to 20479)")),
         _ => return malformed(&format!("{vni} is no VNI (1 to {MAX_VNI})")),
     };
-    if socket.group != 0 && addr.is_ipv6() {
-        return malformed("socket groups are for IPv4");
-    }
     if socket.group == 0 && socket.index != 0 {
         return malformed("the main socket has index 0");
     }
@@ -279,6 +290,18 @@ mod tests {
         }
     }
 
+    fn open_stream(group: u32, addrs: &[&str]) -> Command {
+        let to = RelayNode {
+            addrs: addrs.iter().map(|addr| (*addr).to_owned()).collect(),
+            server_name: "turn.example".into(),
+            cert_sha256: None,
+            plain: true,
+            insecure: false,
+            proxy: None,
+        };
+        Command::OpenStream { group, to }
+    }
+
     fn control_without_vni() -> Command {
         Command::SendDatagram {
             to: "192.0.2.1:1".into(),
@@ -310,7 +333,6 @@ mod tests {
             },
             path("100.64.0.1", 0, 0, 0, 0),
             path("192.0.2.1:1", 0, 1, 0, 0),
-            path("[::1]:1", 1, 0, 0, 0),
             path("192.0.2.1:1", 0, 0, 1 << 24, 0),
             path("192.0.2.1:1", 0, 0, 1, 0x4000),
             path("192.0.2.1:1", 0, 0, 0, 0x3fff),
@@ -318,6 +340,9 @@ mod tests {
             control_without_vni(),
             Command::OpenSockets { group: 0, count: 1 },
             Command::OpenSockets { group: 1, count: 0 },
+            open_stream(0, &["192.0.2.7:5349"]),
+            open_stream(1, &[]),
+            open_stream(1, &["turn.example:5349"]),
             Command::CloseSockets { group: 0 },
             Command::KeepSocket { group: 0, index: 0 },
             Command::OpenSockets {

@@ -15,6 +15,7 @@ use super::actions::{Action, Work};
 use super::forward::{MAX_FORWARDS, MAX_TURNS};
 use super::outbound::Outbound;
 use super::shared::Shared;
+use super::stream;
 use crate::udp::UdpSockets;
 
 /// Commands that wait; Python gets an error beyond, instead of memory growing.
@@ -94,7 +95,7 @@ pub(crate) fn run(shared: &Arc<Shared>) {
     }
 }
 
-fn apply(shared: &Shared, outbound: &mut Outbound, action: Action) {
+fn apply(shared: &Arc<Shared>, outbound: &mut Outbound, action: Action) {
     match action {
         Action::Identity { private, addresses } => {
             if let Some(relay) = shared.relay() {
@@ -156,7 +157,11 @@ fn apply(shared: &Shared, outbound: &mut Outbound, action: Action) {
             // So that the inbound thread waits for them too.
             shared.wake_in.signal();
         }
-        Action::CloseSockets { group } => shared.groups.close(group),
+        Action::OpenStream { group, addr, to } => stream::open(shared, group, addr, to),
+        Action::CloseSockets { group } => {
+            shared.groups.close(group);
+            shared.streams.close(group);
+        }
         Action::KeepSocket(socket) => {
             if !shared.groups.keep(socket) {
                 let SocketRef { group, index } = socket;

@@ -35,6 +35,8 @@ pub(crate) enum Drop {
     RelayQueue,
     /// The kernel refused a datagram.
     UdpSend,
+    /// Bytes of a TURN server's stream that are no message of TURN: the stream was closed.
+    TurnStream,
     /// The session's counter was used up.
     Exhausted,
     /// Handshakes given up after 90 s.
@@ -54,7 +56,7 @@ pub(crate) enum Drop {
     FilterFragment,
 }
 
-const NAMES: [&str; 26] = [
+const NAMES: [&str; 27] = [
     "unknown-datagram",
     "geneve",
     "forward-stranger",
@@ -68,6 +70,7 @@ const NAMES: [&str; 26] = [
     "no-path",
     "relay-queue",
     "udp-send",
+    "turn-stream",
     "session-exhausted",
     "handshake-unanswered",
     "wireguard-malformed",

@@ -65,8 +65,8 @@ impl Inbound {
         }
     }
 
-    /// Takes one batch from a UDP socket.
-    fn batch(
+    /// Takes one batch from a UDP socket, or from a stream of datagrams.
+    pub(crate) fn batch(
         &mut self,
         shared: &Shared,
         socket: SocketRef,

@@ -20,6 +20,7 @@ mod forward;
 mod inbound;
 mod outbound;
 mod shared;
+mod stream;
 mod wake;
 
 use std::io;

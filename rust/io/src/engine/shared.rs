@@ -27,7 +27,7 @@ use super::outbound::Outbound;
 use super::wake::Wake;
 use crate::ports::{EventSink, PacketSink, RelayPort, RelaySink, UserStack};
 use crate::tun::Tun;
-use crate::udp::{SocketGroups, UdpSockets, Ways};
+use crate::udp::{SocketGroups, Streams, UdpSockets, Ways};
 
 /// `Active` is told at most once in this time for each peer.
 const ACTIVE_EVERY_MS: u64 = 2000;
@@ -43,6 +43,7 @@ pub(crate) struct Shared {
     pub(crate) tun: ArcSwapOption<Tun>,
     pub(crate) sockets: ArcSwap<UdpSockets>,
     pub(crate) groups: SocketGroups,
+    pub(crate) streams: Streams,
     pub(crate) forwards: Forwards,
     pub(crate) turns: Turns,
     pub(crate) events: EventQueue,
@@ -83,6 +84,7 @@ impl Shared {
             tun: ArcSwapOption::from_pointee(tun),
             sockets: ArcSwap::from_pointee(sockets),
             groups: SocketGroups::new()?,
+            streams: Streams::default(),
             forwards: Forwards::default(),
             turns: Turns::default(),
             events: EventQueue::new(Wake::new()?),
@@ -145,6 +147,7 @@ impl Shared {
             stack.close();
         }
         self.groups.close_all();
+        self.streams.close_all();
         self.sockets.store(Arc::new(UdpSockets::none()));
         self.tun.store(None);
     }
@@ -157,7 +160,7 @@ impl Shared {
     /// The peer's direct path, while its lease is valid and its socket is open.
     pub(crate) fn direct(&self, peer: &Peer, now: Now) -> Option<Hop> {
         let hop = peer.path().direct(now.mono_ms)?;
-        self.groups.has(hop.socket).then_some(hop)
+        (self.groups.has(hop.socket) || self.streams.has(hop.socket)).then_some(hop)
     }
 
     /// Every socket, the main ones as they are in `sockets`.
@@ -165,6 +168,7 @@ impl Shared {
         Ways {
             main: sockets,
             groups: &self.groups,
+            streams: &self.streams,
         }
     }
 

@@ -611,3 +611,112 @@ fn new_sockets_may_take_the_same_port() {
     end.apply(vec![Command::Rebind { port: 0 }]);
     until("bound anew", || snapshot(&end.engine.shared).port4 != port);
 }
+
+/// A listener, and the command that opens a stream to it as group 9.
+fn turn_by_tcp() -> (std::net::TcpListener, Command) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = RelayNode {
+        addrs: vec![listener.local_addr().unwrap().to_string()],
+        server_name: "turn.example".into(),
+        cert_sha256: None,
+        plain: true,
+        insecure: false,
+        proxy: None,
+    };
+    (listener, Command::OpenStream { group: 9, to })
+}
+
+fn by_stream(to: &str, data: Vec<u8>, channel: u16) -> Command {
+    Command::SendDatagram {
+        to: to.into(),
+        data: data.into(),
+        group: 9,
+        index: 0,
+        vni: 0,
+        control: false,
+        channel,
+    }
+}
+
+fn stream_is(wanted: bool) -> impl Fn(&Event) -> bool {
+    move |event| matches!(event, Event::StreamState { group: 9, open, .. } if *open == wanted)
+}
+
+#[test]
+fn a_stream_carries_what_datagrams_do_and_garbage_ends_it() {
+    use std::io::{Read, Write};
+    let end = End::new(1);
+    let (listener, open) = turn_by_tcp();
+    let server = listener.local_addr().unwrap().to_string();
+    let turn = Command::SetTurn {
+        server: server.clone(),
+        on: true,
+    };
+    end.apply(vec![
+        open,
+        turn,
+        by_stream(&server, disco(1)[..77].to_vec(), 0x4001),
+    ]);
+    let (mut stream, _) = listener.accept().unwrap();
+    until("open", || end.told(stream_is(true)));
+    let mut got = [0; 84];
+    stream.read_exact(&mut got).unwrap();
+    assert_eq!(got[..4], [0x40, 1, 0, 77]);
+    assert_eq!(got[4..81], disco(1)[..77]);
+    assert_eq!(got[81..], [0; 3], "padded");
+
+    let mut message = vec![1, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42];
+    message.resize(20, 1);
+    message.extend([0x40, 1, 0, 80]);
+    message.extend(disco(2));
+    for piece in message.chunks(33) {
+        stream.write_all(piece).unwrap();
+    }
+    let came = end.datagram(|e| {
+        matches!(
+            e,
+            Event::Datagram {
+                group: 9,
+                channel: 1..,
+                ..
+            }
+        )
+    });
+    assert!(
+        matches!(&came, Event::Datagram { channel: 0x4001, data, .. } if data[..] == disco(2)),
+        "{came:?}"
+    );
+
+    stream.write_all(b"SSH-2.0-nothing of TURN").unwrap();
+    until("closed", || end.told(stream_is(false)));
+    assert_eq!(end.drops("turn-stream"), 1);
+    let lost = end.drops("udp-send");
+    end.apply(vec![by_stream(&server, disco(3), 0x4001)]);
+    until("nothing carries it", || end.drops("udp-send") == lost + 1);
+}
+
+#[test]
+fn a_server_that_does_not_read_costs_packets_and_no_memory() {
+    let end = End::new(1);
+    let (listener, open) = turn_by_tcp();
+    let server = listener.local_addr().unwrap().to_string();
+    end.apply(vec![open]);
+    let (stream, _) = listener.accept().unwrap();
+    until("dropped", || {
+        let many = (0..64).map(|_| by_stream(&server, vec![1; 60_000], 0x4001));
+        end.apply(many.collect());
+        end.drops("udp-send") > 0
+    });
+    drop(stream);
+    until("the end is told", || end.told(stream_is(false)));
+}
+
+#[test]
+fn a_server_that_refuses_is_told_with_its_reason() {
+    let end = End::new(1);
+    let (listener, open) = turn_by_tcp();
+    drop(listener);
+    end.apply(vec![open]);
+    let refused = |event: &Event| matches!(event, Event::StreamState { error, .. } if error.contains("refused"));
+    until("refused", || end.told(refused));
+}

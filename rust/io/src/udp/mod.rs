@@ -7,6 +7,7 @@
 mod groups;
 mod receive;
 mod send;
+mod streams;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -21,6 +22,7 @@ use warren_core::hop::Hop;
 pub use groups::{MAX_GROUP, SocketGroups};
 pub use receive::{Message, Receiver};
 pub use send::{MAX_DATAGRAM, SendQueue, SendReport};
+pub use streams::{StreamQueue, Streams};
 
 const BUFFER_BYTES: libc::c_int = 7 << 20;
 const SOL_UDP: libc::c_int = 17;
@@ -158,6 +160,8 @@ pub struct Ways<'a> {
     pub main: &'a UdpSockets,
     /// The groups beside it.
     pub groups: &'a SocketGroups,
+    /// The streams to TURN servers, which are groups of one.
+    pub streams: &'a Streams,
 }
 
 /// A socket for as long as it is being used.
@@ -183,6 +187,13 @@ impl<'a> Ways<'a> {
     /// # Errors
     /// The kernel's; `AddrNotAvailable` when the family is missing or the group is closed.
     pub fn send_to(&self, data: &[u8], hop: Hop) -> io::Result<()> {
+        if let Some(queue) = self.streams.get(hop.socket) {
+            return if queue.push(data) {
+                Ok(())
+            } else {
+                Err(io::ErrorKind::StorageFull.into())
+            };
+        }
         let socket = self.socket(hop).ok_or(io::ErrorKind::AddrNotAvailable)?;
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         socket.send_to_with_flags(data, &hop.addr.into(), flags)?;

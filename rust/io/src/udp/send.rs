@@ -163,6 +163,9 @@ impl SendQueue {
     }
 
     fn may_go_whole(&self, ways: Ways<'_>, run: &Run) -> bool {
+        if ways.streams.has(run.to.socket) {
+            return false;
+        }
         run.count == 1 || (ways.main.gso() && !self.narrow.contains(&run.to.addr))
     }
 

@@ -14,6 +14,7 @@ fn flush(queue: &mut SendQueue, main: &UdpSockets) -> SendReport {
     queue.flush(Ways {
         main,
         groups: &groups,
+        streams: &Streams::default(),
     })
 }
 
