@@ -1,12 +1,19 @@
-"""Two nodes behind symmetric NATs meet at a TURN server: coturn, which the coordinator names."""
+"""Nodes behind symmetric NATs, or without UDP, meet at a TURN server: coturn, or our own."""
 
 from __future__ import annotations
 
 import re
 import shutil
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from warren.lab import sandbox
 from warren.lab.mesh import Node, Server
@@ -30,7 +37,9 @@ FILE_BYTES = 2 << 20
 OWN_PORT = 5349
 # The lab's internet is made of networks for documentation, which no server relays to unasked.
 LAB = ("198.51.100.0/24", "203.0.113.0/24")
+SERVER = "198.51.100.10"
 TURN, TURN_PORT = "198.51.100.20", 3478
+UDP_WAY = f"turn:{TURN}:{TURN_PORT}?transport=udp"
 SECRET = "shared-with-the-coordinator"
 PLAN = Plan(
     routers=(
@@ -38,26 +47,46 @@ PLAN = Plan(
         Router("home-b", kind="symmetric", address="203.0.113.20", lan="192.168.2.0/24"),
     ),
     hosts=(
-        Host("server", address="198.51.100.10"),
+        Host("server", address=SERVER),
         Host("turn", address=TURN),
         Host("alice", behind="home-a"),
         Host("bob", behind="home-b"),
     ),
 )
+# The same, but nothing but TCP leaves alice's network.
+NO_UDP = Plan(
+    routers=(
+        Router("home-a", kind="udp-blocked", address="203.0.113.10", lan="192.168.1.0/24"),
+        PLAN.routers[1],
+    ),
+    hosts=PLAN.hosts,
+)
+TURN_TLS_PORT = 5349
 
 
 class Mesh:
     """A world with a coordinator that names a TURN server, whether or not one runs there."""
 
-    def __init__(self, world: World, turn: Sequence[str] = ()) -> None:
-        """turn: the server's flags, to name another than the host `turn`."""
+    def __init__(self, world: World, turn: Sequence[str] = (), way: str = UDP_WAY) -> None:
+        """turn: the server's flags, to name another than the host `turn`. way: the URI there.
+
+        For TLS there is a certificate, which nodes trust.
+        """
+        self.certificate = world.scratch / "turn.pem"
+        tls: tuple[str, ...] = ("--tls", "self-signed")
+        if way.startswith("turns"):
+            self_signed(self.certificate)
+        if turn:
+            pem = str(self.certificate)
+            tls = ("--tls", "files", "--tls-cert", pem, "--tls-key", pem)
         self.world = world
         secret = world.scratch / "secret"
         secret.write_text(SECRET)
-        others = ("--turn-servers", f"turn:{TURN}:{TURN_PORT}?transport=udp")
+        others = ("--turn-servers", way)
         self.server = Server(
             world["server"],
             world.scratch / "server",
+            tls=tls,
             more=turn or (*others, "--turn-secret", str(secret)),
         )
         self.server.start()
@@ -67,7 +96,8 @@ class Mesh:
     def node(self, name: str) -> Node:
         """A node that has joined."""
         state = self.world.scratch / name
-        node = Node(self.world[name], name, state, tun=sandbox.tun_available())
+        trust = {"SSL_CERT_FILE": str(self.certificate)} if self.certificate.exists() else {}
+        node = Node(self.world[name], name, state, tun=sandbox.tun_available(), env=trust)
         node.start()
         node.wait_daemon()
         node.up(self.server.url, self.key)
@@ -75,11 +105,13 @@ class Mesh:
 
     def coturn(self, secret: str = SECRET) -> Program:
         """Run coturn on the host `turn`."""
-        part, scratch = self.world["turn"], self.world.scratch
+        part, scratch, pem = self.world["turn"], self.world.scratch, self.certificate
         command = [
             *("turnserver", "-n", "--no-cli", "-L", TURN, "-E", TURN, "-p", str(TURN_PORT)),
             *("-m", "1", "--use-auth-secret", "--static-auth-secret", secret),
-            *("--realm", "example.org", "--no-tls", "--no-dtls", "-v", "--log-file", "stdout"),
+            *(("--cert", str(pem), "--pkey", str(pem)) if pem.exists() else ("--no-tls",)),
+            *("--tls-listening-port", str(TURN_TLS_PORT), "--realm", "example.org", "--no-dtls"),
+            *("-v", "--log-file", "stdout"),
             *("--pidfile", str(scratch / "turn.pid"), "--db", str(scratch / "turn.sqlite")),
         ]
         program = part.spawn(command, "coturn")
@@ -125,6 +157,21 @@ def carried_bytes(part: Part) -> int:
     return sum(int(text.split()[0]) for name, text in counts.items() if name.strip() != "lo")
 
 
+def derp_takes_over(alice: Node, bob: Node, coturn: Program) -> None:
+    """Kill the server under traffic: DERP carries it then, both ways."""
+    traffic = alice.begin("ping", "--kind", "tsmp", "--count", "60", "bob", name="traffic")
+    traffic.wait_output("pong from bob", 10)
+    coturn.kill()
+    wait_until(
+        lambda: kind(alice, "bob") == kind(bob, "alice") == "relay",
+        15,
+        "DERP instead",
+        coturn.tail,
+    )
+    talk(alice, bob)
+    talk(bob, alice)
+
+
 def test_two_nodes_meet_at_coturn_and_survive_its_end(mesh: Mesh) -> None:
     coturn = mesh.coturn()
     alice, bob = mesh.node("alice"), mesh.node("bob")
@@ -144,18 +191,7 @@ def test_two_nodes_meet_at_coturn_and_survive_its_end(mesh: Mesh) -> None:
     assert carried_bytes(mesh.world["turn"]) - before > FILE_BYTES
     told = alice.run("why", "bob")
     assert "take a TURN server" in told and "is used" in told, told
-
-    traffic = alice.begin("ping", "--kind", "tsmp", "--count", "60", "bob", name="traffic")
-    traffic.wait_output("pong from bob", 10)
-    coturn.kill()
-    wait_until(
-        lambda: kind(alice, "bob") == kind(bob, "alice") == "relay",
-        15,
-        "DERP instead",
-        coturn.tail,
-    )
-    talk(alice, bob)
-    talk(bob, alice)
+    derp_takes_over(alice, bob, coturn)
 
 
 def test_a_server_that_refuses_is_named(mesh: Mesh) -> None:
@@ -199,10 +235,10 @@ def test_a_stock_client_meets_a_node_at_coturn(mesh: Mesh) -> None:
     assert page.body == bob.page
 
 
-def test_our_own_server_serves_too() -> None:
-    with World(PLAN) as world:
-        turn = ("--turn", f"198.51.100.10:{OWN_PORT}", "--turn-allow", ",".join(LAB))
-        mesh = Mesh(world, turn)
+def test_our_own_server_serves_too_by_tls() -> None:
+    with World(NO_UDP) as world:
+        turn = ("--turn", f"{SERVER}:{OWN_PORT}", "--turn-allow", ",".join(LAB))
+        mesh = Mesh(world, turn, "turns:")
         alice, bob = mesh.node("alice"), mesh.node("bob")
         wait_until(lambda: turned(alice, bob), 20, "TURN is used", mesh.server.program.tail)
         wait_until(lambda: turned(bob, alice), 20, "both ways", mesh.server.program.tail)
@@ -210,4 +246,54 @@ def test_our_own_server_serves_too() -> None:
             got = download(alice.route(), bob.address, WEB_PORT)
         assert got.size_bytes == FILE_BYTES
         relay = mesh.server.admin("status")["relay"]
-        assert relay["turn_bytes"] > FILE_BYTES and relay["turn_allocations"] == 1
+        assert relay["turn_bytes"] > FILE_BYTES and relay["turn_allocations"]
+        found = alice.peer("bob")
+        assert found is not None
+        assert found["path"]["server"] == f"{SERVER}:{OWN_PORT} (tls)"
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        (f"turn:{TURN}:{TURN_PORT}?transport=tcp", f"{TURN}:{TURN_PORT} (tcp)"),
+        (f"turns:{TURN}:{TURN_TLS_PORT}?transport=tcp", f"{TURN}:{TURN_TLS_PORT} (tls)"),
+    ],
+)
+def test_without_udp_a_node_meets_others_at_coturn_by_a_stream(uri: str, shown: str) -> None:
+    with World(NO_UDP) as world:
+        mesh = Mesh(world, way=uri)
+        coturn = mesh.coturn()
+        alice, bob = mesh.node("alice"), mesh.node("bob")
+        wait_until(lambda: turned(alice, bob) and turned(bob, alice), 30, "TURN", coturn.tail)
+        found = alice.peer("bob")
+        assert found is not None and found["path"]["server"] == shown
+        before = carried_bytes(world["turn"])
+        with WebServer(alice.part, WEB_PORT, "hello", file_bytes=FILE_BYTES):
+            got = download(bob.route(), alice.address, WEB_PORT)
+        assert got.size_bytes == FILE_BYTES
+        assert carried_bytes(world["turn"]) - before > FILE_BYTES
+        assert f"TURN: {shown} relays" in alice.run("why", "bob")
+
+        derp_takes_over(alice, bob, coturn)
+        refused = f"{shown}: the stream is not open"
+        wait_until(
+            lambda: refused in alice.run("why", "bob"), 10, "why", lambda: alice.run("why", "bob")
+        )
+
+
+def self_signed(pem: Path) -> None:
+    """Write a certificate for both servers, and its key behind it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "turn")])
+    now = datetime.now(UTC)
+    address = x509.SubjectAlternativeName(
+        [x509.IPAddress(ip_address(each)) for each in (SERVER, TURN)]
+    )
+    built = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    built = built.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=9))
+    certificate = built.add_extension(address, critical=False).sign(key, hashes.SHA256())
+    form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    pem.write_bytes(
+        certificate.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(serialization.Encoding.PEM, *form)
+    )

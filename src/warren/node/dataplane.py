@@ -50,6 +50,7 @@ from warren.engine.events import (
     ProbeReply,
     RegionState,
     Relayed,
+    StreamState,
 )
 from warren.engine.protocol import Engine
 from warren.keys import DiscoPrivate, DiscoPublic, NodePublic
@@ -66,7 +67,7 @@ from warren.netmap.view import View
 from warren.node.peer_relay import PeerRelays
 from warren.node.probes import parse_answer_untrusted
 from warren.node.reconcile import home_region
-from warren.node.turning import TurnPath, TurnPeer, Turns
+from warren.node.turning import FIRST_STREAM, TurnPath, TurnPeer, Turns
 from warren.paths.machine import (
     EndpointsWanted,
     Lease,
@@ -417,6 +418,8 @@ class Dataplane:
             waiter = self._probes.get(answer.nonce) if answer else None
             if waiter is not None and not waiter.done():
                 waiter.set_result(Pong(None, 0.0))
+        elif isinstance(event, StreamState):
+            self.turns.take_stream(event, now)
         elif self._listener is not None and isinstance(
             event, Bound | RegionState | Dialed | Fault | PeerGone | Handshake
         ):
@@ -429,7 +432,8 @@ class Dataplane:
             self.drops["source unreadable"] += 1
             return
         via: Via | Aside = src
-        if event.group:
+        by_stream = event.group >= FIRST_STREAM
+        if event.group and not by_stream:
             via = Aside(event.group, event.index, src)
         if src.ip in self._inside:
             self.drops["disco through the tunnel"] += 1
@@ -438,6 +442,8 @@ class Dataplane:
         elif via is src and (turned := self.turns.take(event, src, now)) is not None:
             for way, packet in turned:
                 self._take_disco(packet, way, now)
+        elif by_stream:
+            self.drops["turn of another server"] += 1
         elif isinstance(via, Aside) and looks_like_stun(event.data):
             self._take_aside_stun(via, event.data, now)
         elif looks_like_stun(event.data):

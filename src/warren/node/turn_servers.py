@@ -62,6 +62,11 @@ class TurnServers:
             self._grants, self.problem = grants, problem
             self._settle()
 
+    def set_transports(self, transports: Iterable[Transport]) -> None:
+        """Take which ways may be used, the best first."""
+        self._transports = tuple(transports)
+        self._publish()
+
     def look_up(self) -> None:
         """Look names up again: the network is another, or the servers do not answer."""
         self._known.clear()
@@ -109,7 +114,8 @@ class TurnServers:
                         if place.transport is transport and len(found) < MAX_SERVERS:
                             server = Server(Endpoint(ip, place.port), transport, place.host)
                             found.setdefault(server, grant.credentials)
-        if found != self.servers:
+        # Their order counts as well.
+        if list(found.items()) != list(self.servers.items()):
             self.servers = found
             self._on_change()
 

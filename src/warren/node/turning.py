@@ -8,6 +8,7 @@ keeper become commands of the engine.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter, deque
 from dataclasses import asdict
 from ipaddress import IPv4Address, IPv6Address
@@ -18,13 +19,22 @@ import structlog
 from warren.disco.messages import Message, Pong, TurnOffer, TxId
 from warren.edge.clock import Clock
 from warren.edge.entropy import Entropy
-from warren.engine.commands import AnyCommand, SendDatagram, SetPath, SetTurn
-from warren.engine.events import Datagram
+from warren.engine.commands import (
+    AnyCommand,
+    CloseSockets,
+    OpenStream,
+    RelayNode,
+    SendDatagram,
+    SetPath,
+    SetTurn,
+)
+from warren.engine.events import Datagram, StreamState
 from warren.engine.protocol import Engine
 from warren.keys import DiscoPublic, NodePublic
 from warren.nat.turn.allocation import Transport
 from warren.nat.turn.events import (
     Allocated,
+    Cause,
     ChannelOpen,
     Failed,
     Lost,
@@ -56,6 +66,11 @@ LOOK_UP_AGAIN_S = 60.0
 PERMITS_MAX = 8
 """Addresses of one peer that are let in."""
 TROUBLES_MAX = 8
+FIRST_STREAM = 1 << 31
+"""Socket groups from here on are streams to TURN servers; those for punching count from 1."""
+STREAMS = (Transport.TLS, Transport.TCP)
+ALL_TRANSPORTS = (Transport.UDP, *STREAMS)
+"""The best first: a stream delays what is behind a lost packet."""
 
 Address = IPv4Address | IPv6Address
 
@@ -123,7 +138,7 @@ class Turns:
         self._own_key = NodePublic.zero()
         self._udp = True
         self.keeper = TurnKeeper(entropy)
-        self.servers = TurnServers(resolve, self._servers_changed, (Transport.UDP,))
+        self.servers = TurnServers(resolve, self._servers_changed, ALL_TRANSPORTS)
         self._looked_up_at = 0.0
         self._machines: dict[NodePublic, tuple[DiscoPublic, TurnPaths]] = {}
         self._wanted = False
@@ -133,6 +148,9 @@ class Turns:
         self._permitted: set[Address] = set()
         self._channels: dict[Endpoint, NodePublic] = {}
         self._last_server: Server | None = None
+        self._streams = itertools.count(FIRST_STREAM)
+        self._group = 0
+        """The stream to the server in use; 0 where it is spoken to by UDP."""
         self._touched: set[NodePublic] = set()
         """Peers whose machines may have something to say."""
         self.troubles: deque[tuple[float, str]] = deque(maxlen=TROUBLES_MAX)
@@ -162,6 +180,7 @@ class Turns:
         if works != self._udp:
             self._udp = works
             now = self._clock.now()
+            self.servers.set_transports(ALL_TRANSPORTS if works else STREAMS)
             for _, machine in self._machines.values():
                 machine.set_udp(works, now)
             self._turn(*self._machines)
@@ -205,7 +224,7 @@ class Turns:
         Returns the disco packets that came in it, with the way that they came.
         """
         server = self.keeper.server
-        if server is None or src != server.at:
+        if server is None or src != server.at or event.group != self._group:
             if event.channel:
                 self.drops["turn of another server"] += 1
             return [] if event.channel else None
@@ -221,6 +240,13 @@ class Turns:
         found = self._take_keeper_events(now)
         self._turn()
         return found
+
+    def take_stream(self, event: StreamState, now: float) -> None:
+        """Take what became of a stream."""
+        server = self.keeper.server
+        if not event.open and server is not None and event.group == self._group:
+            self.keeper.end_stream(server, event.error, now)
+            self._turn()
 
     def receive(
         self, key: NodePublic, message: Message, via: Via | Aside | Way, now: float
@@ -388,8 +414,7 @@ class Turns:
                 found.append((Way(event.peer, own=True), event.data))
             else:
                 self._take_keeper_event(event, now)
-        while (out := self.keeper.poll_transmit()) is not None:
-            self._pending.append(SendDatagram(to=str(out.to.at), data=out.data))
+        self._send_waiting()
         return found
 
     def _take_keeper_event(self, event: KeeperEvent, now: float) -> None:
@@ -418,10 +443,24 @@ class Turns:
         elif isinstance(event, Failed):
             code = f" ({event.code})" if event.code else ""
             self._lose(now)
-            self._note(f"{self._last_server}: {event.cause.value}{code}", now)
+            why = f": {event.reason}" if event.cause is Cause.NO_STREAM else ""
+            self._note(f"{self._last_server}: {event.cause.value}{code}{why}", now)
+
+    def _send_waiting(self) -> None:
+        """Hand over the keeper's messages; a stream that was left took its allocation along."""
+        while (out := self.keeper.poll_transmit()) is not None:
+            group = self._group if out.to == self._last_server else 0
+            if group or out.to.transport is Transport.UDP:
+                self._pending.append(SendDatagram(to=str(out.to.at), data=out.data, group=group))
 
     def _use(self, server: Server | None) -> None:
         """Let the datagrams of the server in use in, and nobody else's."""
+        if self._group:
+            self._pending.append(CloseSockets(group=self._group))
+            self._group = 0
+        if server is not None and server.transport is not Transport.UDP:
+            self._group = next(self._streams)
+            self._pending.append(OpenStream(group=self._group, to=_stream_to(server)))
         if self._last_server is not None and self._last_server != server:
             self._pending.append(SetTurn(server=str(self._last_server.at), on=False))
         if server is not None:
@@ -484,7 +523,8 @@ class Turns:
         client, server = self.keeper.client, self.keeper.server
         channel = client.channel_of(way.to) if client is not None else None
         if channel is not None and server is not None:
-            self._pending.append(SendDatagram(to=str(server.at), data=data, channel=channel))
+            to = str(server.at)
+            self._pending.append(SendDatagram(to=to, data=data, channel=channel, group=self._group))
 
     def _path_command(self, key: NodePublic, lease: TurnLease) -> SetPath:
         gone = SetPath(peer=key.raw, addr=None, lease_ms=0)
@@ -497,7 +537,13 @@ class Turns:
         channel = client.channel_of(way.to) if client is not None else None
         if channel is None or server is None:
             return gone
-        return SetPath(peer=key.raw, addr=str(server.at), lease_ms=lease.lease_ms, channel=channel)
+        return SetPath(
+            peer=key.raw,
+            addr=str(server.at),
+            lease_ms=lease.lease_ms,
+            channel=channel,
+            group=self._group,
+        )
 
     def _path(self, way: Way, latency_s: float) -> TurnPath | None:
         if not way.own:
@@ -511,8 +557,7 @@ class Turns:
 
     def _flush(self) -> None:
         """Hand commands to the engine and set the one timer."""
-        while (out := self.keeper.poll_transmit()) is not None:
-            self._pending.append(SendDatagram(to=str(out.to.at), data=out.data))
+        self._send_waiting()
         if self._pending:
             commands, self._pending = self._pending, []
             self._engine.apply(commands)
@@ -552,6 +597,13 @@ class Turns:
                 if self.keeper.client is not None:
                     self.keeper.client.forget(peer)
         self._turn(*self._machines)
+
+
+def _stream_to(server: Server) -> RelayNode:
+    """Return how a server is dialled: by TLS its certificate is checked for its name."""
+    name = server.name or str(server.at.ip)
+    plain = server.transport is Transport.TCP
+    return RelayNode(addrs=[str(server.at)], server_name=name, plain=plain)
 
 
 def _is_turn(data: bytes) -> bool:

@@ -14,7 +14,7 @@ from test_service import Machine, Pair
 from turn_host import TURN, USER, TurnHost
 
 from warren.edge.clock import SystemClock
-from warren.engine.commands import SetPath, SetTurn
+from warren.engine.commands import CloseSockets, OpenStream, SetPath, SetTurn
 from warren.engine.events import Datagram
 from warren.nat.turn.allocation import Transport
 from warren.nat.turn.credentials import Credentials
@@ -23,14 +23,15 @@ from warren.netmap.node import Hostinfo, Node
 from warren.netmap.view import View
 from warren.netmap.wire import RegisterRequest
 from warren.node.schema import WhyRequest
-from warren.node.turn_servers import read_grants
+from warren.node.turn_servers import TurnServers, look_up, read_grants
+from warren.node.turning import ALL_TRANSPORTS, STREAMS
 from warren.paths import turning
 
 PLACE = TurnPlace(Transport.UDP, str(TURN.ip), TURN.port)
 
 
-def grant(credentials: Credentials = USER) -> object:
-    return json.loads(encode(Grant((PLACE,), credentials, 0)))
+def grant(credentials: Credentials = USER, places: tuple[TurnPlace, ...] = (PLACE,)) -> object:
+    return json.loads(encode(Grant(places, credentials, 0)))
 
 
 class TurnPair(Pair):
@@ -39,6 +40,7 @@ class TurnPair(Pair):
     def __init__(self, server: FakeCoordinator, directory: Path) -> None:
         super().__init__(server, directory)
         self.credentials = USER
+        self.places: tuple[TurnPlace, ...] = (PLACE,)
         self.open = False
         self.network.reaches = lambda src, dst: self.open or TURN.ip in (src.ip, dst.ip)
         self.host = TurnHost(self.network, SystemClock().now)
@@ -48,7 +50,7 @@ class TurnPair(Pair):
             super().node(request, number),
             hostinfo=Hostinfo(ipn_version="0-warren"),
             endpoints=[f"198.51.100.{number}:41641"],
-            cap_map={CAPABILITY: [grant(self.credentials)]},
+            cap_map={CAPABILITY: [grant(self.credentials, self.places)]},
         )
 
     def path(self, machine: Machine) -> str:
@@ -169,3 +171,48 @@ def test_a_grant_that_is_none_is_said() -> None:
     assert [each.credentials for each in grants] == [USER]
     assert "what the coordinator says of TURN cannot be used" in problem
     assert read_grants(View(node=Node(id=1, cap_map={CAPABILITY: None}))) == ([], "")
+
+
+async def test_streams_are_used_where_udp_is_not(tmp_path: Path) -> None:
+    tls, udp, tcp = (
+        TurnPlace(transport, str(TURN.ip), TURN.port + number)
+        for number, transport in enumerate((Transport.TLS, Transport.UDP, Transport.TCP))
+    )
+    granted = json.loads(encode(Grant((tcp, tls, udp), USER, 0)))
+    changes: list[list[Transport]] = []
+
+    def changed() -> None:
+        changes.append([server.transport for server in servers.servers])
+
+    servers = TurnServers(look_up, changed, ALL_TRANSPORTS)
+    servers.set_view(View(node=Node(id=1, cap_map={CAPABILITY: [granted]})))
+    assert changes.pop() == [Transport.UDP, Transport.TLS, Transport.TCP]
+    servers.set_transports(STREAMS)
+    assert changes.pop() == [Transport.TLS, Transport.TCP]
+    servers.set_transports(ALL_TRANSPORTS)
+    assert len(changes.pop()) == 3
+    servers.close()
+
+
+async def test_a_stream_that_does_not_open_is_said_and_the_next_is_tried(pair: TurnPair) -> None:
+    pair.places = tuple(
+        TurnPlace(transport, str(TURN.ip), TURN.port)
+        for transport in (Transport.TCP, Transport.TLS)
+    )
+    await pair.join()
+    first, second = pair.machines
+
+    def told() -> str:
+        pair.path(first), pair.path(second)
+        whys = [m.service.why(WhyRequest(peer=p)) for m, p in ((first, "m2"), (second, "m1"))]
+        return "".join(text for why in whys for text in why.turn)
+
+    reason = "the stream is not open: the twin has no TCP"
+    await first.until(
+        lambda: f"{TURN} (tls): {reason}" in told() and f"{TURN} (tcp): {reason}" in told(), 10
+    )
+    commands = [c for m in pair.machines for c in m.engine.commands]
+    opened = [c for c in commands if isinstance(c, OpenStream)]
+    assert [c.to.plain for c in opened[:2]] == [False, True], "TLS first"
+    closed = [c.group for c in commands if isinstance(c, CloseSockets)]
+    assert sorted(closed) == sorted(c.group for c in opened), "nothing is left open"

@@ -270,6 +270,11 @@ class TurnClient:
             if not self._ended:
                 self._receive_one(one, now)
 
+    def end_stream(self, reason: str) -> None:
+        """Take that the stream could not be opened, or ended, and with it the allocation."""
+        if not self._ended:
+            self._fail(Cause.NO_STREAM, reason=reason)
+
     def handle_timeout(self, now: float) -> None:
         """Send again, give up, renew."""
         if self._ended:

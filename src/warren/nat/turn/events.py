@@ -16,6 +16,7 @@ class Cause(StrEnum):
     """Why a client came to its end."""
 
     NO_ANSWER = "no answer"
+    NO_STREAM = "the stream is not open"
     CREDENTIALS = "the credentials were refused"
     PORT_IN_USE = "the server still holds an allocation of this port; use another local port"
     QUOTA = "the user's quota at this server is used up"

@@ -128,6 +128,12 @@ class TurnKeeper:
         self.settle(now)
         return True
 
+    def end_stream(self, server: Server, reason: str, now: float) -> None:
+        """Take that the stream to the server in use is not open; another server is tried."""
+        if self._client is not None and server == self._using:
+            self._client.end_stream(reason)
+            self.settle(now)
+
     def handle_timeout(self, now: float) -> None:
         """Do what is due."""
         if self._client is not None:
