@@ -120,6 +120,9 @@ def up(
     except DaemonAbsent:
         pid = start_daemon(DaemonOptions(where, tun, port))
         show.note(f"Started the warren daemon in the background (process {pid}).")
+    else:
+        if tun is not None or port is not None:
+            show.note("--tun and --port are for a daemon that is started; one runs already.")
     request = UpRequest(
         server_url=server,
         auth_key=_read_key(auth_key),

@@ -28,6 +28,8 @@ from warren.node.schema import (
 
 _PREFIX = "/warren/v0"
 _ANSWER_TIMEOUT_S = 10.0
+_ROOM_BYTES = 64 * 1024
+"""With less a daemon can write neither its state nor why."""
 _START_TIMEOUT_S = 15.0
 _LOG_NAME = "daemon.log"
 _READ_BYTES = 256 * 1024
@@ -214,6 +216,16 @@ def _last_words(log_path: Path) -> str:
         lines = log_path.read_text(errors="replace").strip().splitlines()
     except OSError:
         lines = []
+    if not lines and _is_full(log_path.parent):
+        return f"The disk that holds {log_path.parent} is full; make room there, and try again."
     if not lines:
         return f"The daemon ended at once; see {log_path}."
     return lines[-1].removeprefix("warren: ")
+
+
+def _is_full(directory: Path) -> bool:
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return False
+    return found.f_bavail * found.f_frsize < _ROOM_BYTES
