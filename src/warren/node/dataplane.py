@@ -67,7 +67,8 @@ from warren.netmap.view import View
 from warren.node.peer_relay import PeerRelays
 from warren.node.probes import parse_answer_untrusted
 from warren.node.reconcile import home_region
-from warren.node.turning import FIRST_STREAM, TurnPath, TurnPeer, Turns
+from warren.node.turn_peers import TurnPath, TurnPeer
+from warren.node.turning import FIRST_STREAM, Turns
 from warren.paths.machine import (
     EndpointsWanted,
     Lease,

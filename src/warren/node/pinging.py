@@ -16,7 +16,7 @@ from warren.node.dataplane import Dataplane
 from warren.node.localapi import RequestFailed
 from warren.node.probes import icmp_echo, tsmp_ping
 from warren.node.schema import PingReply, PingRequest
-from warren.node.turning import TurnPath
+from warren.node.turn_peers import TurnPath
 from warren.paths.machine import Relay
 from warren.paths.peer_relay.client import Session
 

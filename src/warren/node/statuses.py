@@ -12,7 +12,7 @@ from warren.netmap.node import Node
 from warren.netmap.view import View
 from warren.node.reconcile import home_region
 from warren.node.schema import PathStatus, PeerStatus, SelfStatus
-from warren.node.turning import TurnPath
+from warren.node.turn_peers import TurnPath
 from warren.paths.machine import PeerPaths
 from warren.paths.peer_relay.client import Session
 

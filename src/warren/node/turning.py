@@ -11,8 +11,6 @@ import asyncio
 import itertools
 from collections import Counter, deque
 from dataclasses import asdict
-from ipaddress import IPv4Address, IPv6Address
-from typing import NamedTuple, Protocol
 
 import structlog
 
@@ -46,6 +44,7 @@ from warren.nat.turn.events import (
 from warren.nat.turn.keeper import KeeperEvent, Server, TurnKeeper, Using
 from warren.netmap.endpoint import Endpoint
 from warren.netmap.view import View
+from warren.node.turn_peers import Address, Peers, TurnPath, TurnPeer
 from warren.node.turn_servers import Resolve, TurnServers, look_up
 from warren.paths.machine import Relay, Via
 from warren.paths.punching.sockets import Aside
@@ -72,52 +71,7 @@ STREAMS = (Transport.TLS, Transport.TCP)
 ALL_TRANSPORTS = (Transport.UDP, *STREAMS)
 """The best first: a stream delays what is behind a lost packet."""
 
-Address = IPv4Address | IPv6Address
-
 log = structlog.get_logger(__name__)
-
-
-class TurnPath(NamedTuple):
-    """A path through a TURN server that carries data.
-
-    relayed: the address that the server relays, ours or the peer's. server: which one, where the
-    allocation is ours. lease: the address of the engine's lease.
-    """
-
-    relayed: Endpoint
-    server: Server | None
-    lease: Endpoint
-    latency_s: float
-
-
-class TurnPeer(NamedTuple):
-    """What the data plane knows of a peer. addresses: from where it may send to us."""
-
-    disco: DiscoPublic
-    understands: bool
-    addresses: tuple[Address, ...]
-
-
-class Peers(Protocol):
-    """What the data plane does for TURN."""
-
-    def turn_peer(self, key: NodePublic) -> TurnPeer | None:
-        """A peer that speaks disco."""
-
-    def has_better(self, key: NodePublic, now: float) -> bool:
-        """Whether a direct path or a peer relay carries a peer's data."""
-
-    def seal(self, key: NodePublic, message: Message) -> bytes | None:
-        """Seal a message for a peer."""
-
-    def send_relayed(self, key: NodePublic, message: Message) -> None:
-        """Seal a message for a peer and send it over its DERP region."""
-
-    def note_turn_pong(self, tx_id: TxId, path: TurnPath, rtt_s: float) -> None:
-        """A person's ping was answered."""
-
-    def announce(self, key: NodePublic) -> None:
-        """What `Turns.announced` says of a peer may be other than before."""
 
 
 class Turns:

@@ -18,7 +18,7 @@ from warren.node.measuring import (
     OwnEndpoint,
 )
 from warren.node.schema import OwnEndpointStatus
-from warren.node.turning import TurnPath
+from warren.node.turn_peers import TurnPath
 from warren.node.why import Facts
 from warren.paths.machine import PeerPaths
 from warren.paths.peer_relay.client import Session
