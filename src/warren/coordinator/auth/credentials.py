@@ -47,6 +47,7 @@ class Principal(NamedTuple):
     tags: tuple[str, ...] = ()
     """A client's: what it makes bears these."""
     credential: str = ""
+    """The credential's id, never its secret: a principal may be shown."""
 
 
 class _Access(msgspec.Struct, array_like=True, frozen=True):
@@ -99,7 +100,9 @@ class Gate:
             return self._by_access(text, snapshot, wall)
         record = _known(text, API, snapshot, wall)
         user = snapshot.users[record.user_id]
-        return Principal("user", user.name, user.id, ROLES.get(user.role, frozenset()), (), text)
+        return Principal(
+            "user", user.name, user.id, ROLES.get(user.role, frozenset()), (), record.id
+        )
 
     def grant(
         self, client: str, secret: str, scopes: Collection[str], snapshot: Snapshot, wall: datetime
