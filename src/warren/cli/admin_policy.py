@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from warren.cli import show
-
-if TYPE_CHECKING:
-    from warren.coordinator.client import AdminClient
+from warren.cli.admin_place import Json, State, client
 
 _MAX_BYTES = 1 << 20
 
@@ -32,29 +30,21 @@ Examples:
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_State = Annotated[
-    str,
-    typer.Option(
-        envvar="WARREN_SERVER_STATE",
-        help="The server's state directory [/var/lib/warren/server as root].",
-    ),
-]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _File = Annotated[Path, typer.Argument(help="A policy file (HuJSON); - reads standard input.")]
 
 
 @app.command("get")
 def get(
     version: Annotated[int, typer.Option(help="An older version, as `history` lists them.")] = 0,
-    state: _State = "",
-    json: _Json = False,
+    state: State = "",
+    json: Json = False,
 ) -> None:
     """Print the policy as its author wrote it.
 
     With --json, its etag too: give that to `set --etag`.
     """
-    client = _client(state)
-    found = client.policy_version(version) if version else client.policy()
+    server = client(state)
+    found = server.policy_version(version) if version else server.policy()
     if json:
         show.json(found)
     else:
@@ -68,8 +58,8 @@ def set_(
         str, typer.Option(help="Of the policy that was edited: refuse if another is in force.")
     ] = "",
     author: Annotated[str, typer.Option(help="Who changes it, for the history.")] = "",
-    state: _State = "",
-    json: _Json = False,
+    state: State = "",
+    json: Json = False,
 ) -> None:
     """Put a policy in force. One that is wrong, or fails its own tests, is refused.
 
@@ -77,7 +67,7 @@ def set_(
     """
     from getpass import getuser
 
-    found = _client(state).set_policy(_text(file), author or getuser(), etag or None)
+    found = client(state).set_policy(_text(file), author or getuser(), etag or None)
     if json:
         show.json(found)
     else:
@@ -85,9 +75,9 @@ def set_(
 
 
 @app.command("check")
-def check(file: _File, state: _State = "", json: _Json = False) -> None:
+def check(file: _File, state: State = "", json: Json = False) -> None:
     """Say whether the server would take a policy, without changing anything."""
-    answer = _client(state).check_policy(_text(file))
+    answer = client(state).check_policy(_text(file))
     if json:
         show.json(answer)
     else:
@@ -95,9 +85,9 @@ def check(file: _File, state: _State = "", json: _Json = False) -> None:
 
 
 @app.command("history")
-def history(state: _State = "", json: _Json = False) -> None:
+def history(state: State = "", json: Json = False) -> None:
     """List the versions that are kept, newest first."""
-    found = _client(state).policy_history()
+    found = client(state).policy_history()
     if json:
         show.json(found)
         return
@@ -107,13 +97,6 @@ def history(state: _State = "", json: _Json = False) -> None:
         when = one.created.strftime("%Y-%m-%d %H:%M UTC")
         author = "".join(c if c.isprintable() else "?" for c in one.author)
         print(f"{one.version:5}  {when}  {one.size_bytes:8} bytes  {author}")
-
-
-def _client(state: str) -> AdminClient:
-    from warren.coordinator.client import AdminClient
-    from warren.coordinator.config import state_directory
-
-    return AdminClient(state_directory(state))
 
 
 def _text(file: Path) -> str:

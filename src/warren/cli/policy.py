@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from warren.cli import show
+from warren.cli.admin_place import Json, State, client
 from warren.policy.document import parse_policy_untrusted
 from warren.policy.explain import Way, difference, find_nodes, ways, who_can
 from warren.policy.hujson import MAX_BYTES
@@ -21,7 +22,7 @@ from warren.policy.topology import Topology, parse_topology_untrusted
 from warren.policy.verdict import World, name_users, read, verdict_untrusted
 
 if TYPE_CHECKING:
-    from warren.coordinator.client import AdminClient
+    pass
 
 _MAX_LINE_BYTES = 64 << 20
 
@@ -42,10 +43,6 @@ _Policy = Annotated[
     str, typer.Option("--policy", help="A policy file; `current` is the one in force.")
 ]
 _End = Annotated[str, typer.Argument(metavar="HOST:PORT", help="Such as web-1:443 or db:53/udp.")]
-_State = Annotated[
-    str, typer.Option(envvar="WARREN_SERVER_STATE", help="The server's state directory.")
-]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def _leave(sentence: str) -> typer.Exit:
@@ -108,7 +105,7 @@ def test(file: _File, topology: _Topology = None) -> None:
 
 @app.command("diff")
 def diff(
-    old: _Text, new: _Text, topology: _Topology = None, state: _State = "", json: _Json = False
+    old: _Text, new: _Text, topology: _Topology = None, state: State = "", json: Json = False
 ) -> None:
     """Say who gains and who loses what from one policy to another, for real machines.
 
@@ -130,8 +127,8 @@ def diff(
 
 @app.command("who-can")
 def who_can_(
-    end: _End, file: _Policy = "current", topology: _Topology = None, state: _State = "",
-    json: _Json = False,
+    end: _End, file: _Policy = "current", topology: _Topology = None, state: State = "",
+    json: Json = False,
 ) -> None:  # fmt: skip
     """List the machines that reach a port, each with the rule that lets it.
 
@@ -153,8 +150,8 @@ def who_can_(
 @app.command("why")
 def why(
     source: Annotated[str, typer.Argument(help="A machine, address, user, group or tag.")],
-    end: _End, file: _Policy = "current", topology: _Topology = None, state: _State = "",
-    json: _Json = False,
+    end: _End, file: _Policy = "current", topology: _Topology = None, state: State = "",
+    json: Json = False,
 ) -> None:  # fmt: skip
     """Say which rules let a machine reach a port. Exits with 1 where none does.
 
@@ -190,7 +187,7 @@ def _network(file: Path | None, state: str) -> Callable[[], Topology]:
         except (ValueError, RecursionError):
             raise _leave(f"{file}: not JSON") from None
     else:
-        data = _client(state).topology()
+        data = client(state).topology()
 
     def make() -> Topology:
         try:
@@ -203,19 +200,12 @@ def _network(file: Path | None, state: str) -> Callable[[], Topology]:
 
 def _world(name: str, topology: Topology, state: str) -> World:
     """Compile a file, or the policy in force, for a topology."""
-    source = _client(state).policy().text if name == "current" else _read(Path(name), MAX_BYTES)
+    source = client(state).policy().text if name == "current" else _read(Path(name), MAX_BYTES)
     try:
         name_users(source, topology)
         return World(read(source, topology))
     except MalformedPolicy as error:
         raise _leave(f"{name}: {error.sentence()}") from None
-
-
-def _client(state: str) -> AdminClient:
-    from warren.coordinator.client import AdminClient
-    from warren.coordinator.config import state_directory
-
-    return AdminClient(state_directory(state))
 
 
 @app.command("compile")
