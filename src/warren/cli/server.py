@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from warren.cli import server_backup
+from warren.cli import server_backup, server_import
 
 if TYPE_CHECKING:
     from warren.coordinator.config import Config
@@ -161,6 +161,7 @@ def serve(
 
 
 server_backup.add_commands(app)
+app.add_typer(server_import.app, name="import")
 
 _NOT_SETTINGS = frozenset({"config", "check"})
 

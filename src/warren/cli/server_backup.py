@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from warren.cli.server_place import Config, Database, State, place
+
 if TYPE_CHECKING:
     from warren.coordinator.backup.archive import Manifest
 
@@ -39,23 +41,6 @@ Examples:
 """
 _QUIET_S, _BETWEEN_S = 1.0, 0.25
 
-_Config = Annotated[
-    Path | None,
-    typer.Option(envvar="WARREN_SERVER_CONFIG", help="TOML file with the server's settings."),
-]
-_State = Annotated[
-    str | None,
-    typer.Option(
-        envvar="WARREN_SERVER_STATE",
-        help="The server's state directory [/var/lib/warren/server as root].",
-    ),
-]
-_Database = Annotated[
-    str | None,
-    typer.Option(
-        envvar="WARREN_SERVER_DATABASE", help="SQLAlchemy URL of its database [SQLite in --state]."
-    ),
-]
 _File = Annotated[Path, typer.Argument(metavar="FILE", show_default=False)]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -68,15 +53,15 @@ def add_commands(app: typer.Typer) -> None:
 
 def _backup(
     file: _File,
-    config: _Config = None,
-    state: _State = None,
-    database: _Database = None,
+    config: Config = None,
+    state: State = None,
+    database: Database = None,
     as_json: _Json = False,
 ) -> None:
     from warren.coordinator.backup.making import make_backup
     from warren.edge.clock import SystemClock
 
-    directory, url = _place(config, state, database)
+    directory, url = place(config, state, database)
     with _progress("backing up") as tell:
         manifest = make_backup(directory, url, file, SystemClock().wall(), tell)
     if as_json:
@@ -87,14 +72,14 @@ def _backup(
 
 def _restore(
     file: _File,
-    config: _Config = None,
-    state: _State = None,
-    database: _Database = None,
+    config: Config = None,
+    state: State = None,
+    database: Database = None,
     as_json: _Json = False,
 ) -> None:
     from warren.coordinator.backup.restoring import restore_backup
 
-    directory, url = _place(config, state, database)
+    directory, url = place(config, state, database)
     with _progress("restoring") as tell:
         manifest = restore_backup(directory, url, file, tell)
     if as_json:
@@ -104,13 +89,6 @@ def _restore(
         f"Restored {_in_words(manifest)}, as of {manifest.created:%Y-%m-%d %H:%M} UTC, into "
         f"{directory}. Start it with: warren server --state {directory} and its other settings."
     )
-
-
-def _place(config: Path | None, state: str | None, database: str | None) -> tuple[Path, str]:
-    from warren.coordinator.config import load, state_directory
-
-    settings = load(config, {"state": state, "database": database})
-    return state_directory(settings.state), settings.database
 
 
 @contextmanager

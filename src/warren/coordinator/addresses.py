@@ -10,6 +10,7 @@ from warren.coordinator.refusal import Refused
 
 V4_POOL = IPv4Network("100.64.0.0/10")
 V6_POOL = IPv6Network("fd7a:115c:a1e0::/48")
+V6_SERVICE = IPv6Address("fd7a:115c:a1e0::53")
 # The service addresses, and what ChromeOS uses for its own virtual machines.
 V4_RESERVED = (IPv4Network("100.100.100.0/24"), IPv4Network("100.115.92.0/23"))
 
@@ -37,6 +38,11 @@ def is_for_nodes(address: IPv4Address) -> bool:
     ends = (V4_POOL.network_address, V4_POOL.broadcast_address)
     reserved = any(address in network for network in V4_RESERVED)
     return address in V4_POOL and address not in ends and not reserved
+
+
+def is_v6_for_nodes(address: IPv6Address) -> bool:
+    """Whether a node may have this IPv6 address."""
+    return address in V6_POOL and address not in (V6_POOL.network_address, V6_SERVICE)
 
 
 def v6_beside(v4: IPv4Address) -> IPv6Address:

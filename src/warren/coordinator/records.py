@@ -68,6 +68,11 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
         """The relay region where this node is at home; 0 is unknown."""
         return self.hostinfo.net_info.preferred_derp if self.hostinfo.net_info else 0
 
+    @property
+    def never_spoke(self) -> bool:
+        """Whether it was imported and has not asked this server for anything yet."""
+        return self.version == 0
+
     def expired(self, wall: datetime) -> bool:
         """Whether the node key's time is over."""
         return self.key_expiry is not None and self.key_expiry <= wall

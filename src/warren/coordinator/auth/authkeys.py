@@ -1,6 +1,7 @@
 """Auth keys: `warren-auth-<id>-<secret>`. Only the SHA-256 of the secret is kept.
 
-The secret has 190 bits of its own, so a plain hash is as good as a slow one.
+The secret has 190 bits of its own, so a plain hash is as good as a slow one. Keys that came from
+Headscale keep their form, and newer ones the bcrypt hash that they had there.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from warren.coordinator.refusal import Refused
 from warren.edge.entropy import Entropy
 
 PREFIX = "warren-auth-"
+_HEADSCALE_PREFIX = "hskey-auth-"
+_HEADSCALE_ID_LENGTH = 12
+_SHA256_BYTES = 32
 _ALPHABET = "23456789abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ"
 _ID_LENGTH = 10
 _SECRET_LENGTH = 33
@@ -58,15 +62,43 @@ def check(text: str, known: Mapping[str, AuthKeyRecord], wall: datetime) -> Auth
 
     Raises Refused; only who has the secret learns that a key expired or was used up.
     """
-    key_id, _, secret = text.strip().removeprefix(PREFIX).partition("-")
+    key_id, secret = id_and_secret(text)
     record = known.get(key_id)
-    if record is None or not hmac.compare_digest(record.digest, _digest(secret)):
+    if record is None or not _is_secret_of(record, secret):
         raise Refused("the auth key is not known here; ask an administrator for a new one")
     if record.expiry is not None and record.expiry <= wall:
         raise Refused("the auth key has expired; ask an administrator for a new one")
     if not record.usable(wall):
         raise Refused("the auth key was for one machine and has been used; ask for a new one")
     return record
+
+
+def id_and_secret(text: str) -> tuple[str, str]:
+    """Cut a key's text into what it is looked up by and what proves it; both may be empty.
+
+    Headscale's keys are `hskey-auth-<12 characters>-<64 characters>`, or 48 characters without
+    any hyphen from before 0.27.
+    """
+    text = text.strip()
+    if text.startswith(_HEADSCALE_PREFIX):
+        rest = text.removeprefix(_HEADSCALE_PREFIX)
+        return rest[:_HEADSCALE_ID_LENGTH], rest[_HEADSCALE_ID_LENGTH + 1 :]
+    if "-" not in text:
+        return text[:_HEADSCALE_ID_LENGTH], text[_HEADSCALE_ID_LENGTH:]
+    key_id, _, secret = text.removeprefix(PREFIX).partition("-")
+    return key_id, secret
+
+
+def _is_secret_of(record: AuthKeyRecord, secret: str) -> bool:
+    if len(record.digest) == _SHA256_BYTES:
+        return hmac.compare_digest(record.digest, _digest(secret))
+    # Imported here: few servers have such keys.
+    import bcrypt
+
+    try:
+        return bcrypt.checkpw(secret.encode(), record.digest)
+    except ValueError:
+        return False
 
 
 def random_text(length: int, entropy: Entropy) -> str:

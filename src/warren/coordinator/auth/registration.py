@@ -74,6 +74,8 @@ def _register(desk: Desk, machine: MachinePublic, request: RegisterRequest) -> O
     previous = _previous(desk, machine, request)
     if request.auth is not None and request.auth.auth_key:
         return _with_auth_key(desk, machine, request, previous)
+    if (moved := _moved_here(desk, machine)) is not None:
+        return _move(desk, moved, request)
     if request.auth is not None and request.auth.oauth2_token:
         raise Refused("this server takes auth keys and log-ins, not OAuth tokens")
     return _interactive(desk, machine, request)
@@ -152,6 +154,28 @@ def _known(desk: Desk, node: NodeRecord, request: RegisterRequest) -> Outcome:
         change = shorter.change.merge(delta.change) if delta else shorter.change
         delta = _with(shorter, change=change)
     return Outcome(response=_welcome(desk, current), delta=delta)
+
+
+def _moved_here(desk: Desk, machine: MachinePublic) -> NodeRecord | None:
+    """An imported machine that never spoke with this server, if it is the one with this key.
+
+    A client that is pointed at another server makes a new node key. Its machine key, which the
+    Noise session proved, is the one that the other server had checked.
+    """
+    known = [node for node in desk.snapshot.nodes_of_machine(machine) if node.never_spoke]
+    return known[0] if len(known) == 1 and not known[0].expired(desk.wall) else None
+
+
+def _move(desk: Desk, node: NodeRecord, request: RegisterRequest) -> Outcome:
+    """Let it in with its new node key, for as long as the old one would have been good."""
+    delta = _admit(
+        desk,
+        node,
+        node_key=request.node_key,
+        hostinfo=request.hostinfo,
+        version=request.version,
+    )
+    return Outcome(response=_welcome(desk, delta.nodes[0]), delta=delta)
 
 
 def _with_auth_key(
