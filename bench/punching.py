@@ -13,10 +13,9 @@ import argparse
 import json
 import math
 import random
-import re
 import statistics
 import sys
-import time
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -25,14 +24,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench import punching_lab
 from bench.machine import describe
 from warren import __version__
 from warren.lab import sandbox
-from warren.lab.mesh import Node, Server
-from warren.lab.plan import Host, Plan, Router
-from warren.lab.program import wait_until as world_wait
 from warren.lab.sim import SimNode, SimTailnet, SimWorld, StockNode
-from warren.lab.world import World
 from warren.netmap.endpoint import Endpoint
 from warren.paths.punching.easy import PROBES_MAX
 from warren.paths.punching.hard import SOCKETS
@@ -48,11 +44,12 @@ from warren.paths.punching.ports import (
 
 COUNTS = (64, 128, 174, 256, 512, 1024)
 HARD_KINDS = ("symmetric", "symmetric-sequential", "carrier-block")
-EASY_KIND = "port-restricted"
+EASY_KINDS = ("public", "full-cone", "address-restricted", "port-restricted")
+EASY_KIND = EASY_KINDS[-1]
+STOCK_PAIRS = (("symmetric", EASY_KIND), (EASY_KIND, "carrier-block"))
+"""Which NAT a Warren node is behind, and which one a stock client."""
 _SERVER = Endpoint.parse("192.0.2.1:3478")
 _SAMPLES = 6
-LAB_PATIENCE_S = 25.0
-_PORTS_TRIED = re.compile(r"(\d+) ports? tried")
 
 
 def theory(probes: int) -> float:
@@ -104,68 +101,16 @@ def whole_run(seed: int, hard: str, stock: bool) -> tuple[float | None, int | No
     return world.now - began, sum(attempt.probes for attempt in tried)
 
 
-def lab_runs(runs: int) -> dict[str, Any]:
-    """Punch through the kernel's NATs with the real engine, in network namespaces.
-
-    Every run has UDP ports of its own: what the run before opened is open in the routers still.
-    """
-    servers = ("198.51.100.10", "198.51.100.11")
-    plan = Plan(
-        routers=(
-            Router("hard", kind="symmetric", address="203.0.113.10"),
-            Router("easy", kind=EASY_KIND, address="203.0.113.20"),
-        ),
-        hosts=(
-            Host("server", address=servers[0], extra=servers[1:]),
-            Host("alice", behind="hard"),
-            Host("bob", behind="easy"),
-        ),
-    )
-    probes: list[int | None] = []
-    seconds: list[float] = []
-    with World(plan) as world:
-        server = Server(world["server"], world.scratch / "server", stun_others=servers[1:])
-        server.start()
-        server.create_user("bench")
-        key = server.create_key("bench", "--reusable")
-        for number in range(runs):
-            alice, bob = (
-                Node(world[name], name, world.scratch / name, tun=True, port=42000 + number)
-                for name in ("alice", "bob")
-            )
-            for node in (alice, bob):
-                node.start()
-                node.wait_daemon()
-                node.up(server.url, key)
-            took = _seconds_until_direct(alice)
-            said = _PORTS_TRIED.findall(bob.run("why", "alice", "--json"))
-            if took is None:
-                probes.append(None)
-            else:
-                seconds.append(took)
-                # The ports may have met without a guess of bob's being answered, or he forgot.
-                probes += [sum(map(int, said))] if said else []
-            for node in (alice, bob):
-                node.stop()
-    return {
-        "runs": runs,
-        "runs_counted": len(probes),
-        "connected": len(seconds) / runs,
-        "median_s": statistics.median(seconds) if seconds else None,
-        "slowest_s": max(seconds, default=None),
-        "probes": probes,
-    }
-
-
-def _seconds_until_direct(node: Node) -> float | None:
-    """Ping bob, as soon as he is known, until the path is direct."""
-    world_wait(lambda: (node.peer("bob") or {}).get("online"), 20, "alice knows bob")
-    began = time.monotonic()
-    while (waited := time.monotonic() - began) < LAB_PATIENCE_S:
-        if node.ping("bob").via == "direct":
-            return waited
-        time.sleep(0.2)
-    return None
+def lab_measure(runs: int, pair_runs: int, stock_runs: int) -> dict[str, Any]:
+    """Punch in the lab: the curve's pair, every hard kind with every easy one, stock clients."""
+    found = punching_lab.curve_runs(runs, "symmetric", EASY_KIND)
+    if pair_runs:
+        found["pairs"] = punching_lab.pair_runs(pair_runs, HARD_KINDS, EASY_KINDS)
+    if stock_runs:
+        found["stock"] = [
+            punching_lab.stock_runs(stock_runs, own, peer) for own, peer in STOCK_PAIRS
+        ]
+    return found
 
 
 def measure(runs: int, whole_runs: int, seed: int) -> dict[str, Any]:
@@ -180,17 +125,12 @@ def measure(runs: int, whole_runs: int, seed: int) -> dict[str, Any]:
             done = [whole_run(seed + number, hard, stock) for number in range(whole_runs)]
             if hard == "symmetric" and not stock:
                 spent = [probes for _, probes in done]
-            seconds = sorted(took for took, _ in done if took is not None)
             times.append(
                 {
                     "hard": hard,
                     "easy": EASY_KIND,
                     "easy_side": "stock client (model)" if stock else "Warren",
-                    "runs": whole_runs,
-                    "connected_20_s": len(seconds) / whole_runs,
-                    "connected_10_s": sum(took <= 10 for took in seconds) / whole_runs,
-                    "median_s": statistics.median(seconds) if seconds else None,
-                    "slowest_s": seconds[-1] if seconds else None,
+                    **punching_lab.judge([took for took, _ in done]),
                 }
             )
     return {
@@ -244,21 +184,26 @@ def show(console: Console, found: dict[str, Any]) -> None:
         )
     console.print(curve)
     _show_lab(console, found["lab"])
-    console.print(f"Until both sides are direct, towards a {EASY_KIND} NAT:")
-    times = Table(show_edge=False, pad_edge=False)
-    for column in ("hard side", "easy side", "runs", "in 10 s", "median", "slowest"):
-        times.add_column(column)
-    for row in found["times"]:
+    console.print(f"Simulated, until both sides are direct, towards a {EASY_KIND} NAT:")
+    rows = [(row["hard"], row["easy_side"], row) for row in found["times"]]
+    console.print(_times(("hard side", "easy side"), rows))
+
+
+def _times(words: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> Table:
+    """Lay out rows of some words and what the runs came to."""
+    table = Table(show_edge=False, pad_edge=False)
+    for column in (*words, "runs", "in 10 s", "median", "slowest"):
+        table.add_column(column)
+    for *said, row in rows:
         known = row["median_s"] is not None
-        times.add_row(
-            row["hard"],
-            row["easy_side"],
+        table.add_row(
+            *said,
             str(row["runs"]),
             f"{100 * row['connected_10_s']:.1f} %",
             f"{row['median_s']:.2f} s" if known else "-",
             f"{row['slowest_s']:.1f} s" if known else "-",
         )
-    console.print(times)
+    return table
 
 
 def _show_lab(console: Console, lab: dict[str, Any] | None) -> None:
@@ -270,6 +215,11 @@ def _show_lab(console: Console, lab: dict[str, Any] | None) -> None:
             f"{100 * lab['connected']:.0f} % direct, median {lab['median_s'] or 0:.1f} s, "
             f"slowest {lab['slowest_s'] or 0:.1f} s."
         )
+        rows = [(row["hard"], row["easy"], "Warren", row) for row in lab.get("pairs", ())]
+        rows += [(row["warren"], row["stock"], "stock", row) for row in lab.get("stock", ())]
+        if rows:
+            console.print("In the lab, until a ping is answered directly:")
+            console.print(_times(("from", "to", "which is"), rows))
 
 
 def main() -> int:
@@ -278,6 +228,12 @@ def main() -> int:
     words.add_argument("--runs", type=int, default=20_000, help="runs of the curve")
     words.add_argument("--whole-runs", type=int, default=200, help="runs of the whole simulator")
     words.add_argument("--lab-runs", type=int, default=60, help="runs in namespaces; 0: none")
+    words.add_argument(
+        "--pair-runs", type=int, default=10, help="runs in namespaces of each hard and easy kind"
+    )
+    words.add_argument(
+        "--stock-runs", type=int, default=10, help="runs in namespaces with a stock client"
+    )
     words.add_argument("--seed", type=int, default=1)
     words.add_argument("--json", action="store_true", help="print JSON and keep no file")
     words.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
@@ -294,7 +250,7 @@ def main() -> int:
         except sandbox.LabUnavailable as error:
             print(f"bench: no runs in the lab: {error}", file=sys.stderr)
         else:
-            lab = lab_runs(chosen.lab_runs)
+            lab = lab_measure(chosen.lab_runs, chosen.pair_runs, chosen.stock_runs)
     found = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": __version__,

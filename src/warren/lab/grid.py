@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, NamedTuple, Self
 
 from warren.lab import places, sandbox
 from warren.lab.joining import NAMES, join, start_proxy, start_server
 from warren.lab.mesh import Node
+from warren.lab.pinging import Pinging
 from warren.lab.places import Place
-from warren.lab.program import LabTimeout, Program
+from warren.lab.program import LabTimeout
 from warren.lab.world import World
 
 Outcome = Literal["direct", "relayed", "unreachable"]
@@ -54,26 +55,11 @@ class Cell:
     advice: list[str] = field(default_factory=list)
 
 
-@dataclass
-class _Run:
-    """One `warren ping --until-direct` under way. Moments are monotonic seconds."""
+class _Run(NamedTuple):
+    """A cell, and the ping that will tell what becomes of it."""
 
     cell: Cell
-    program: Program
-    lines: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
-
-    def poll(self) -> bool:
-        """Take in new lines; whether it has ended."""
-        running = self.program.running()
-        text = self.program.output()
-        whole = text[: text.rfind("\n") + 1].splitlines()
-        for line in whole[len(self.lines) :]:
-            try:
-                found = json.loads(line)
-            except ValueError:
-                found = {}
-            self.lines.append((time.monotonic(), found if isinstance(found, dict) else {}))
-        return not running
+    ping: Pinging
 
 
 class Grid:
@@ -175,8 +161,7 @@ class Grid:
             if missing:
                 cell.cause, cell.why = "not-joined", missing
                 continue
-            words = ("ping", "--json", "--until-direct", "--timeout", str(self._timeout_s), b)
-            runs.append(_Run(cell, self._nodes[a].begin(*words, name=f"ping-{b}")))
+            runs.append(_Run(cell, Pinging(self._nodes[a], b, self._timeout_s, f"ping-{b}")))
         self._watch(runs)
         for run in runs:
             _judge_ping(run)
@@ -185,13 +170,10 @@ class Grid:
 
     def _watch(self, runs: Sequence[_Run]) -> None:
         """Follow the pings until all have ended. They end by themselves."""
-        end = time.monotonic() + self._timeout_s + 30
         left = list(runs)
-        while left and time.monotonic() < end:
-            left = [run for run in left if not run.poll()]
+        while left:
+            left = [run for run in left if not run.ping.poll()]
             time.sleep(_POLL_S)
-        for run in left:
-            run.program.kill()
 
     def _explain(self, cells: Sequence[Cell]) -> None:
         """Ask the far end of a direct path how it sees it, and the near end of another why."""
@@ -234,22 +216,14 @@ class Grid:
 
 
 def _judge_ping(run: _Run) -> None:
-    """Read a finished ping's lines into its cell."""
-    cell = run.cell
-    pongs = [(at, line) for at, line in run.lines if line.get("ok")]
-    if not run.lines or not pongs:
-        errors = [str(line.get("error", "")) for _, line in run.lines]
-        said = run.program.output().strip().splitlines()
-        cell.why = [errors[-1] if errors and errors[-1] else (said[-1] if said else "no answer")]
+    """Read a finished ping into its cell."""
+    cell, last = run.cell, run.ping.last
+    if last is None:
+        cell.why = [run.ping.complaint]
         return
-    at = pongs[0][0]
-    # Its own wait tells when the first ping left, and not when the command was started.
-    before = run.lines[0]
-    begun = before[0] - (before[1].get("ms") or 2000.0 * (not before[1].get("ok"))) / 1000
-    cell.first_seconds = round(max(0.0, at - begun), 3)
-    at, last = pongs[-1]
+    cell.first_seconds = run.ping.first_s
     cell.outcome = "direct" if last["via"] == "direct" else "relayed"
     cell.latency_ms = last.get("ms")
     if cell.outcome == "direct":
-        cell.seconds = round(max(0.0, at - begun), 3)
+        cell.seconds = run.ping.direct_s
         cell.paths = (last.get("path"), None)
