@@ -46,5 +46,7 @@ def test_the_example_of_the_documentation_runs(pytester: pytest.Pytester) -> Non
     (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     pytester.makepyfile(example)
     pytester.runpytest_inprocess("-p", "warren.pytest_plugin").assert_outcomes(passed=1)
-    for name in re.findall(r"`([a-z]+(?:-[a-z]+)*)`", page.split("NATs by name:")[1].split(";")[0]):
+    for name in re.findall(
+        r"`([a-z]+(?:-[a-z0-9]+)*)`", page.split("NATs by name:")[1].split(";")[0]
+    ):
         assert name in MODELS

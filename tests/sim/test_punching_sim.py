@@ -30,9 +30,14 @@ def most_in_a_second(times: Iterable[float]) -> int:
 
 
 def pair(
-    world: SimWorld, a: str | NatModel, b: str | NatModel, stock: bool = False, tell: bool = False
+    world: SimWorld,
+    a: str | NatModel,
+    b: str | NatModel,
+    stock: bool = False,
+    tell: bool = False,
+    regions: int = 1,
 ) -> tuple[SimNode, SimNode | StockNode]:
-    tailnet = SimTailnet(world, tell_nat=tell)
+    tailnet = SimTailnet(world, tell_nat=tell, regions=regions)
     one = tailnet.node("a", a)
     other: SimNode | StockNode = tailnet.stock("b", b) if stock else tailnet.node("b", b)
     tailnet.settle()
@@ -120,13 +125,54 @@ def test_the_easy_side_alone_may_want_it(make_warren_world: Make) -> None:
         assert other.direct(one) is not None
 
 
-def test_a_stock_client_behind_a_carriers_block_is_scanned_for(make_warren_world: Make) -> None:
+@pytest.mark.parametrize(("tell", "regions"), [(False, 1), (True, 2), (False, 2)])
+def test_a_stock_client_behind_a_carriers_block_is_scanned_for(
+    make_warren_world: Make, tell: bool, regions: int
+) -> None:
     """One port in 2,048, at 100 a second: 20 s and what came before, at the most."""
     for seed in range(15):
-        one, other = pair(make_warren_world(seed), "port-restricted", "carrier-block", True, True)
+        world = make_warren_world(seed)
+        one, other = pair(world, "port-restricted", "carrier-block", True, tell, regions)
         took = connect(one, other, 40.0)
         assert took is not None and took < 30.0
         assert one.peak_sockets == 0
+
+
+def test_a_small_block_of_a_carrier_is_scanned_within_ten_seconds(make_warren_world: Make) -> None:
+    """Makers of carriers' NATs give out 128 to 512 ports unless told otherwise."""
+    times = []
+    for seed in SEEDS:
+        world = make_warren_world(seed)
+        one, other = pair(world, "port-restricted", "carrier-block-512", stock=True)
+        times.append(connect(one, other, 40.0))
+        assert isinstance(other, StockNode)
+        router = other.host.segment.router
+        assert router is not None
+        pings = [at for at, what in world.packets_to[router.nat.outside.ip] if what == "Ping"]
+        assert most_in_a_second(pings) <= 100 + 2
+    assert within(times, 10.0) == 1.0 and within(times, 6.5) >= 0.5
+
+
+def test_a_stock_client_behind_ports_in_turn_is_scanned_for(make_warren_world: Make) -> None:
+    times = []
+    for seed in range(25):
+        rule = PortRule("sequential", step=(1, 2, 7)[seed % 3], other_flows_per_s=5.0 * (seed % 5))
+        hard = NatModel("odd", "odd", *_SYMMETRIC, ports=rule)
+        one, other = pair(make_warren_world(seed), "port-restricted", hard, stock=True)
+        times.append(connect(one, other, 40.0))
+    assert within(times, 10.0) >= 0.95 and within(times, 5.0) >= 0.8
+
+
+@pytest.mark.parametrize("kind", ["port-restricted", "symmetric"])
+def test_no_more_than_one_scan_where_there_is_nothing_to_find(
+    make_warren_world: Make, kind: str
+) -> None:
+    """Behind a NAT that keeps ports, none; behind one with random ports, one in minutes."""
+    world = make_warren_world(29)
+    one, other = pair(world, "port-restricted", kind, stock=True)
+    connect(one, other, 60.0)
+    attempts = one.paths[other.key].attempts
+    assert len(attempts) == (kind == "symmetric")
 
 
 @pytest.mark.parametrize("hard", ["symmetric", "carrier-block", "symmetric-sequential"])

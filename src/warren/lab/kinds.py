@@ -47,6 +47,9 @@ class NatKind:
 # inside socket has one outside port: endpoint-independent mapping for all practical purposes.
 # Conntrack lets in only replies from exactly the address and port that were written to.
 _MASQUERADE = f'oifname "{WAN}" masquerade'
+_BLOCK = (
+    f'oifname "{WAN}" meta l4proto udp masquerade to :FIRST-LAST fully-random\n    {_MASQUERADE}'
+)
 # The counter alone would be taken for a port in the wrong order of bytes.
 _IN_TURN = ", ".join(f"{number} : {30000 + number}" for number in range(4096))
 
@@ -123,10 +126,14 @@ KINDS: Mapping[str, NatKind] = MappingProxyType(
                 everyday="symmetric, ports from a carrier's block",
                 mapping="address-and-port-dependent",
                 filtering="address-and-port-dependent",
-                translate=(
-                    f'oifname "{WAN}" meta l4proto udp masquerade to :20480-22527 fully-random\n'
-                    f"    {_MASQUERADE}"
-                ),
+                translate=_BLOCK.replace("FIRST", "20480").replace("LAST", "22527"),
+            ),
+            NatKind(
+                name="carrier-block-512",
+                everyday="symmetric, ports from one of a carrier's small blocks",
+                mapping="address-and-port-dependent",
+                filtering="address-and-port-dependent",
+                translate=_BLOCK.replace("FIRST", "20480").replace("LAST", "20991"),
             ),
             NatKind(
                 name="udp-blocked",

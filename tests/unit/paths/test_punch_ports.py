@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warren.netmap.endpoint import Endpoint
+from warren.paths.punching.easy import SCAN_MAX
 from warren.paths.punching.ports import (
     BLOCK_MAX,
     FIRST_MAX,
@@ -133,13 +134,38 @@ def test_a_wrong_span_is_given_up() -> None:
     assert all(4096 <= port <= 6143 for port in found[:64])
 
 
-def test_a_scan_leaves_no_port_of_a_block_out() -> None:
-    """One port seen: the aligned blocks around it, small before large, and nothing else."""
+def scanned(ports: Sequence[int]) -> list[int]:
     rng = random.Random(5)
-    plan = scan_plan_for(infer(samples([21000])))
-    found = list(guesses(plan, rng.randbytes, whole=False, exhaust=True))
-    assert len(found) == len(set(found)) <= 2048 + 2 * 8
+    plan = scan_plan_for(infer(samples(ports)))
+    return list(islice(guesses(plan, rng.randbytes, whole=False, exhaust=True), SCAN_MAX))
+
+
+@pytest.mark.parametrize("seen", [[21000], [20480], [22527], [20500, 22500], [22500, 20500, 21700]])
+def test_a_scan_leaves_no_port_of_a_block_out(seen: list[int]) -> None:
+    """The aligned blocks around what was seen, and little else."""
+    found = scanned(seen)
+    assert len(found) == len(set(found)) <= 2048 + FIRST_MAX
     assert set(range(20480, 22528)) <= set(found)
+
+
+def test_a_scan_takes_small_blocks_before_large_ones() -> None:
+    found = scanned([20500])
+    for size in (256, 512, 1024):
+        assert set(range(20480, 20480 + size)) <= set(found[: size + FIRST_MAX])
+
+
+def test_a_scan_of_a_block_that_is_not_aligned_lies_around_what_was_seen() -> None:
+    """Blocks of 2,048 from port 1024 on: aligned ones would miss half of it."""
+    found = set(scanned([21600, 22900]))
+    assert set(range(21504, 23200)) <= found
+
+
+@pytest.mark.parametrize("step", [1, 3, -2])
+def test_a_scan_of_ports_in_turn_goes_on_from_the_newest(step: int) -> None:
+    found = scanned([30000, 30000 + 2 * step, 30000 + 3 * step])
+    for later in (1, 20, 100):
+        assert 30000 + (3 + later) * step in found[: later + 2]
+    assert 30000 + 900 * step in found
 
 
 @given(

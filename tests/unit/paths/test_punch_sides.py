@@ -17,7 +17,7 @@ from warren.netmap.node import Hostinfo, NetInfo
 from warren.paths import timing
 from warren.paths.punching.attempt import Outcome
 from warren.paths.punching.budget import ProbeBudget, SocketBudget
-from warren.paths.punching.easy import PROBES_MAX, EasySide
+from warren.paths.punching.easy import PROBES_MAX, SCAN_MAX, EasySide
 from warren.paths.punching.hard import (
     CALL_PORTS_TOTAL,
     FRESH_AFTER_S,
@@ -27,7 +27,8 @@ from warren.paths.punching.hard import (
 )
 from warren.paths.punching.kept import IDLE_MAX_S, KeptPath
 from warren.paths.punching.ports import Allocation, GuessPlan, Pattern, PortMemory, Sample, Span
-from warren.paths.punching.roles import OwnSide, PeerSide, Role, choose, targets
+from warren.paths.punching.roles import OwnSide, PeerSide, Role, choose
+from warren.paths.punching.shown import ShownPorts, targets
 from warren.paths.punching.sockets import (
     Aside,
     AsideLease,
@@ -277,7 +278,7 @@ def test_the_easy_side_never_exceeds_its_rate_and_always_ends(seed: int, scan: b
     side = easy(GuessPlan((2000, 2001), (Span(4096, 6143),), 256), seed, scan)
     sent = probes_of(side, random.Random(seed))
     assert most_in_a_second(at for at, _ in sent) <= 100
-    assert len(sent) == len(set(sent)) and len(sent) <= (2048 if scan else PROBES_MAX)
+    assert len(sent) == len(set(sent)) and len(sent) <= (SCAN_MAX if scan else PROBES_MAX)
     assert side.attempt.outcome is Outcome.EXHAUSTED
 
 
@@ -455,6 +456,7 @@ ONE = Allocation(Pattern.UNKNOWN, (2000,))
         (own_side(False), PeerSide(False), ONE, Role.NOTHING),
         (own_side(False), PeerSide(False), BLOCK, Role.SCAN),
         (own_side(False), PeerSide(False, hard=True), ONE, Role.SCAN),
+        (own_side(False), PeerSide(False, hard=False), ONE, Role.NOTHING),
         (
             own_side(False),
             PeerSide(False, hard=True),
@@ -466,6 +468,60 @@ ONE = Allocation(Pattern.UNKNOWN, (2000,))
 def test_roles(own: OwnSide, peer: PeerSide, ports: Allocation, role: Role) -> None:
     found, why = choose(own, peer, ports)
     assert found is role and why
+
+
+@pytest.mark.parametrize(
+    ("peer", "ports", "role"),
+    [
+        (PeerSide(False), ONE, Role.SCAN),
+        (PeerSide(False, hard=False), ONE, Role.NOTHING),
+        (PeerSide(True), ONE, Role.GUESS),
+        (PeerSide(False), Allocation(Pattern.RANDOM, (2000, 50000)), Role.NOTHING),
+        (PeerSide(False, udp=False), ONE, Role.NOTHING),
+    ],
+)
+def test_a_port_that_was_changed_may_be_changed_anew(
+    peer: PeerSide, ports: Allocation, role: Role
+) -> None:
+    found, _ = choose(own_side(False), peer, ports, changed=True)
+    assert found is role
+
+
+def endpoints(*texts: str) -> list[Endpoint]:
+    return [Endpoint.parse(text) for text in texts]
+
+
+def test_a_stock_clients_guess_is_no_port_of_its_nat() -> None:
+    shown = ShownPorts()
+    shown.note(endpoints("198.51.100.2:20716", "198.51.100.2:41641", "192.168.1.2:41641"), 0.0)
+    assert shown.allocation() == Allocation(Pattern.UNKNOWN, (20716,))
+    assert shown.changed and str(shown.address()) == "198.51.100.2"
+    # A call need not repeat the inside address.
+    shown.note(endpoints("198.51.100.2:20900", "198.51.100.2:41641"), 1.0)
+    assert shown.allocation().ports == (20900, 20716)
+
+
+def test_a_kept_port_is_not_a_changed_one() -> None:
+    shown = ShownPorts()
+    assert not shown.changed and shown.address() is None
+    shown.note(endpoints("198.51.100.2:41641", "192.168.1.2:41641", "[2001:db8::1]:41641"), 0.0)
+    assert shown.allocation() == Allocation(Pattern.PRESERVED, (41641,))
+    assert not shown.changed and str(shown.address()) == "198.51.100.2"
+
+
+def test_a_machine_without_a_nat_has_no_changed_port() -> None:
+    shown = ShownPorts()
+    shown.note(endpoints("198.51.100.2:41641"), 0.0)
+    assert not shown.changed
+
+
+def test_what_was_seen_at_another_address_is_forgotten() -> None:
+    shown = ShownPorts()
+    shown.note(endpoints("198.51.100.2:20716", "192.168.1.2:41641"), 0.0)
+    shown.note(endpoints("198.51.100.3:41641", "100.64.7.7:41641"), 1.0)
+    assert not shown.changed and str(shown.address()) == "198.51.100.3"
+    shown.note(endpoints("198.51.100.3:5000", "100.64.7.7:41641"), 2.0)
+    assert shown.allocation() == Allocation(Pattern.UNKNOWN, (5000,)) and shown.changed
 
 
 def test_what_a_peer_says_of_itself() -> None:

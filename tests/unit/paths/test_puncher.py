@@ -13,7 +13,7 @@ from warren.netmap.endpoint import Endpoint
 from warren.paths.machine import Lease, Ponged, Relay, Transmit
 from warren.paths.punching.attempt import Outcome
 from warren.paths.punching.ports import Sample
-from warren.paths.punching.puncher import BACKOFF_S, LAG_S, PunchingPaths
+from warren.paths.punching.puncher import BACKOFF_S, LAG_S, SCAN_AFTER_S, PunchingPaths
 from warren.paths.punching.roles import OwnSide, PeerSide
 from warren.paths.punching.sockets import (
     Aside,
@@ -295,3 +295,95 @@ def test_a_caller_cannot_make_us_flood_an_address() -> None:
     assert 0 < len(to_victim) <= 100
     assert rig.paths.paths.dropped["ping over the rate to one address"] > 0
     assert rig.paths.paths.dropped["call over the rate"] > 900
+
+
+LAN = Endpoint.parse("192.168.1.2:41641")
+CHANGED = Endpoint(PEER.ip, 20716)
+
+
+def stock(*endpoints: Endpoint, hard: bool | None = None) -> Rig:
+    """A stock peer that tells these endpoints and answers over the relay; this side is easy."""
+    rig = Rig(hard=False, understands=False)
+    rig.paths.set_peer(endpoints, 900, PeerSide(False, hard), 0.0)
+    rig.paths.note_active(0.0)
+    rig.give(CallMeMaybe(endpoints), Relay(900))
+    return rig
+
+
+def scanned(rig: Rig) -> list[tuple[float, int]]:
+    """When which other ports of the peer's address were probed than those that it told."""
+    return [
+        (at, item.to.port)
+        for at, item in rig.sent
+        if isinstance(item, Transmit)
+        and isinstance(item.to, Endpoint)
+        and item.to.ip == PEER.ip
+        and item.to not in (PEER, CHANGED)
+    ]
+
+
+@pytest.mark.parametrize("told", [(CHANGED, LAN), (CHANGED, PEER, LAN)])
+@pytest.mark.parametrize(("hard", "after_s"), [(None, SCAN_AFTER_S), (True, 0.5)])
+def test_a_stock_peer_whose_port_was_changed_is_scanned_for(
+    told: tuple[Endpoint, ...], hard: bool | None, after_s: float
+) -> None:
+    """With the guess of its own port among what it tells, or without it."""
+    rig = stock(*told, hard=hard)
+    rig.run(40.0)
+    probes = scanned(rig)
+    assert after_s <= probes[0][0] < after_s + 0.2
+    assert set(range(20480, 22528)) - {CHANGED.port} <= {port for _, port in probes}
+    ordinary = [at for at, item in rig.sent if isinstance(item, Transmit) and item.to != LAN
+                and isinstance(item.to, Endpoint)]  # fmt: skip
+    assert all(sum(at <= t < at + 1.0 for t in ordinary) <= 100 for at in ordinary)
+
+
+def test_a_failed_scan_is_not_repeated_for_minutes() -> None:
+    rig = stock(CHANGED, LAN)
+    for second in range(900):
+        rig.run(float(second))
+        rig.give(CallMeMaybe((CHANGED, LAN)), Relay(900))
+        rig.paths.note_active(rig.now)
+    began = [attempt.began for attempt in rig.paths.attempts]
+    assert len(began) == 3
+    assert began[1] - began[0] > BACKOFF_S and began[2] - began[1] > 2 * BACKOFF_S
+    assert all(attempt.outcome is Outcome.EXHAUSTED for attempt in rig.paths.attempts)
+
+
+@pytest.mark.parametrize(
+    ("told", "hard"),
+    [((PEER, LAN), None), ((CHANGED,), None), ((CHANGED, LAN), False), ((LAN,), None)],
+    ids=["a kept port", "no NAT", "known to be easy", "no address outside"],
+)
+def test_a_stock_peer_that_is_not_scanned_for(
+    told: tuple[Endpoint, ...], hard: bool | None
+) -> None:
+    rig = stock(*told, hard=hard)
+    rig.run(20.0)
+    assert not scanned(rig) and not rig.paths.attempts
+
+
+def test_who_does_not_answer_over_the_relay_is_not_scanned_for() -> None:
+    rig = Rig(hard=False, understands=False)
+    rig.paths.set_peer([CHANGED, LAN], 900, PeerSide(False), 0.0)
+    rig.paths.note_active(0.0)
+    rig.run(15.0)
+    assert not scanned(rig) and "not answered" in rig.paths.why
+    rig.give(Pong(TxId(b"q" * 12), OWN), Relay(900))
+    rig.run(17.0)
+    assert scanned(rig)
+
+
+def test_a_hit_of_a_scan_makes_the_stock_peer_ping_at_once() -> None:
+    rig = stock(CHANGED, LAN)
+    rig.run(4.9)
+    at, item = rig.sent[-1]
+    assert isinstance(item, Transmit) and isinstance(item.message, Ping)
+    calls = len(rig.said(CallMeMaybe))
+    assert isinstance(item.to, Endpoint)
+    rig.give(Pong(item.message.tx_id, OWN), item.to)
+    assert rig.paths.path(rig.now) == item.to and rig.now - at < 0.1
+    assert rig.said(CallMeMaybe)[calls:] == [CallMeMaybe((OWN,))]
+    before = len(scanned(rig))
+    rig.run(7.0)
+    assert {port for _, port in scanned(rig)[before:]} <= {item.to.port}

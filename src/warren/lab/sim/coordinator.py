@@ -15,14 +15,16 @@ _Joined = TypeVar("_Joined", SimNode, StockNode)
 
 
 class SimTailnet:
-    """Nodes that know each other. tell_nat: whether peers learn each other's NetInfo.
+    """Nodes that know each other. tell_nat: whether peers learn each other's NetInfo. regions: how
+    many relay regions the map has; a stock client asks one STUN server in each.
 
     `node` and `stock` add members, in a network of their own if a kind of NAT is named.
     """
 
-    def __init__(self, world: SimWorld, tell_nat: bool = False) -> None:
+    def __init__(self, world: SimWorld, tell_nat: bool = False, regions: int = 1) -> None:
         self.world = world
         self.tell_nat = tell_nat
+        self.regions = regions
         self.members: list[SimNode | StockNode] = []
 
     def node(self, name: str, network: Network = None, latency_s: float = 0.01) -> SimNode:
@@ -33,7 +35,7 @@ class SimTailnet:
     def stock(self, name: str, network: Network = None, latency_s: float = 0.01) -> StockNode:
         """Add a stock client."""
         host = self.world.host(name, self._router(network, name), latency_s)
-        return self._join(StockNode(self.world, host))
+        return self._join(StockNode(self.world, host, self.regions))
 
     def settle(self, seconds: float = 1.0) -> None:
         """Let everybody measure and learn of the others."""
@@ -57,8 +59,8 @@ class SimTailnet:
     def _tell(self, to: SimNode | StockNode, about: SimNode | StockNode) -> None:
         identity = about.identity()
         if self.tell_nat and about.public:
-            hard = len(set(about.public)) > 1
-            identity = identity._replace(side=PeerSide(about.side.understands, hard, True))
+            side = PeerSide(about.side.understands, about.varies, True)
+            identity = identity._replace(side=side)
         self.world.after(_LATENCY_S, lambda: to.learn(identity))
 
     def _router(self, network: Network, name: str) -> Router | None:

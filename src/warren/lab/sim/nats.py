@@ -76,6 +76,13 @@ MODELS: Mapping[str, NatModel] = MappingProxyType(
                 _APDM,
                 PortRule("random", first=20480, last=22527),
             ),
+            NatModel(
+                "carrier-block-512",
+                "symmetric, ports from one of a carrier's small blocks",
+                _APDM,
+                _APDM,
+                PortRule("random", first=20480, last=20991),
+            ),
             NatModel("udp-blocked", "no UDP at all", _EIM, _APDM, udp=False),
         )
     }

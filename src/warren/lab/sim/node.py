@@ -86,6 +86,8 @@ class _Member:
         """Called when this node has something new to say of itself."""
         host.open(self._on_datagram, PORT)
         self.public: tuple[Endpoint, ...] = ()
+        self.varies: bool | None = None
+        """Whether two servers saw it at different ports; None where only one answered."""
         self.dropped = 0
         self._boxes: dict[NodePublic, SharedBox] = {}
         self._stun: dict[StunTxId, tuple[Endpoint, float]] = {}
@@ -110,9 +112,9 @@ class _Member:
         self._boxes[peer.key] = SharedBox(self.disco, peer.disco)
 
     def measure(self) -> None:
-        """Ask every STUN server from the main socket; what they say is told after a while."""
+        """Ask the STUN servers from the main socket; what they say is told after a while."""
         self._stun.clear()
-        for server in self.world.stun_servers:
+        for server in self._servers():
             tx_id = StunTxId(self.world.rng.randbytes(_TX_ID_BYTES))
             self._stun[tx_id] = (server, self.world.now)
             self.host.send(self.at, server, binding_request(tx_id), "STUN")
@@ -120,9 +122,13 @@ class _Member:
         self._seen = seen
         self.world.after(_STUN_WAIT_S, lambda: self._measured(tuple(seen)))
 
+    def _servers(self) -> tuple[Endpoint, ...]:
+        return self.world.stun_servers
+
     def _measured(self, seen: tuple[Endpoint, ...]) -> None:
         before = self.identity()
         self.public = tuple(dict.fromkeys(seen))
+        self.varies = len(self.public) > 1 if len(seen) > 1 else None
         if self.identity() != before:
             self.changed()
 
@@ -221,8 +227,8 @@ class SimNode(_Member):
     def _measured(self, seen: tuple[Endpoint, ...]) -> None:
         super()._measured(seen)
         self.own.udp = bool(seen)
-        if len(seen) > 1:
-            self.own.hard = len(set(seen)) > 1
+        if self.varies is not None:
+            self.own.hard = self.varies
         for key, paths in self.paths.items():
             paths.set_own_endpoints(self.endpoints, self.world.now)
             self._settle(key)
@@ -311,10 +317,13 @@ class StockNode(_Member):
     """A stock client, as far as punching meets it (PROTOCOL §5.4, §15): one socket, no punching.
 
     Every call's endpoints are pinged at once and replace those of the call before; the source of
-    a ping becomes a candidate. Its own search pings no endpoint twice in five seconds.
+    a ping becomes a candidate. Its own search pings no endpoint twice in five seconds. It asks
+    one STUN server in each of the `regions`, so with one region it never learns whether its ports
+    vary.
     """
 
-    def __init__(self, world: SimWorld, host: Host) -> None:
+    def __init__(self, world: SimWorld, host: Host, regions: int) -> None:
+        self._regions = regions
         self.candidates: dict[NodePublic, dict[Endpoint, str]] = {}
         self.ponged: dict[NodePublic, dict[Endpoint, float]] = {}
         self.active: set[NodePublic] = set()
@@ -331,8 +340,15 @@ class StockNode(_Member):
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """A stock client leaves out ports that only one server saw, but for the first."""
-        return tuple(dict.fromkeys((*self.public[:1], self.at)))
+        """A stock client leaves out ports that only one server saw, but for the first. Where its
+        ports vary it guesses that somebody forwarded its own port (PROTOCOL §5.6)."""
+        told = list(self.public[:1])
+        if self.varies:
+            told.append(Endpoint(told[0].ip, self.at.port))
+        return tuple(dict.fromkeys((*told, self.at)))
+
+    def _servers(self) -> tuple[Endpoint, ...]:
+        return self.world.stun_servers[: self._regions]
 
     def talk_to(self, peer: _Member) -> None:
         """Search for a path every five seconds while there is none, and keep the one found."""
@@ -366,9 +382,7 @@ class StockNode(_Member):
         known = self.candidates.setdefault(peer, {})
         if isinstance(message, Ping) and isinstance(via, Endpoint):
             self._send(peer, via, Pong(message.tx_id, via))
-            if via not in known:
-                known[via] = "ping"
-                self._ping(peer, via)
+            known.setdefault(via, "ping")
         elif isinstance(message, Pong) and isinstance(via, Endpoint):
             asked = self._pings.pop(message.tx_id, None)
             if asked is not None and asked[1] in known:

@@ -16,10 +16,11 @@ from warren.keys import NodePublic
 from warren.netmap.endpoint import Endpoint
 from warren.paths.punching.attempt import Attempt, Method, Outcome
 from warren.paths.punching.budget import PROBES_PER_S, ProbeBudget
-from warren.paths.punching.ports import SCAN_WIDTH, GuessPlan, guesses
+from warren.paths.punching.ports import FIRST_MAX, SCAN_WIDTH, GuessPlan, guesses
 
 PROBES_MAX = 1024
-SCAN_MAX = SCAN_WIDTH
+SCAN_MAX = SCAN_WIDTH + FIRST_MAX
+"""The widest block whole, and the likeliest ports, which may lie outside of it."""
 HINTS_MAX = 16
 LATE_S = 1.0
 """How long answers are waited for after the last probe."""

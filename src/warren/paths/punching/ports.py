@@ -33,6 +33,9 @@ _PREDICTED_MAX = 48
 _NEIGHBOURS = 8
 _NEIGHBOURED = 4
 _SEEN_ALONE = 4
+_AHEAD, _AHEAD_IN_TURN = 48, 112
+_FAR_IN_TURN = 1024
+"""A scan looks so many steps beyond the newest port, in order; then so far, in any."""
 _WRONG_SPAN = 8
 """A span is given up after this many times the guesses that a hit should take: odds of e⁻⁸."""
 
@@ -180,18 +183,32 @@ def plan_for(allocation: Allocation, sockets: int) -> GuessPlan:
 def scan_plan_for(allocation: Allocation) -> GuessPlan:
     """Return where the one port of a peer is to be sought, of whose NAT little is known.
 
-    A client tells few of its ports, often one. Carriers' blocks are powers of two (RFC 7422 §3),
-    so the aligned ones around what was seen come first, the small before the large.
+    A client tells few of its ports, often one. It was given that one some time ago, so ports in
+    turn have gone on from there. Carriers' blocks are powers of two (RFC 7422 §3), so the aligned
+    ones around what was seen come next, the small before the large.
     """
-    plan = plan_for(allocation, SCAN_WIDTH)
-    spans = [allocation.block] if allocation.block is not None else []
-    if allocation.ports:
-        size = SCAN_WIDTH // 8
-        while size <= SCAN_WIDTH:
-            start = allocation.ports[0] // size * size
-            spans.append(_clamped(start, start + size - 1))
-            size *= 2
-    return GuessPlan(plan.first, tuple(spans[:SPANS_MAX]), 1)
+    seen = allocation.ports[:_NEWEST]
+    if not seen:
+        return GuessPlan()
+    newest, step = seen[0], allocation.step or 1
+    ahead = _AHEAD_IN_TURN if allocation.step else _AHEAD
+    first = [newest, *(_ring(newest + step * count) for count in range(1, ahead + 1))]
+    first += [newest - step * count for count in range(1, _NEIGHBOURS + 1)]
+    spans = []
+    if allocation.step:
+        far = newest + step * _FAR_IN_TURN
+        spans.append(_clamped(min(newest, far), max(newest, far)))
+    size = SCAN_WIDTH // 8
+    while size <= SCAN_WIDTH and len(spans) < SPANS_MAX:
+        start = newest // size * size
+        spans.append(_clamped(start, start + size - 1))
+        size *= 2
+    middle = (min(seen) + max(seen)) // 2
+    if not allocation.step and not all(spans[-1].first <= p <= spans[-1].last for p in seen):
+        # No aligned block holds all of them.
+        spans = [_clamped(middle - SCAN_WIDTH // 2, middle + SCAN_WIDTH // 2 - 1)]
+    usable = _distinct(port for port in first if FIRST_PORT <= port <= LAST_PORT)
+    return GuessPlan(tuple(usable), tuple(spans), 1)
 
 
 def guesses(

@@ -29,14 +29,14 @@ from warren.paths.punching.easy import EasySide
 from warren.paths.punching.hard import SOCKETS, HardSide
 from warren.paths.punching.kept import KeptPath
 from warren.paths.punching.ports import (
+    Allocation,
     GuessPlan,
-    PortMemory,
-    Sample,
     Span,
     infer,
     scan_plan_for,
 )
-from warren.paths.punching.roles import OwnSide, PeerSide, Role, choose, ports_shown, targets
+from warren.paths.punching.roles import OwnSide, PeerSide, Role, choose
+from warren.paths.punching.shown import ShownPorts, targets
 from warren.paths.punching.sockets import (
     Aside,
     AsideLease,
@@ -51,6 +51,7 @@ from warren.paths.punching.sockets import (
 START_AFTER_S = 0.5
 """An ordinary search has this long; most paths need two round trips."""
 SCAN_AFTER_S = 3.0
+"""It has this long where only its silence says that the peer's ports vary."""
 WISH_S = 15.0
 """A call from the peer says for this long that it wants a path."""
 BACKOFF_S, BACKOFF_MAX_S = 120.0, 1800.0
@@ -79,7 +80,7 @@ class PunchingPaths:
         self._own_key = own_key
         self._own = own
         self._peer = PeerSide()
-        self._peer_ports = PortMemory()
+        self._peer_ports = ShownPorts()
         self._map_endpoints: tuple[Endpoint, ...] = ()
         self._called_endpoints: tuple[Endpoint, ...] = ()
         self._own_endpoints: tuple[Endpoint, ...] = ()
@@ -88,6 +89,8 @@ class PunchingPaths:
         self._failures = 0
         self._not_before = 0.0
         self._wished_until = 0.0
+        self._heard_at: float | None = None
+        """When the peer last said something over a relay."""
         self._missed_at: Address | None = None
         self._missed_until = 0.0
         self._without_since: float | None = None
@@ -109,7 +112,7 @@ class PunchingPaths:
         """Take what the map says of the peer."""
         self._map_endpoints = tuple(endpoints)
         self._peer = peer
-        self._note_peer_ports(self._map_endpoints, now)
+        self._peer_ports.note(self._map_endpoints, now)
         self.paths.set_peer(self._map_endpoints, home_region, now)
         self._turn(now)
 
@@ -155,6 +158,8 @@ class PunchingPaths:
     def receive(self, message: Message, via: Via | Aside, now: float) -> None:
         """Take an opened disco message of this peer."""
         self._now = now
+        if isinstance(via, Relay):
+            self._heard_at = now
         if isinstance(via, Aside):
             self._receive_aside(message, via, now)
         elif isinstance(message, PunchInvite | PunchEnd):
@@ -173,7 +178,7 @@ class PunchingPaths:
             if isinstance(message, CallMeMaybe) and isinstance(via, Relay):
                 self._wished_until = now + WISH_S
                 self._called_endpoints = message.endpoints
-                self._note_peer_ports(message.endpoints, now)
+                self._peer_ports.note(message.endpoints, now)
             if isinstance(message, Ping) and isinstance(via, Endpoint) and self._easy is not None:
                 self._easy.hint(via, now)
             self.paths.receive(message, via, now)
@@ -275,32 +280,40 @@ class PunchingPaths:
             self._begin(now)
 
     def _begin(self, now: float) -> None:
-        allocation = ports_shown(self._peer_ports)
-        role, self.why = choose(self._own, self._peer, allocation)
+        allocation = self._peer_ports.allocation()
+        role, self.why = choose(self._own, self._peer, allocation, self._peer_ports.changed)
         if role is Role.OPEN:
             self._begin_open(now)
         elif role is Role.SCAN:
-            assert self._without_since is not None
-            address = self._peer_ports.address()
-            if now < self._without_since + SCAN_AFTER_S:
-                self._not_before = self._without_since + SCAN_AFTER_S
-            elif address is not None:
-                plan = scan_plan_for(allocation)
-                self._guess(
-                    EasySide(
-                        address=address,
-                        plan=plan,
-                        own_key=self._own_key,
-                        budget=self._own.probes,
-                        entropy=self._own.entropy,
-                        now=now,
-                        scan=True,
-                    ),
-                    now,
-                )
+            self._begin_scan(allocation, now)
         else:
             # What is known may change with the next map or measuring; ask again at leisure.
             self._not_before = now + NO_ROOM_S
+
+    def _begin_scan(self, allocation: Allocation, now: float) -> None:
+        """Look for the port through which a stock peer pings us; it does so when we call it."""
+        since, address = self._without_since, self._peer_ports.address()
+        assert since is not None and address is not None
+        begin = since + (START_AFTER_S if self._peer.hard else SCAN_AFTER_S)
+        if now < begin:
+            self._not_before = begin
+        elif self._heard_at is None or self._heard_at < since:
+            # Who does not answer over the relay has not pinged us either: no port is open.
+            self.why = "the peer has not answered over the relay"
+            self._not_before = now + NO_ROOM_S
+        else:
+            self._guess(
+                EasySide(
+                    address=address,
+                    plan=scan_plan_for(allocation),
+                    own_key=self._own_key,
+                    budget=self._own.probes,
+                    entropy=self._own.entropy,
+                    now=now,
+                    scan=True,
+                ),
+                now,
+            )
 
     def _begin_open(self, now: float) -> None:
         known = targets((*self._called_endpoints, *self._map_endpoints))
@@ -412,6 +425,9 @@ class PunchingPaths:
         self._easy = None
         if easy.hit is not None:
             self.paths.adopt(easy.hit.endpoint, easy.hit.rtt_s, easy.hit.seen_as, now)
+            if not self._peer.understands and self._own_endpoints:
+                # It would ping us again only seconds later; called, it does so at once.
+                self._say(CallMeMaybe(self._own_endpoints))
         elif easy.number is not None and easy.attempt.outcome is Outcome.EXHAUSTED:
             # An honest peer waits longer than this before it invites again.
             self._missed_at, self._missed_until = easy.address, now + BACKOFF_S / 2
@@ -507,12 +523,6 @@ class PunchingPaths:
         region = self.paths.relay_region()
         if region:
             self._out.append(Transmit(Relay(region), message))
-
-    def _note_peer_ports(self, endpoints: Iterable[Endpoint], now: float) -> None:
-        known = {sample.mapped for sample in self._peer_ports.samples()}
-        for endpoint in targets(endpoints):
-            if endpoint not in known:
-                self._peer_ports.note(Sample(endpoint, endpoint, now))
 
     def _drop(self, reason: str) -> None:
         self.paths.dropped[reason] = self.paths.dropped.get(reason, 0) + 1

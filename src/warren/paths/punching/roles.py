@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from ipaddress import IPv4Network
 
 from warren.netmap.endpoint import Endpoint
 from warren.netmap.node import Hostinfo
 from warren.paths.punching.budget import ProbeBudget, SocketBudget
-from warren.paths.punching.ports import (
-    Allocation,
-    Pattern,
-    PortMemory,
-    infer,
-)
+from warren.paths.punching.ports import Allocation, Pattern, PortMemory
 
 ATTRIBUTE_OFF = "warren.dev/cap/disable-punching"
 """The node attribute (in the own node's CapMap) that turns punching off."""
 MARK = "-warren"
 """`Hostinfo.IPNVersion` of nodes that understand punching messages ends in this."""
-
-_INDOORS = tuple(
-    IPv4Network(text)
-    for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "127.0.0.0/8")
-)
 
 
 @dataclass
@@ -80,8 +69,11 @@ class Role(Enum):
     NOTHING = "nothing"
 
 
-def choose(own: OwnSide, peer: PeerSide, ports: Allocation) -> tuple[Role, str]:
-    """Return the role and, in half a sentence, why. `ports` is what the peer's NAT showed."""
+def choose(
+    own: OwnSide, peer: PeerSide, ports: Allocation, changed: bool = False
+) -> tuple[Role, str]:
+    """Return the role and, in half a sentence, why. `ports` is what the peer's NAT showed, and
+    `changed` whether it is known to have given the peer's socket another port than its own."""
     if not own.enabled:
         return Role.NOTHING, "punching is switched off by a node attribute"
     if not own.udp:
@@ -103,18 +95,7 @@ def choose(own: OwnSide, peer: PeerSide, ports: Allocation) -> tuple[Role, str]:
         return Role.SCAN, "the peer's ports vary, perhaps within a block"
     if peer_hard:
         return Role.NOTHING, "the peer is a stock client whose ports vary without a pattern"
+    if peer.hard is None and changed and ports.pattern is not Pattern.RANDOM:
+        # With one relay region a stock client asks one server, and cannot know (PROTOCOL §5.9).
+        return Role.SCAN, "the peer's ports may vary: its NAT gave it another than its own"
     return Role.NOTHING, "ports vary on neither side"
-
-
-def targets(endpoints: Iterable[Endpoint]) -> list[Endpoint]:
-    """Return the IPv4 endpoints that may be a NAT's outside, in the order given."""
-    return [
-        endpoint
-        for endpoint in dict.fromkeys(endpoints)
-        if endpoint.is_v4 and not any(endpoint.ip in network for network in _INDOORS)
-    ]
-
-
-def ports_shown(memory: PortMemory) -> Allocation:
-    """Return how a peer's NAT gives out ports, from those at which it was seen."""
-    return infer(memory.samples())
