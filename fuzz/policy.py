@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
+from warren.policy.derpmap import merge, parse_derp_map_untrusted
+from warren.policy.malformed import MalformedPolicy
 from warren.policy.verdict import verdict_untrusted
 
 _TOPOLOGY = {
@@ -50,8 +53,21 @@ _POLICIES = [
         "nodeAttrs": [{"target": ["*"], "attr": ["funnel"], "app": {"x.y/z": [1]}}],
         "tests": [{"src": "ann@example.com", "accept": ["web:80"], "deny": ["tag:router:23"]}],
         "sshTests": [{"src": "ann@example.com", "dst": ["tag:router"], "check": ["root"]}],
+        "derpMap": {"OmitDefaultRegions": True, "Regions": {"1": None}},
     }
 ]
+_REGIONS = {
+    "HomeParams": {"RegionScore": {"901": 0.5}},
+    "Regions": {
+        "1": None,
+        "901": {
+            "RegionID": 901,
+            "RegionCode": "fra",
+            "Latitude": 50.1,
+            "Nodes": [{"HostName": "fra.example", "IPv4": "192.0.2.1", "IPv6": "none"}],
+        },
+    },
+}
 
 
 def entry(data: bytes) -> None:
@@ -70,3 +86,18 @@ def policies() -> list[bytes]:
         for name in p
     ]
     return [*whole, *pieces, b'{ // comment\n "acls": [], /* more */ }']
+
+
+def derp_map(data: bytes) -> None:
+    """Read a file of relay regions in both of its forms; what comes of it can be merged."""
+    source = data.decode(errors="replace")
+    for toml in (False, True):
+        with suppress(MalformedPolicy):
+            found = parse_derp_map_untrusted(source, toml=toml)
+            assert merge(found, found).regions is not None
+
+
+def derp_maps() -> list[bytes]:
+    """A file in JSON and in TOML."""
+    toml = b'[regions.901]\nregionCode = "ber"\n[[regions.901.nodes]]\nhostName = "b.example"\n'
+    return [json.dumps(_REGIONS).encode(), toml]

@@ -331,6 +331,7 @@ TARGETS = [
     Target("questions", questions.entry, questions.questions),
     Target("credentials", credentials.entry, credentials.texts),
     Target("policy", policy.entry, policy.policies),
+    Target("derp_map", policy.derp_map, policy.derp_maps),
     Target("backup_archive", backup.archive, backup.archives),
     Target("backup_row", backup.row, backup.rows),
     Target("headscale_rows", headscale.rows, headscale.examples),

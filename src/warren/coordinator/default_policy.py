@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from warren.coordinator.change import Change
 from warren.coordinator.records import NodeRecord
 from warren.coordinator.snapshot import Snapshot
+from warren.netmap.derpmap import DERPMap
 from warren.netmap.filterrule import ANY_PORT, FilterRule, NetPortRange
 from warren.netmap.node import CapMap
 
@@ -68,6 +69,10 @@ class CompiledPolicy(Protocol):
         """Return the subnets, then the exits, that `viewer` reaches through `peer`."""
         ...
 
+    def derp_map(self, regions: DERPMap) -> DERPMap:
+        """Return the relay regions with what the policy says of them."""
+        ...
+
     def follow(self, snapshot: Snapshot, change: Change, wall: datetime) -> Change:
         """Take in what changed; return it with what it changes for others beside."""
         ...
@@ -109,6 +114,10 @@ class AllowAll:
     def routes(self, viewer: NodeRecord, peer: NodeRecord) -> tuple[list[str], list[str]]:
         """No routes."""
         return [], []
+
+    def derp_map(self, regions: DERPMap) -> DERPMap:
+        """As they are."""
+        return regions
 
     def follow(self, snapshot: Snapshot, change: Change, wall: datetime) -> Change:
         """Nothing changes it."""

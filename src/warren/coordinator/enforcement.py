@@ -15,9 +15,11 @@ from warren.coordinator.policies import policy_text
 from warren.coordinator.policy_topology import policy_node, policy_user
 from warren.coordinator.records import NodeRecord, PolicyRecord
 from warren.coordinator.snapshot import Snapshot
+from warren.netmap.derpmap import DERPMap
 from warren.netmap.filterrule import FilterRule
 from warren.netmap.node import CapMap
 from warren.policy.compile import companions
+from warren.policy.derpmap import merge
 from warren.policy.meeting import Resolved
 from warren.policy.routes import approve
 from warren.policy.targets import Targets
@@ -58,6 +60,7 @@ class Enforcement:
         self._world = World(checked)
         self._filters: dict[str, dict[str, list[FilterRule]]] = {}
         self._ssh: dict[str, dict[str, Any]] = {}
+        self._regions: tuple[DERPMap, DERPMap] | None = None
         self.says_who_relays = any(RELAY in grant.app for grant in checked.grants)
 
     def _topology(self, snapshot: Snapshot) -> Topology:
@@ -240,6 +243,12 @@ class Enforcement:
             return [], []
         sight = self._world.sight
         return sight.routes(one, other), sight.exits(one, other)
+
+    def derp_map(self, regions: DERPMap) -> DERPMap:
+        """Return the regions with the policy's `derpMap` over them; the same object for the same."""
+        if self._regions is None or self._regions[0] is not regions:
+            self._regions = (regions, merge(regions, self._world.checked.policy.derp_map))
+        return self._regions[1]
 
     def may_relay(self, relay: NodeRecord, client: NodeRecord) -> bool:
         """Whether `relay` passes a client's traffic on, where no rule says who may.

@@ -29,7 +29,8 @@ TAGGED_DEVICES = UserProfile(
 class Mapper:
     """Makes views. It remembers the map entry of each record, and nothing else that counts.
 
-    derp_map: the relays, the same for all nodes. grants: what a node's own entry says beside the
+    derp_map: the relays before the policy's word on them, the same for all nodes; may be replaced
+    by others, which every node is then to be told. grants: what a node's own entry says beside the
     policy's capabilities.
     """
 
@@ -41,7 +42,7 @@ class Mapper:
     ) -> None:
         self._settings = settings
         self._grants = grants
-        self._derp_map = derp_map
+        self.derp_map = derp_map
         self._dns = _dns_config(settings.domain)
         self._entries: dict[int, tuple[NodeRecord, bool, Node]] = {}
         self._routed: dict[int, tuple[Node, dict[tuple[str, ...], Node]]] = {}
@@ -58,7 +59,7 @@ class Mapper:
         return View(
             node=entry,
             peers=peers,
-            derp_map=self._derp_map,
+            derp_map=policy.derp_map(self.derp_map),
             dns=self._dns,
             domain=self._settings.domain,
             packet_filters=_filters(node, snapshot, policy, wall),

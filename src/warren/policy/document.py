@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
+from warren.netmap.derpmap import DERPMap
+from warren.policy.derpmap import read_derp_map
 from warren.policy.hujson import Item, Text, parse_hujson_untrusted
 from warren.policy.malformed import MalformedPolicy, Place
 from warren.policy.postures import MAX_CONDITIONS, PREFIX, Condition, parse_condition
@@ -80,6 +82,7 @@ class Policy:
     route_approvers: dict[str, list[str]] = field(default_factory=dict)
     exit_approvers: list[str] = field(default_factory=list)
     randomize_client_port: bool = False
+    derp_map: DERPMap | None = None
 
 
 def parse_policy_untrusted(source: str) -> Policy:
@@ -142,6 +145,8 @@ class _Reader:
                 entries.extend(self.entries(found[name], name))
         if "randomizeClientPort" in found:
             policy.randomize_client_port = found["randomizeClientPort"].value is True
+        if "derpMap" in found:
+            policy.derp_map = read_derp_map(found["derpMap"], self.fail, where="derpMap.")
         return policy
 
     def known(self, item: Item, names: tuple[str, ...]) -> None:

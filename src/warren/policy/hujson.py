@@ -63,18 +63,22 @@ class Text:
         return self.source[: item.start] + new + self.source[item.end :]
 
 
-def parse_hujson_untrusted(source: str) -> Text:
-    """Parse a file of at most `MAX_BYTES`. Raises MalformedPolicy with line and column."""
+def parse_hujson_untrusted(source: str, what: str = "policy") -> Text:
+    """Parse a file of at most `MAX_BYTES`. Raises MalformedPolicy with line and column.
+
+    what: the file holds, for messages.
+    """
     lines = [0, *(found.end() for found in re.finditer("\n", source))]
-    parser = _Parser(source, lines)
+    parser = _Parser(source, lines, what)
     if len(source.encode(errors="surrogatepass")) > MAX_BYTES:
-        raise MalformedPolicy(f"the policy is larger than {MAX_BYTES} bytes")
+        raise MalformedPolicy(f"the {what} is larger than {MAX_BYTES} bytes")
     root = parser.document()
     return Text(root, source, parser.comments, lines)
 
 
 class _Parser:
-    def __init__(self, source: str, lines: list[int]) -> None:
+    def __init__(self, source: str, lines: list[int], what: str) -> None:
+        self.what = what
         self.source = source
         self.lines = lines
         self.at = 0
@@ -90,7 +94,7 @@ class _Parser:
         root = self.item(0)
         self.skip()
         if self.at != len(self.source):
-            raise self.fail("nothing may follow the policy")
+            raise self.fail(f"nothing may follow the {self.what}")
         return root
 
     def skip(self) -> None:
@@ -128,7 +132,7 @@ class _Parser:
             if self.at - start > _MAX_DIGITS:
                 raise self.fail("a number with too many digits", start)
             return Item(json.loads(found.group()), start, self.at)
-        raise self.fail("expected a value" if head else "the policy ends too early")
+        raise self.fail("expected a value" if head else f"the {self.what} ends too early")
 
     def string(self) -> str:
         found = _STRING.match(self.source, self.at)

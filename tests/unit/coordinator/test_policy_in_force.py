@@ -23,7 +23,7 @@ from warren.coordinator.settings import Settings
 from warren.coordinator.snapshot import Snapshot
 from warren.coordinator.store import Store
 from warren.netmap.codec import decode_json_untrusted
-from warren.netmap.derpmap import DERPMap
+from warren.netmap.derpmap import DERPMap, DERPRegion
 from warren.netmap.fold import fold
 from warren.netmap.messages import MapResponse
 from warren.netmap.node import Hostinfo, Node
@@ -207,3 +207,25 @@ async def test_a_policy_that_says_who_relays(network: Network) -> None:
                    for cap in grant.cap_map] for name, fake in network.fakes.items()}  # fmt: skip
     relay, target = "tailscale.com/cap/relay", "tailscale.com/cap/relay-target"
     assert told == {"pc": [], "web": [target], "db": [], "r1": [relay], "r2": [relay]}
+
+
+async def test_the_policys_regions_reach_every_node(network: Network) -> None:
+    """`derpMap` adds, replaces, removes, and leaves out what the server has; and goes again."""
+    own = DERPRegion(region_id=900, region_code="own", nodes=[])
+    network.maps._mapper.derp_map = DERPMap(regions={900: own}, omit_default_regions=True)
+    node = {"HostName": "fra.example"}
+
+    def told() -> dict[str, list[int]]:
+        return {
+            name: list(fake.view.derp_map.regions or {}) for name, fake in network.fakes.items()
+        }
+
+    heard = await network.put(derpMap={"Regions": {"901": {"Nodes": [node]}}})
+    assert heard == set(network.fakes)
+    assert told() == dict.fromkeys(network.fakes, [900, 901])
+    await network.put(derpMap={"Regions": {"900": None, "902": {"Nodes": [node]}}})
+    assert told() == dict.fromkeys(network.fakes, [902])
+    await network.put(derpMap={"omitDefaultRegions": True, "regions": {"903": {"nodes": [node]}}})
+    assert told() == dict.fromkeys(network.fakes, [903])
+    await network.put()
+    assert told() == dict.fromkeys(network.fakes, [900])
