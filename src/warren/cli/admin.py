@@ -73,6 +73,40 @@ def status(state: State = "", json: Json = False) -> None:
     )
 
 
+@app.command("regions")
+def regions(state: State = "", json: Json = False) -> None:
+    """List the relay regions that machines are told, and where each is from.
+
+    That is the server's own, those of --derp-map, and the policy's `derpMap` over them. With
+    --json, `derp_map` is in the form that --derp-map takes.
+
+    Example: warren admin regions
+    """
+    found = client(state).regions()
+    if json:
+        _print_json(found)
+        return
+    rows = [
+        [
+            str(number),
+            region.region_code,
+            region.region_name,
+            ", ".join(
+                f"{node.host_name}{f':{node.derp_port}' if node.derp_port else ''}"
+                for node in region.nodes
+                if not node.stun_only
+            ),
+            str(found.homes.get(number, 0)),
+            found.sources.get(number, ""),
+        ]
+        for number, region in sorted((found.derp_map.regions or {}).items())
+        if region is not None
+    ]
+    table(["region", "code", "name", "relays", "home of", "from"], rows)
+    for problem in found.problems:
+        print(f"! {problem[:1].upper()}{problem[1:]}.", file=sys.stderr)
+
+
 @users.command("create")
 def users_create(
     name: Annotated[str, typer.Argument(help="Log-in name: an e-mail address or a word.")],

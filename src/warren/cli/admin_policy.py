@@ -72,6 +72,8 @@ def set_(
         show.json(found)
     else:
         print(f"Version {found.version} of the policy is in force.")
+        for warning in found.warnings:
+            print(f"! {warning[:1].upper()}{warning[1:]}.", file=sys.stderr)
 
 
 @app.command("check")

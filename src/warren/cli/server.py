@@ -27,6 +27,8 @@ Examples:
 
   warren server --config /etc/warren/server.toml --check
 
+  warren server --derp-map /etc/warren/regions.json   (read again when it changes, or at SIGHUP)
+
   warren server backup /var/backups/warren.zip
 """
 
@@ -128,6 +130,10 @@ def serve(
         str | None, _flag("Short name of the region [warren].", "REGION_CODE")
     ] = None,
     region_name: Annotated[str | None, _flag("Name of the region [Warren].", "REGION_NAME")] = None,
+    derp_map: Annotated[
+        str | None,
+        _flag("Files or URLs with more relay regions, with commas [none].", "DERP_MAP"),
+    ] = None,
     verify_clients: Annotated[
         bool | None,
         _flag(

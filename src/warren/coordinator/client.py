@@ -34,6 +34,10 @@ class AdminClient:
         """Return the server at a glance. Every method raises AdminError."""
         return self._call("GET", "/v1/status", shapes.ServerStatus)
 
+    def regions(self) -> shapes.RelayRegions:
+        """Return the relay regions that machines are told."""
+        return self._call("GET", "/v1/regions", shapes.RelayRegions)
+
     def users(self) -> list[shapes.User]:
         """Return all users."""
         return self._call("GET", "/v1/users", list[shapes.User])

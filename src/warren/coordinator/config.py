@@ -84,6 +84,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     region_id: int = 900
     region_code: str = "warren"
     region_name: str = "Warren"
+    derp_map: str = ""
+    """Files or URLs with further relay regions, with commas between them: JSON in the form of the
+    wire's DERP map, or TOML likewise where the name ends in .toml."""
     verify_clients: bool = True
     """The relay serves only machines of this network."""
     log_level: str = "info"
@@ -123,6 +126,7 @@ def check(config: Config) -> None:
         elif text:
             parse_address(name, text)
     turn_places(config)
+    derp_map_places(config)
     turn_networks(config.turn_allow)
     if external_turn(config):
         turn_secret(config)
@@ -258,6 +262,18 @@ def external_turn(config: Config) -> list[TurnPlace]:
         places += [place] if place is not None else []
     if len(places) > MAX_SERVERS:
         raise BadConfig(f"turn-servers names {len(places)} servers; {MAX_SERVERS} are the most")
+    return places
+
+
+def derp_map_places(config: Config) -> list[str]:
+    """Return the files and URLs with relay regions, in order. Raises BadConfig."""
+    places = [part.strip() for part in config.derp_map.split(",") if part.strip()]
+    for place in places:
+        url = urlsplit(place)
+        if "://" in place and (url.scheme not in ("http", "https") or not url.hostname):
+            raise BadConfig(f"derp-map has {place!r}; it can be a file, or an https:// URL")
+    if len(set(places)) != len(places):
+        raise BadConfig("derp-map names the same place twice")
     return places
 
 

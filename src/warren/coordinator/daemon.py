@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import signal
 import socket
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
@@ -36,6 +37,7 @@ from warren.coordinator.change import Change, Facet
 from warren.coordinator.client import SOCKET_NAME
 from warren.coordinator.config import (
     Config,
+    derp_map_places,
     external_turn,
     parse_address,
     public_url,
@@ -54,6 +56,9 @@ from warren.coordinator.machine_api import MachineApi
 from warren.coordinator.mapper import Mapper
 from warren.coordinator.presence import Presence
 from warren.coordinator.questions import Questions
+from warren.coordinator.region_keeper import RegionKeeper
+from warren.coordinator.region_sources import RegionSources
+from warren.coordinator.regions import Regions, combine, own_region, with_policy
 from warren.coordinator.registry import Registry
 from warren.coordinator.session import Maps
 from warren.coordinator.settings import Settings
@@ -75,7 +80,6 @@ from warren.nat.places import abilities
 from warren.nat.turn.allocation import Transport
 from warren.nat.turn.grants import TurnPlace
 from warren.nat.turn.reach import Reach
-from warren.netmap.derpmap import DERPMap, DERPNode, DERPRegion
 from warren.relay import serve as relay
 from warren.relay.hub import Admits, Hub, Receive, RelayFailed
 from warren.relay.stun_server import Places, StunServer
@@ -85,11 +89,13 @@ _log = structlog.get_logger("server")
 
 FIRST_USER = "admin"
 DATABASE_NAME = "warren.db"
+_REGIONS_NAME = "regions"
 _FIRST_KEY_LIFE = timedelta(hours=24)
 # Clients of the relay are told to come back spread over this time, and to try for the other.
 _RECONNECT_MS, _TRY_FOR_MS = 500, 30_000
 _STOP_S = 1.0
 _KICK_DELAY_S = 1.0
+_NO_REGION = "there is no relay, so machines meet only where a direct path is found at once"
 _ACCESS_PURPOSE = b"warren api access tokens 1"
 
 
@@ -109,8 +115,8 @@ class Ready(NamedTuple):
 def run(config: Config, state: Path, ready: Callable[[Ready], None]) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    Raises AlreadyRunning, FileProblem, StoreProblem, CertificateProblem, PortProblem, each with
-    a sentence for a person, before anything is served, and RelayFailed.
+    Raises AlreadyRunning, FileProblem, StoreProblem, CertificateProblem, PortProblem,
+    RegionProblem, each with a sentence for a person, before anything is served, and RelayFailed.
     """
     owner_only_from_now_on()
     private_directory(state)
@@ -133,7 +139,7 @@ def run(config: Config, state: Path, ready: Callable[[Ready], None]) -> None:
 
 
 def check(config: Config, state: Path) -> None:
-    """Look whether a server could start: state, database, keys, certificate.
+    """Look whether a server could start: state, database, keys, certificate, relay regions.
 
     Nothing is written where there is nothing yet. Raises as `run` does.
     """
@@ -142,8 +148,11 @@ def check(config: Config, state: Path) -> None:
     if not state.exists():
         with TemporaryDirectory() as scratch:
             _check_keys(config, Path(scratch))
-        return
-    _check_keys(config, state)
+    else:
+        _check_keys(config, state)
+    sources = RegionSources(derp_map_places(config), state / _REGIONS_NAME)
+    asyncio.run(sources.check())
+    combine(own_region(config, ""), sources.maps())
 
 
 def _check_keys(config: Config, state: Path) -> None:
@@ -187,11 +196,16 @@ class Server:
             _turn_ways(config, host),
             (turn_secret(config), others) if others else (b"", ()),
         )
-        self._mapper = Mapper(
-            self._settings, _derp_map(config, self._certificates.pin), self._grants.capability
+        self._regions = RegionKeeper(
+            own_region(config, self._certificates.pin),
+            RegionSources(derp_map_places(config), state / _REGIONS_NAME),
+            self._regions_changed,
         )
-        policy = Enforcement(self._registry.snapshot, clock.wall())
-        self._maps = Maps(self._registry, self._mapper, policy, clock, entropy)
+        self._mapper = Mapper(
+            self._settings, self._regions.regions.derp_map, self._grants.capability
+        )
+        self._policy = Enforcement(self._registry.snapshot, clock.wall())
+        self._maps = Maps(self._registry, self._mapper, self._policy, clock, entropy)
         self._presence = Presence(self._registry, self._maps, self._settings, clock)
         self._registration = Registration(self._registry, self._settings, clock, entropy)
         self._questions = Questions(self._maps, self._settings.url, entropy)
@@ -220,6 +234,7 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._regions.look)
         try:
             await self._listen()
             join = await self._first_user()
@@ -229,6 +244,7 @@ class Server:
                     tasks.create_task(self._hub.run()),
                     tasks.create_task(self._presence.run()),
                     tasks.create_task(self._learn_addresses()),
+                    tasks.create_task(self._regions.run()),
                 ]
                 if self._config.tls != "off":
                     running.append(tasks.create_task(self._certificates.keep()))
@@ -295,6 +311,23 @@ class Server:
             await asyncio.sleep(due_s + 1)
             await self._registry.observe(lambda _: changed)
 
+    async def _regions_changed(self, regions: Regions) -> None:
+        """Tell machines of other relay regions."""
+        self._mapper.derp_map = regions.derp_map
+        changed = Delta(change=Change(everything=True, why=frozenset({"relay regions"})))
+        await self._registry.observe(lambda _: changed)
+
+    def _relay_regions(self) -> shapes.RelayRegions:
+        in_force = self._policy.derp_map(self._mapper.derp_map)
+        homes = Counter(node.home_derp for node in self._registry.snapshot.nodes.values())
+        regions = in_force.regions or {}
+        return shapes.RelayRegions(
+            derp_map=in_force,
+            sources=dict(with_policy(self._regions.regions, in_force).sources),
+            homes={number: homes[number] for number in regions if homes[number]},
+            problems=self._regions.problems() + ([] if regions else [_NO_REGION]),
+        )
+
     async def _listen_admin(self) -> None:
         office = Office(
             self._registry,
@@ -304,6 +337,7 @@ class Server:
             self._entropy,
             self._about,
             self._questions,
+            self._relay_regions,
         )
         sock = listen_unix(self._state / SOCKET_NAME)
         self._servers.append(
@@ -442,10 +476,7 @@ class Server:
                 "the certificate is self-signed, so machines will not trust the https:// URL; "
                 "use --tls acme or --tls files, or give --http and an http:// --url"
             )
-        if relay_address(config) is None:
-            warnings.append(
-                "there is no relay, so machines meet only where a direct path is found at once"
-            )
+        warnings += self._relay_regions().problems
         return tuple(warnings)
 
 
@@ -466,39 +497,6 @@ def _settings(config: Config) -> Settings:
     )
 
 
-def _derp_map(config: Config, pin: str) -> DERPMap:
-    """Return the map with our own relay; empty where it can't be reached over TLS."""
-    place = relay_address(config)
-    if place is None:
-        return DERPMap(regions={})
-    host, port = place
-    ipv4, ipv6 = "", ""
-    with suppress(ValueError):
-        address = ip_address(host)
-        ipv4, ipv6 = (host, "none") if address.version == 4 else ("none", host)
-    stun_port = -1
-    if config.stun != "off":
-        stun_port = config.stun_port or stun_groups(config.stun)[0][0].port
-    node = DERPNode(
-        name=f"{config.region_id}a",
-        region_id=config.region_id,
-        host_name=host,
-        cert_name=pin,
-        ipv4=ipv4,
-        ipv6=ipv6,
-        derp_port=port,
-        stun_port=stun_port,
-        can_port80=bool(config.http) and parse_address("http", config.http)[1] == 80,
-    )
-    region = DERPRegion(
-        region_id=config.region_id,
-        region_code=config.region_code,
-        region_name=config.region_name,
-        nodes=[node, *_second_stun(config, node)],
-    )
-    return DERPMap(regions={config.region_id: region}, omit_default_regions=True)
-
-
 def _turn_ways(config: Config, name: str) -> list[TurnPlace]:
     """Return the ways to the TURN server; TLS only where its certificate is one for a name."""
     ways = [
@@ -509,33 +507,6 @@ def _turn_ways(config: Config, name: str) -> list[TurnPlace]:
     if config.tls in ("acme", "files"):
         ways += [TurnPlace(Transport.TLS, name, place.port) for place in turn_places(config)[:1]]
     return ways
-
-
-def _second_stun(config: Config, node: DERPNode) -> list[DERPNode]:
-    """Return our other STUN address as a server of its own.
-
-    A client needs two to see whether its NAT maps by destination. Stock clients take it in, but
-    in a map with a single region they ask no second server.
-    """
-    if config.stun == "off" or config.relay_host:
-        return []
-    others: dict[int, str] = {}
-    for group in stun_groups(config.stun):
-        ips = [endpoint.ip for endpoint in reversed(group)]
-        if len(set(ips)) > 1:
-            ip = next(ip for ip in ips if str(ip) not in (node.ipv4, node.ipv6))
-            others[ip.version] = str(ip)
-    if not others:
-        return []
-    second = replace(
-        node,
-        name=f"{config.region_id}b",
-        ipv4=others.get(4, "none"),
-        ipv6=others.get(6, "none"),
-        stun_only=True,
-        can_port80=False,
-    )
-    return [second]
 
 
 def _own_addresses(url: str) -> Mapping[str, list[str]]:

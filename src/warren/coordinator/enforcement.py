@@ -245,7 +245,7 @@ class Enforcement:
         return sight.routes(one, other), sight.exits(one, other)
 
     def derp_map(self, regions: DERPMap) -> DERPMap:
-        """Return the regions with the policy's `derpMap` over them; the same object for the same."""
+        """Return regions with the policy's `derpMap` over them; the same object for the same."""
         if self._regions is None or self._regions[0] is not regions:
             self._regions = (regions, merge(regions, self._world.checked.policy.derp_map))
         return self._regions[1]

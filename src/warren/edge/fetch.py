@@ -1,20 +1,22 @@
 """One small HTTP/1.1 request to a machine that is not trusted, under limits of everything.
 
-For routers in the local network: no names, no TLS, no proxy, no cookies; a body of bounded size,
-a bounded time for the whole, and few redirects, none of them to another machine.
+`fetch` is for routers in the local network: no names, no TLS, no proxy, no cookies; a body of
+bounded size, a bounded time for the whole, and few redirects, none of them to another machine.
+`fetch_url` is for servers that a person named: with TLS and proxy, and without redirects.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 import h11
 
-from warren.edge.dial import write
+from warren.edge.dial import DialFailed, Stream, Target, dial, write
 from warren.netmap.endpoint import Endpoint
 
 MAX_BODY_BYTES = 128 * 1024
@@ -58,6 +60,34 @@ async def fetch(
         raise FetchFailed(f"it did not answer within {limit_s:g} s") from None
 
 
+async def fetch_url(
+    url: str,
+    method: str = "GET",
+    body: bytes = b"",
+    headers: Sequence[tuple[str, str]] = (),
+    *,
+    limit_s: float,
+    tls: ssl.SSLContext,
+    max_bytes: int = MAX_BODY_BYTES,
+) -> Fetched:
+    """Make a request to an http:// or https:// URL, likewise. Raises FetchFailed."""
+    parts = urlsplit(url)
+    secure, host = parts.scheme == "https", parts.hostname or ""
+    target = Target(host, parts.port or (443 if secure else 80), tls if secure else None)
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    try:
+        async with asyncio.timeout(limit_s):
+            stream = await dial(target, limit_s)
+            response, content = await _converse(
+                stream, parts.netloc.rpartition("@")[2], method, path, headers, body, max_bytes
+            )
+    except TimeoutError:
+        raise FetchFailed(f"it did not answer within {limit_s:g} s") from None
+    except DialFailed as error:
+        raise FetchFailed(str(error)) from error
+    return Fetched(response.status_code, content)
+
+
 async def _fetch(
     server: Endpoint,
     method: str,
@@ -95,31 +125,53 @@ async def _once(
     body: bytes,
     local_ip: str | None,
 ) -> tuple[h11.Response, bytes]:
-    http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
-    writer: asyncio.StreamWriter | None = None
     try:
-        reader, writer = await asyncio.open_connection(
-            str(server.ip), server.port, local_addr=(local_ip, 0) if local_ip else None
+        stream = Stream(
+            *await asyncio.open_connection(
+                str(server.ip), server.port, local_addr=(local_ip, 0) if local_ip else None
+            )
         )
-        lines = [("host", str(server)), ("connection", "close"), ("user-agent", "warren"), *headers]
+    except (OSError, UnicodeError) as error:
+        raise _failed(error) from error
+    return await _converse(stream, str(server), method, path, headers, body, MAX_BODY_BYTES)
+
+
+async def _converse(
+    stream: Stream,
+    host: str,
+    method: str,
+    path: str,
+    headers: Sequence[tuple[str, str]],
+    body: bytes,
+    max_bytes: int,
+) -> tuple[h11.Response, bytes]:
+    """Ask on a stream, read the answer, and close it."""
+    http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
+    try:
+        lines = [("host", host), ("connection", "close"), ("user-agent", "warren"), *headers]
         if method != "GET":
             lines.append(("content-length", str(len(body))))
         request = http.send(h11.Request(method=method, target=path, headers=lines)) or b""
         request += http.send(h11.Data(data=body)) or b"" if body else b""
         request += http.send(h11.EndOfMessage()) or b""
-        write(writer, request)
-        return await _read(http, reader)
+        write(stream.writer, request)
+        return await _read(http, stream.reader, max_bytes)
     except h11.ProtocolError as error:
         raise FetchFailed("it does not speak HTTP") from error
     except (OSError, UnicodeError) as error:
-        known = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else ""
-        raise FetchFailed(f"no connection: {known.lower() or type(error).__name__}") from error
+        raise _failed(error) from error
     finally:
-        if writer is not None:
-            writer.transport.abort()
+        stream.writer.transport.abort()
 
 
-async def _read(http: h11.Connection, reader: asyncio.StreamReader) -> tuple[h11.Response, bytes]:
+def _failed(error: OSError | UnicodeError) -> FetchFailed:
+    known = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else ""
+    return FetchFailed(f"no connection: {known.lower() or type(error).__name__}")
+
+
+async def _read(
+    http: h11.Connection, reader: asyncio.StreamReader, max_bytes: int
+) -> tuple[h11.Response, bytes]:
     response: h11.Response | None = None
     body = bytearray()
     while True:
@@ -130,8 +182,8 @@ async def _read(http: h11.Connection, reader: asyncio.StreamReader) -> tuple[h11
             response = event
         elif isinstance(event, h11.Data):
             body += event.data
-            if len(body) > MAX_BODY_BYTES:
-                raise FetchFailed(f"it answers with more than {MAX_BODY_BYTES} bytes")
+            if len(body) > max_bytes:
+                raise FetchFailed(f"it answers with more than {max_bytes} bytes")
         elif isinstance(event, h11.EndOfMessage) and response is not None:
             return response, bytes(body)
         elif not isinstance(event, h11.InformationalResponse):

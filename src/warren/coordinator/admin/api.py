@@ -33,6 +33,9 @@ def application(office: Office) -> Starlette:
     async def status(request: Request) -> object:
         return office.status()
 
+    async def regions(request: Request) -> object:
+        return office.regions()
+
     async def users(request: Request) -> object:
         return office.users()
 
@@ -120,6 +123,7 @@ def application(office: Office) -> Starlette:
     return Starlette(
         routes=[
             _route("GET", "/v1/status", status),
+            _route("GET", "/v1/regions", regions),
             _route("GET", "/v1/users", users),
             _route("POST", "/v1/users", create_user),
             _route("DELETE", "/v1/users/{name}", delete_user),

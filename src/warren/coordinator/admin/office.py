@@ -49,6 +49,7 @@ class Office:
         entropy: Entropy,
         about: Callable[[], shapes.ServerStatus],
         questions: Questions,
+        regions: Callable[[], shapes.RelayRegions],
     ) -> None:
         self._registry = registry
         self._registration = registration
@@ -57,10 +58,15 @@ class Office:
         self._entropy = entropy
         self._about = about
         self._questions = questions
+        self._regions = regions
 
     def status(self) -> shapes.ServerStatus:
         """Return the server at a glance."""
         return self._about()
+
+    def regions(self) -> shapes.RelayRegions:
+        """Return the relay regions that machines are told."""
+        return self._regions()
 
     def users(self) -> list[shapes.User]:
         """Return all users, oldest first."""
@@ -236,7 +242,9 @@ class Office:
             delta = policies.set_policy(snapshot, new.text, new.author, wall, new.etag)
             return delta, delta.policies[0]
 
-        return _show_policy(await self._registry.commit(decide, ADMINISTRATOR))
+        shown = _show_policy(await self._registry.commit(decide, ADMINISTRATOR))
+        found = self._regions()
+        return shown if found.derp_map.regions else replace(shown, warnings=found.problems[-1:])
 
     def check_policy(self, new: shapes.NewPolicy) -> shapes.Problem:
         """Say whether a policy would be taken, and change nothing."""

@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from warren.netmap.derpmap import DERPMap
+
 
 class User(msgspec.Struct, frozen=True, kw_only=True):
     """A user. `nodes` counts theirs."""
@@ -133,13 +135,30 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """The policy in force. `version` 0 is the one that a new server has."""
+    """The policy in force. `version` 0 is the one that a new server has.
+
+    warnings: sentences on what it does that is perhaps not meant.
+    """
 
     text: str
     etag: str
     version: int = 0
     author: str = ""
     created: datetime | None = None
+    warnings: list[str] = []
+
+
+class RelayRegions(msgspec.Struct, frozen=True, kw_only=True):
+    """The DERP map that machines are told, where each region is from, and whose home it is.
+
+    derp_map: in the wire's form. sources: a file, a URL, "this server" or "the policy", by region.
+    homes: machines by region. problems: sentences.
+    """
+
+    derp_map: DERPMap
+    sources: dict[int, str] = {}
+    homes: dict[int, int] = {}
+    problems: list[str] = []
 
 
 class NewPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
