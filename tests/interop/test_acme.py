@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from warren.coordinator.certificates import Certificates
 from warren.coordinator.config import Config
+from warren.edge.certificates import Certificates
 from warren.edge.clock import SystemClock
 from warren.edge.entropy import system_entropy
 from warren.edge.tls import CertificateProblem, make_self_signed

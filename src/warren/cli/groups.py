@@ -14,6 +14,7 @@ class Group(NamedTuple):
 
 GROUPS = {
     "server": Group("warren.cli.server", "Run a coordinator with its relay and STUN."),
+    "relay": Group("warren.cli.relay", "Run a further relay on a host of its own."),
     "admin": Group("warren.cli.admin", "Manage users, keys, machines and the policy on a server."),
     "policy": Group("warren.cli.policy", "Check, test, compile and compare policy files."),
     "demo": Group("warren.cli.demo", "Show the whole system at work on this machine."),

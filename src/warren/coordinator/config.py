@@ -5,10 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-import tomllib
 from collections.abc import Mapping
-from contextlib import suppress
-from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -17,19 +14,16 @@ from urllib.parse import urlsplit
 import msgspec
 
 from warren.coordinator.durations import parse_duration
-from warren.nat.places import group_places
+from warren.edge.settings import HOST, check_acme, check_tls, read_settings
+from warren.edge.settings import BadConfig as BadConfig
+from warren.edge.settings import parse_address as parse_address
+from warren.edge.settings import stun_groups as stun_groups
 from warren.nat.turn.grants import MAX_SERVERS, TurnPlace, parse_uri
 from warren.netmap.endpoint import Endpoint
 
 _DOMAIN = re.compile(r"(?=.{1,200}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9-]{1,63})+")
-_HOST = re.compile(r"[A-Za-z0-9.:_-]{1,253}")
-_TLS_MODES = ("acme", "self-signed", "files", "off")
 _MAX_SECRET_BYTES = 1024
 _RESERVED_DOMAINS = ("ts.net", "tailscale.com", "localhost", "local")
-
-
-class BadConfig(Exception):
-    """A setting makes no sense. The text is one sentence that names it."""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -98,21 +92,7 @@ def load(file: Path | None, overrides: Mapping[str, Any]) -> Config:
 
     Raises BadConfig.
     """
-    values = _read(file) if file is not None else {}
-    values.update(
-        {name.replace("_", "-"): value for name, value in overrides.items() if value is not None}
-    )
-    known = {field.encode_name for field in msgspec.structs.fields(Config)}
-    for name in values:
-        if name not in known:
-            near = get_close_matches(name, known, 1)
-            raise BadConfig(
-                f"there is no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-            )
-    try:
-        config = msgspec.convert(values, Config)
-    except msgspec.ValidationError as error:
-        raise BadConfig(f"a setting has the wrong type: {error}") from error
+    config = read_settings(Config, file, overrides)
     check(config)
     return config
 
@@ -130,10 +110,7 @@ def check(config: Config) -> None:
     turn_networks(config.turn_allow)
     if external_turn(config):
         turn_secret(config)
-    if config.tls not in _TLS_MODES:
-        raise BadConfig(f"tls is {config.tls!r}; it can be {', '.join(_TLS_MODES)}")
-    if config.tls == "files" and not (config.tls_cert and config.tls_key):
-        raise BadConfig("tls = files needs tls-cert and tls-key")
+    check_tls(config)
     if config.tls == "off" and not config.http:
         raise BadConfig("tls = off leaves no port to listen on; give http, such as 127.0.0.1:8080")
     if not _DOMAIN.fullmatch(config.domain) or config.domain.endswith(_RESERVED_DOMAINS):
@@ -159,10 +136,10 @@ def check(config: Config) -> None:
             raise BadConfig(f"{name.replace('_', '-')} must be between 1 and 65535")
     if not config.region_code.strip() or not config.region_name.strip():
         raise BadConfig("region-code and region-name can't be empty")
-    if config.relay_host and not _HOST.fullmatch(config.relay_host):
+    if config.relay_host and not HOST.fullmatch(config.relay_host):
         raise BadConfig(f"relay-host is {config.relay_host!r}; it is a name or an address")
     _check_url(config)
-    _check_acme(config)
+    check_acme(config, urlsplit(public_url(config)).hostname or "")
 
 
 def public_url(config: Config) -> str:
@@ -189,37 +166,6 @@ def relay_address(config: Config) -> tuple[str, int] | None:
             return None
         return host, config.relay_port or url.port or 443
     return host, config.relay_port or parse_address("listen", config.listen)[1]
-
-
-def parse_address(name: str, text: str) -> tuple[str | None, int]:
-    """Read `HOST:PORT`, `[V6]:PORT` or `:PORT`; no host means all. Raises BadConfig."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not (port.isascii() and port.isdecimal()) or int(port) > 0xFFFF:
-        raise BadConfig(f"{name} is {text!r}; write it like 0.0.0.0:443 or :443")
-    bare = host.removeprefix("[").removesuffix("]")
-    if bare:
-        try:
-            ip_address(bare)
-        except ValueError as error:
-            raise BadConfig(f"{name} is {text!r}, and {bare!r} is not an address") from error
-    return bare or None, int(port)
-
-
-def stun_groups(text: str) -> list[list[Endpoint]]:
-    """Return the sockets to open for STUN: a group answers for each other. Raises BadConfig.
-
-    `off` gives none. A port without an address is one group of the unspecified IPv4 address.
-    """
-    if text == "off":
-        return []
-    endpoints = []
-    for part in text.split(","):
-        host, port = parse_address("stun", part.strip())
-        endpoints.append(Endpoint.of(ip_address(host or "0.0.0.0"), port))  # noqa: S104
-    try:
-        return group_places(endpoints)
-    except ValueError as error:
-        raise BadConfig(f"stun is {text!r}, but {error}") from error
 
 
 def turn_places(config: Config) -> list[Endpoint]:
@@ -313,34 +259,10 @@ def _check_url(config: Config) -> None:
     try:
         url = urlsplit(config.url)
         bad = url.scheme not in ("http", "https") or url.port == 0
-        bad = bad or _HOST.fullmatch(url.hostname or "") is None
+        bad = bad or HOST.fullmatch(url.hostname or "") is None
     except ValueError:
         bad = True
     if bad or url.path not in ("", "/") or url.query or url.fragment or url.username:
         raise BadConfig(f"url is {config.url!r}; write it like https://vpn.example.com")
     if config.tls == "acme" and url.scheme != "https":
         raise BadConfig("tls = acme needs an https:// url with the name for the certificate")
-
-
-def _check_acme(config: Config) -> None:
-    if config.tls != "acme":
-        return
-    directory = urlsplit(config.acme_directory)
-    if directory.scheme != "https" or not directory.hostname:
-        raise BadConfig(f"acme-directory is {config.acme_directory!r}; it is an https:// URL")
-    if config.acme_ca and not Path(config.acme_ca).is_file():
-        raise BadConfig(f"acme-ca is {config.acme_ca!r}, and there is no such file")
-    host = urlsplit(public_url(config)).hostname or ""
-    with suppress(ValueError):
-        ip_address(host)
-        raise BadConfig(f"tls = acme needs a name in the url; {host} is an address")
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        with file.open("rb") as handle:
-            return tomllib.load(handle)
-    except OSError as error:
-        raise BadConfig(f"cannot read {file}: {(error.strerror or str(error)).lower()}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadConfig(f"{file} is not TOML: {error}") from error

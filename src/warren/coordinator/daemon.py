@@ -27,12 +27,12 @@ from warren.coordinator import members
 from warren.coordinator.admin import shapes
 from warren.coordinator.admin.api import application
 from warren.coordinator.admin.office import Office
+from warren.coordinator.admission import verify_route
 from warren.coordinator.api.application import Api
 from warren.coordinator.api.operation import Context
 from warren.coordinator.auth import authkeys
 from warren.coordinator.auth.credentials import Gate
 from warren.coordinator.auth.flow import Registration
-from warren.coordinator.certificates import Certificates
 from warren.coordinator.change import Change, Facet
 from warren.coordinator.client import SOCKET_NAME
 from warren.coordinator.config import (
@@ -67,12 +67,13 @@ from warren.coordinator.store import Store, StoreProblem
 from warren.coordinator.turn_grants import TurnGrants
 from warren.coordinator.web import http_protocol, site
 from warren.edge.aside import run_aside
+from warren.edge.certificates import Certificates
 from warren.edge.clock import Clock, SystemClock
 from warren.edge.entropy import Entropy, system_entropy
 from warren.edge.files import FileLock, owner_only_from_now_on, private_directory
 from warren.edge.http import Door, Lobby, Routes
 from warren.edge.linux.interfaces import local_networks
-from warren.edge.listen import listen_tcp, listen_udp, listen_unix, raise_file_limit
+from warren.edge.listen import listen_tcp, listen_unix, raise_file_limit
 from warren.edge.splice import serve_behind
 from warren.engine.relay import NativeRelay, RelayConfig
 from warren.keys import NodePrivate, NodePublic
@@ -82,7 +83,7 @@ from warren.nat.turn.grants import TurnPlace
 from warren.nat.turn.reach import Reach
 from warren.relay import serve as relay
 from warren.relay.hub import Admits, Hub, Receive, RelayFailed
-from warren.relay.stun_server import Places, StunServer
+from warren.relay.stun_server import open_stun
 from warren.relay.turn_doors import TurnSite, open_turn
 
 _log = structlog.get_logger("server")
@@ -272,27 +273,9 @@ class Server:
             for sock in listen_tcp(*parse_address("http", config.http), "--http"):
                 self._servers.append(await loop.create_server(make_door, sock=sock))
         if config.relay:
-            await self._listen_stun()
+            self._datagrams += await open_stun(config.stun, self._clock.now)
         self._turn = await self._listen_turn()
         await self._listen_admin()
-
-    async def _listen_stun(self) -> None:
-        text, loop = self._config.stun, asyncio.get_running_loop()
-        groups = stun_groups(text)
-        if len(groups) == 1 and len(groups[0]) == 1:
-            # Without a host it means both families.
-            for sock in listen_udp(*parse_address("stun", text), "--stun"):
-                transport, _ = await loop.create_datagram_endpoint(StunServer, sock=sock)
-                self._datagrams.append(transport)
-            return
-        for group in groups:
-            places = Places(group, self._clock.now) if len(group) > 1 else None
-            for at in group:
-                for sock in listen_udp(str(at.ip), at.port, "--stun"):
-                    transport, _ = await loop.create_datagram_endpoint(
-                        partial(StunServer, places, at), sock=sock
-                    )
-                    self._datagrams.append(transport)
 
     async def _listen_turn(self) -> TurnSite | None:
         places = turn_places(self._config)
@@ -353,7 +336,9 @@ class Server:
         if self._config.relay:
             takers.update(relay.takers(self._hub))
             small.update(relay.answers())
-        pages = http_protocol(site(self._registry, self._clock, self._api().routes()))
+        pages = http_protocol(
+            site(self._registry, self._clock, [verify_route(self._is_ours), *self._api().routes()])
+        )
         return Routes(answers=small, takers=takers, fallback=pages)
 
     def _api(self) -> Api:
@@ -423,8 +408,10 @@ class Server:
 
     def _admits(self, key: NodePublic) -> bool:
         """Whether the relay serves a node key."""
-        if not self._config.verify_clients:
-            return True
+        return not self._config.verify_clients or self._is_ours(key)
+
+    def _is_ours(self, key: NodePublic) -> bool:
+        """Whether a node key is a machine's of this network."""
         node = self._registry.snapshot.node_with_key(key)
         return node is not None and node.in_force(self._clock.wall())
 

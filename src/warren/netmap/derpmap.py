@@ -50,3 +50,16 @@ class DERPMap(WireStruct, frozen=True, kw_only=True):
     home_params: HomeParams | None = None
     regions: dict[int, DERPRegion | None] | None = None
     omit_default_regions: bool = msgspec.field(default=False, name="omitDefaultRegions")
+
+
+class AdmitRequest(WireStruct, frozen=True, kw_only=True):
+    """A relay's question whether it may serve a client (PROTOCOL §4.3). `source`: its address."""
+
+    node_public: str = ""
+    source: str = ""
+
+
+class AdmitResponse(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
+    """The answer; without `Allow` it is no."""
+
+    allow: bool = False

@@ -30,8 +30,8 @@ from warren.keys import MalformedKey, NodePublic
 # What strangers can cause is counted, and logged only for who looks closely.
 _log = structlog.get_logger("relay")
 
-# Whether a node key may use this relay.
-Admits = Callable[[NodePublic], bool]
+# Whether a node key may use this relay; who has to ask elsewhere takes a moment.
+Admits = Callable[[NodePublic], bool | Awaitable[bool]]
 # Takes a connection to a TLS port that is not the relay's: a socket, and where it comes from.
 Receive = Callable[[socket.socket, tuple[str, int] | None], Awaitable[None]]
 
@@ -56,6 +56,8 @@ class Hub:
         self._max_clients = max_clients
         self._clients: dict[int, NodePublic] = {}
         self._refused = 0
+        self._asking: dict[int, asyncio.Task[None]] = {}
+        self._tasks: asyncio.TaskGroup | None = None
 
     def __len__(self) -> int:
         """How many keys are connected."""
@@ -74,11 +76,15 @@ class Hub:
         loop, told = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(self._native.fileno(), told.set)
         try:
-            while True:
-                await told.wait()
-                told.clear()
-                for event in self._native.poll():
-                    await self._take(event)
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                while True:
+                    await told.wait()
+                    told.clear()
+                    for event in self._native.poll():
+                        await self._take(event)
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
         finally:
             loop.remove_reader(self._native.fileno())
 
@@ -130,25 +136,46 @@ class Hub:
     async def _take(self, event: Event) -> None:
         match event:
             case Login(client, raw):
-                self._native.apply([Admit(client, self._decide(client, raw))])
+                self._decide(client, raw)
             case Left(client):
                 self._clients.pop(client, None)
+                if (task := self._asking.pop(client, None)) is not None:
+                    task.cancel()
             case Fault(error):
                 raise RelayFailed(error)
             case Arrival(fd, source):
                 await self._arrive(socket.socket(fileno=fd), source)
 
-    def _decide(self, client: int, raw: bytes) -> bool:
+    def _decide(self, client: int, raw: bytes) -> None:
         try:
             key = NodePublic(raw)
         except MalformedKey:
-            key = None
-        if key is None or len(self._clients) >= self._max_clients or not self._admits(key):
+            self._answer(client, None, False)
+            return
+        # Those who wait for their answer have a place, too.
+        if len(self._clients) + len(self._asking) >= self._max_clients:
+            self._answer(client, key, False)
+            return
+        admitted = self._admits(key)
+        if isinstance(admitted, bool):
+            self._answer(client, key, admitted)
+            return
+        assert self._tasks is not None
+        self._asking[client] = self._tasks.create_task(self._wait(client, key, admitted))
+
+    async def _wait(self, client: int, key: NodePublic, admitted: Awaitable[bool]) -> None:
+        answer = await admitted
+        # Whoever has left meanwhile has had this task cancelled.
+        del self._asking[client]
+        self._answer(client, key, answer)
+
+    def _answer(self, client: int, key: NodePublic | None, admitted: bool) -> None:
+        if key is not None and admitted:
+            self._clients[client] = key
+        else:
             self._refused += 1
             _log.debug("a client is not admitted", client=str(key))
-            return False
-        self._clients[client] = key
-        return True
+        self._native.apply([Admit(client, admitted)])
 
     async def _arrive(self, sock: socket.socket, source: str) -> None:
         if self._receive is None:

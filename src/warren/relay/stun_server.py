@@ -11,9 +11,12 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, cast
 
+from warren.edge.listen import listen_udp
+from warren.edge.settings import parse_address, stun_groups
 from warren.nat.stun import MalformedStun, binding_response
 from warren.nat.stun5780 import (
     DiscoveryRequest,
@@ -133,6 +136,31 @@ class StunServer(asyncio.DatagramProtocol):
             raise MalformedStun("there is no such other address to answer from")
         answer = discovery_response(request.tx_id, source, sender._at, places.other(at))
         return sender, answer
+
+
+async def open_stun(text: str, now: Callable[[], float]) -> list[asyncio.DatagramTransport]:
+    """Listen where a setting says: `:3478`, addresses with commas between them, or `off`.
+
+    now: monotonic seconds. Raises BadConfig and PortProblem.
+    """
+    loop = asyncio.get_running_loop()
+    groups = stun_groups(text)
+    made: list[asyncio.DatagramTransport] = []
+
+    async def listen(host: str | None, port: int, server: Callable[[], StunServer]) -> None:
+        for sock in listen_udp(host, port, "--stun"):
+            transport, _ = await loop.create_datagram_endpoint(server, sock=sock)
+            made.append(transport)
+
+    if len(groups) == 1 and len(groups[0]) == 1:
+        # Without a host it means both families.
+        await listen(*parse_address("stun", text), StunServer)
+        return made
+    for group in groups:
+        places = Places(group, now) if len(group) > 1 else None
+        for at in group:
+            await listen(str(at.ip), at.port, partial(StunServer, places, at))
+    return made
 
 
 def _refill(bucket: tuple[float, float], now: float, burst: float, per_s: float) -> float:

@@ -10,12 +10,12 @@ from typing import Protocol
 
 import structlog
 
-from warren.coordinator.config import Config
 from warren.derp.metacert import build_meta_certificate, certificate_pin
 from warren.edge.aside import run_aside
 from warren.edge.clock import Clock
 from warren.edge.entropy import Entropy
 from warren.edge.files import FileProblem, private_directory, read_private, write_private
+from warren.edge.settings import TlsSettings
 from warren.edge.tls import (
     CertificateProblem,
     covers,
@@ -59,7 +59,7 @@ class Certificates:
 
     def __init__(
         self,
-        config: Config,
+        config: TlsSettings,
         state: Path,
         host: str,
         relay: NodePublic,

@@ -1,0 +1,142 @@
+"""What programs are told by file, environment or flag: read, and checked where they are alike.
+
+Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from contextlib import suppress
+from difflib import get_close_matches
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from warren.nat.places import group_places
+from warren.netmap.endpoint import Endpoint
+
+HOST = re.compile(r"[A-Za-z0-9.:_-]{1,253}")
+_TLS_MODES = ("acme", "self-signed", "files", "off")
+_S = TypeVar("_S", bound=msgspec.Struct)
+
+
+class BadConfig(Exception):
+    """A setting makes no sense. The text is one sentence that names it."""
+
+
+class TlsSettings(Protocol):
+    """Where a certificate is from: `tls` is acme, self-signed, files or off."""
+
+    @property
+    def tls(self) -> str:
+        """The mode."""
+
+    @property
+    def tls_cert(self) -> str:
+        """PEM chain, for files."""
+
+    @property
+    def tls_key(self) -> str:
+        """PEM key, for files."""
+
+    @property
+    def acme_email(self) -> str:
+        """Contact."""
+
+    @property
+    def acme_directory(self) -> str:
+        """URL."""
+
+    @property
+    def acme_ca(self) -> str:
+        """PEM root of a private server; empty: the system's."""
+
+
+def read_settings(kind: type[_S], file: Path | None, overrides: Mapping[str, Any]) -> _S:
+    """Return the settings of a TOML file with those of flags on top (None: not given).
+
+    Raises BadConfig.
+    """
+    values = _read(file) if file is not None else {}
+    values.update(
+        {name.replace("_", "-"): value for name, value in overrides.items() if value is not None}
+    )
+    known = {field.encode_name for field in msgspec.structs.fields(kind)}
+    for name in values:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            raise BadConfig(
+                f"there is no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+    try:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
+        raise BadConfig(f"a setting has the wrong type: {error}") from error
+
+
+def parse_address(name: str, text: str) -> tuple[str | None, int]:
+    """Read `HOST:PORT`, `[V6]:PORT` or `:PORT`; no host means all. Raises BadConfig."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not (port.isascii() and port.isdecimal()) or int(port) > 0xFFFF:
+        raise BadConfig(f"{name} is {text!r}; write it like 0.0.0.0:443 or :443")
+    bare = host.removeprefix("[").removesuffix("]")
+    if bare:
+        try:
+            ip_address(bare)
+        except ValueError as error:
+            raise BadConfig(f"{name} is {text!r}, and {bare!r} is not an address") from error
+    return bare or None, int(port)
+
+
+def stun_groups(text: str) -> list[list[Endpoint]]:
+    """Return the sockets to open for STUN: a group answers for each other. Raises BadConfig.
+
+    `off` gives none. A port without an address is one group of the unspecified IPv4 address.
+    """
+    if text == "off":
+        return []
+    endpoints = []
+    for part in text.split(","):
+        host, port = parse_address("stun", part.strip())
+        endpoints.append(Endpoint.of(ip_address(host or "0.0.0.0"), port))  # noqa: S104
+    try:
+        return group_places(endpoints)
+    except ValueError as error:
+        raise BadConfig(f"stun is {text!r}, but {error}") from error
+
+
+def check_tls(config: TlsSettings) -> None:
+    """Look whether the mode is one, and has what it needs. Raises BadConfig."""
+    if config.tls not in _TLS_MODES:
+        raise BadConfig(f"tls is {config.tls!r}; it can be {', '.join(_TLS_MODES)}")
+    if config.tls == "files" and not (config.tls_cert and config.tls_key):
+        raise BadConfig("tls = files needs tls-cert and tls-key")
+
+
+def check_acme(config: TlsSettings, host: str) -> None:
+    """Look whether a certificate can be had for a host. Raises BadConfig."""
+    if config.tls != "acme":
+        return
+    directory = urlsplit(config.acme_directory)
+    if directory.scheme != "https" or not directory.hostname:
+        raise BadConfig(f"acme-directory is {config.acme_directory!r}; it is an https:// URL")
+    if config.acme_ca and not Path(config.acme_ca).is_file():
+        raise BadConfig(f"acme-ca is {config.acme_ca!r}, and there is no such file")
+    with suppress(ValueError):
+        ip_address(host)
+        raise BadConfig(f"tls = acme needs a name in the url; {host} is an address")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as handle:
+            return tomllib.load(handle)
+    except OSError as error:
+        raise BadConfig(f"cannot read {file}: {(error.strerror or str(error)).lower()}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadConfig(f"{file} is not TOML: {error}") from error

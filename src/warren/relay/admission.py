@@ -1,0 +1,86 @@
+"""Asking a coordinator which clients to serve, by the stock relay's protocol (PROTOCOL §4.3)."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import structlog
+
+from warren.edge.dial import verified_tls
+from warren.edge.fetch import FetchFailed, fetch_url
+from warren.keys import NodePublic
+from warren.netmap.codec import encode_json
+from warren.netmap.derpmap import AdmitRequest, AdmitResponse
+
+_log = structlog.get_logger("admission")
+
+LIMIT_S = 5.0
+ASK_AGAIN_S = 300.0
+"""Every client is asked after this often: who has left the network is let go by then."""
+_AT_ONCE = 16
+_MAX_ANSWER_BYTES = 4096
+
+
+class Admission:
+    """Answers for keys. fail_open: whether to serve whoever comes while nobody answers."""
+
+    def __init__(self, url: str, fail_open: bool) -> None:
+        self._url = url
+        self._fail_open = fail_open
+        self._tls: ssl.SSLContext = verified_tls()
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self.problem = ""
+        """Why the coordinator did not answer last, or nothing."""
+
+    async def admits(self, key: NodePublic) -> bool:
+        """Whether to serve a client that comes now. Never raises."""
+        answer = await self.ask(key)
+        return self._fail_open if answer is None else answer
+
+    async def ask(self, key: NodePublic) -> bool | None:
+        """Return the coordinator's answer; None if there is none."""
+        async with self._turns:
+            try:
+                answer = await self._ask(key)
+            except (FetchFailed, msgspec.DecodeError, UnicodeDecodeError) as error:
+                problem = f"{self._url} does not say whom to serve: {error}"
+                if self.problem != problem:
+                    _log.warning("nobody answers for clients", problem=problem)
+                self.problem = problem
+                return None
+        self.problem = ""
+        return answer
+
+    async def keep(
+        self, connected: Callable[[], set[NodePublic]], kick: Callable[[NodePublic], None]
+    ) -> None:
+        """Ask again after those who are connected, for ever, and let go whom we are told to."""
+        while True:
+            await asyncio.sleep(ASK_AGAIN_S)
+            await self.look(connected, kick)
+
+    async def look(
+        self, connected: Callable[[], set[NodePublic]], kick: Callable[[NodePublic], None]
+    ) -> None:
+        """Ask after all who are connected, once; no answer changes nothing."""
+
+        async def one(key: NodePublic) -> None:
+            if await self.ask(key) is False:
+                kick(key)
+
+        waiting: list[Awaitable[None]] = [one(key) for key in connected()]
+        await asyncio.gather(*waiting)
+
+    async def _ask(self, key: NodePublic) -> bool:
+        question = encode_json(AdmitRequest(node_public=str(key)))
+        headers = [("content-type", "application/json")]
+        found = await fetch_url(
+            self._url, "POST", question, headers,
+            limit_s=LIMIT_S, tls=self._tls, max_bytes=_MAX_ANSWER_BYTES,
+        )  # fmt: skip
+        if found.status != 200:
+            raise FetchFailed(f"it answers with status {found.status}")
+        return msgspec.json.decode(found.body, type=AdmitResponse).allow
