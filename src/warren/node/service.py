@@ -62,7 +62,7 @@ from warren.node.state import MalformedServerUrl, NodeState, Prefs, StateProblem
 from warren.node.surroundings import Change
 from warren.node.watching import watch_network, watch_sleep
 from warren.node.why import explain
-from warren.node.why_facts import gather, punching_sentences
+from warren.node.why_facts import gather
 from warren.node.why_turn import turn_sentences
 
 HOUSEKEEPING_S = 60.0
@@ -321,7 +321,6 @@ class NodeService:
         view = self._membership.view
         node = self._find_peer(view, request.peer)
         stats = {peer.key: peer for peer in self._engine.snapshot().peers}
-        punching = self._dataplane.punching_of(node.key)
         return explain(
             gather(
                 view,
@@ -332,7 +331,7 @@ class NodeService:
                 self._measuring.endpoints,
                 self._portmapping.outcomes,
                 self._clock.now(),
-                [] if punching is None else punching_sentences(punching, self._clock.now()),
+                self._dataplane.punching_of(node.key),
                 through=self._dataplane.through(node.key, self._clock.now()),
                 turn=turn_sentences(self._dataplane.turns, node.key, self._clock.now()),
             )

@@ -21,6 +21,7 @@ from warren.node.schema import (
     SideStatus,
 )
 from warren.paths.candidates import Candidate, Source
+from warren.paths.punching.roles import ATTRIBUTE_OFF
 from warren.paths.scoring import advantage, is_private, worth_a_switch
 from warren.paths.timing import TRUST_S
 
@@ -46,6 +47,7 @@ class Facts:
     candidates: None where the peer has no disco key, so that no path can be searched. own: None
     before the first measuring. theirs: None where the peer's coordinator does not tell. outcomes:
     what routers said, the preferred one's first. punching, turn: sentences about what was tried.
+    punching_off: the side whose policy turns punching off.
     """
 
     peer: str
@@ -62,6 +64,7 @@ class Facts:
     outcomes: Sequence[Outcome]
     theirs: NetInfo | None
     punching: Sequence[str]
+    punching_off: Literal["", "here", "there"] = ""
     turn: Sequence[str] = ()
     now: float
 
@@ -230,6 +233,12 @@ def _advice(facts: Facts, cause: Cause) -> Iterable[str]:
         yield (
             "Switch on NAT loopback (hairpinning) if the router that both are behind is yours; if "
             "it is a carrier's, use IPv6 on both sides or ask for a public address."
+        )
+    elif cause == "hard" and facts.punching_off:
+        where = "this machine" if facts.punching_off == "here" else peer
+        yield (
+            f"Let ports be guessed: the policy's node attribute {ATTRIBUTE_OFF} turns punching off "
+            f"for {where}. Without it the two would try to connect directly."
         )
     if cause not in _CAUSES_A_MAPPING_CURES:
         return

@@ -42,7 +42,7 @@ def gather(
     own_endpoints: Sequence[OwnEndpoint],
     outcomes: Sequence[Outcome],
     now: float,
-    punching: Sequence[str] = (),
+    punching: PunchingPaths | None = None,
     through: Session | TurnPath | None = None,
     turn: Sequence[str] = (),
 ) -> Facts:
@@ -64,7 +64,8 @@ def gather(
         mapped=any(each.kind == TYPE_PORTMAPPED for each in own_endpoints),
         outcomes=outcomes,
         theirs=node.hostinfo.net_info,
-        punching=punching,
+        punching=[] if punching is None else punching_sentences(punching, now),
+        punching_off="" if punching is None else punching.off_at,
         turn=turn,
         now=now,
     )

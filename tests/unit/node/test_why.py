@@ -15,6 +15,7 @@ from warren.netmap.node import NetInfo
 from warren.node.schema import Explanation, OwnEndpointStatus, PathStatus
 from warren.node.why import Facts, explain
 from warren.paths.candidates import Candidate, Source
+from warren.paths.punching.roles import ATTRIBUTE_OFF
 
 NOW = 1000.0
 PUBLIC = Endpoint.parse("198.51.100.7:41641")
@@ -104,6 +105,14 @@ def test_causes(changes: dict[str, object], cause: str, words: str) -> None:
     assert words in text
     assert found.summary == "Packets to bob take the relay in region home."
     assert found.advice or cause == "no-candidates"
+
+
+def test_a_policy_that_turns_punching_off_is_named() -> None:
+    for off, whose in (("here", "this machine"), ("there", "bob")):
+        text = told(own=HARD, punching_off=off)[1]
+        assert f"{ATTRIBUTE_OFF} turns punching off for {whose}." in text
+    assert ATTRIBUTE_OFF not in told(own=HARD)[1]
+    assert ATTRIBUTE_OFF not in told(own=HARD, theirs=HARD, punching_off="here")[1]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ A path through a kept socket is leased only while the ordinary machine has none.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 from warren.disco.messages import (
     CallMeMaybe,
@@ -103,6 +104,14 @@ class PunchingPaths:
     def _remember(self, attempt: Attempt) -> None:
         self.attempts.append(attempt)
         del self.attempts[:-ATTEMPTS_KEPT]
+
+    @property
+    def off_at(self) -> Literal["", "here", "there"]:
+        """Which side's policy turns punching off, as far as it is known here."""
+        if not self._own.enabled:
+            return "here"
+        refusal = self.attempts[-1].refusal if self.attempts else 0
+        return "there" if refusal == PunchReason.SWITCHED_OFF else ""
 
     # What is known of both sides.
 

@@ -75,7 +75,7 @@ def choose(
     """Return the role and, in half a sentence, why. `ports` is what the peer's NAT showed, and
     `changed` whether it is known to have given the peer's socket another port than its own."""
     if not own.enabled:
-        return Role.NOTHING, "punching is switched off by a node attribute"
+        return Role.NOTHING, f"the policy's node attribute {ATTRIBUTE_OFF} turns punching off"
     if not own.udp:
         return Role.NOTHING, "UDP does not work here"
     if peer.udp is False:
