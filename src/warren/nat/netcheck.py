@@ -4,9 +4,9 @@ One `Netcheck` is one measuring: it begins with its construction, sends what `po
 from the socket whose mapping is of interest, takes replies, and ends with one `Report`.
 
 The first measuring asks every region three times; later ones ask the three fastest and home.
-A region that has answered is not asked again, except that over IPv4 a second server is wanted:
-only two of them can tell whether the NAT maps by destination. If they disagree, a third one is, as
-one of them may lie.
+A region that has answered is not asked again, except that over each family a second server is
+wanted: only two of them can tell whether the NAT maps by destination. If they disagree, a third one
+is, as one of them may lie.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
+from warren.nat.rejected import Rejected
 from warren.nat.report import Report
 from warren.nat.stun import (
     TX_ID_BYTES,
@@ -95,32 +96,34 @@ class Netcheck:
         self._groups = {_group(probe.target) for probe in plan}
         self._sent: dict[TxId, _Sent] = {}
         self._latency: dict[_Group, float] = {}
-        self._servers_v4: dict[IPv4Address | IPv6Address, _Said] = {}
-        self._mapped_v6: dict[Endpoint, None] = {}
+        self._servers: dict[IPv4Address | IPv6Address, _Said] = {}
+        self._asked: set[Endpoint] = set()
         self._finish_at = now + LIMIT_S
         self._out: deque[Transmit] = deque()
         self._report: Report | None = None
         self._finished = False
         self.handle_timeout(now)
 
-    def receive(self, data: bytes, src: Endpoint, now: float) -> bool:
-        """Take a datagram; return whether it answers this measuring. Never raises.
+    def receive(self, data: bytes, src: Endpoint, now: float) -> Rejected | None:
+        """Take a datagram; return why it is no answer to this measuring, if so. Never raises.
 
-        `src` is not compared: the transaction id can't be guessed, and servers with several
-        addresses may answer from another one.
+        With the right transaction id any `src` will do: the id can't be guessed, and servers with
+        several addresses may answer from another one.
         """
         try:
             tx_id, mapped = parse_binding_response_untrusted(data)
         except MalformedStun:
-            return False
+            return Rejected.MALFORMED
         sent = self._sent.get(tx_id)
-        if sent is None or not is_plausible(mapped, sent.target.endpoint):
-            return False
+        if sent is None:
+            return Rejected.WRONG_ID if src in self._asked else Rejected.FOREIGN
+        if not is_plausible(mapped, sent.target.endpoint):
+            return Rejected.RESERVED
         del self._sent[tx_id]
         if not self._finished:
             self._record(sent, mapped, now)
             self._settle(now)
-        return True
+        return None
 
     def handle_timeout(self, now: float) -> None:
         """Send what is due; end the measuring when its time is up."""
@@ -155,17 +158,15 @@ class Netcheck:
     def _ask(self, target: Target, now: float) -> None:
         tx_id = TxId(self._entropy(TX_ID_BYTES))
         self._sent[tx_id] = _Sent(now, target)
+        self._asked.add(target.endpoint)
         self._out.append(Transmit(target.endpoint, binding_request(tx_id)))
 
     def _record(self, sent: _Sent, mapped: Endpoint, now: float) -> None:
         group = _group(sent.target)
         seconds = max(now - sent.at, 0.0)
         self._latency[group] = min(seconds, self._latency.get(group, seconds))
-        if mapped.is_v4 and sent.target.endpoint.is_v4:
-            server = sent.target.endpoint
-            self._servers_v4.setdefault(server.ip, _Said(server, mapped))
-        elif not mapped.is_v4:
-            self._mapped_v6.setdefault(mapped)
+        server = sent.target.endpoint
+        self._servers.setdefault(server.ip, _Said(server, mapped))
 
     def _settle(self, now: float) -> None:
         """Bring the end nearer once enough is known."""
@@ -199,17 +200,23 @@ class Netcheck:
         """Whether an answer of this server would still tell something."""
         if _group(target) not in self._latency:
             return True
-        ip = target.endpoint.ip
-        if ip.version == 6 or ip in self._servers_v4:
+        if target.endpoint.ip in self._servers:
             return False
-        agree = len({said.mapped for said in self._servers_v4.values()}) < 2
-        return len(self._servers_v4) < (2 if agree else 3)
+        said = self._said(target.endpoint.ip.version)
+        agree = len(set(said.values())) < 2
+        return len(said) < (2 if agree else 3)
+
+    def _said(self, version: int) -> dict[Endpoint, Endpoint]:
+        """What the servers of one family said, in the order of their answers."""
+        return {
+            said.server: said.mapped for ip, said in self._servers.items() if ip.version == version
+        }
 
     def _finish(self, now: float) -> None:
         self._finished = True
         self._plan.clear()
         self._sent.clear()
-        verdict = weigh({said.server: said.mapped for said in self._servers_v4.values()})
+        verdict, verdict_v6 = weigh(self._said(4)), weigh(self._said(6))
         mapped = list(verdict.believed.values())
         self._report = Report(
             started=self._started,
@@ -217,10 +224,19 @@ class Netcheck:
             latency_v4={region: s for (region, is_v4), s in self._latency.items() if is_v4},
             latency_v6={region: s for (region, is_v4), s in self._latency.items() if not is_v4},
             mapped_v4=tuple(dict.fromkeys(mapped)),
-            mapped_v6=tuple(self._mapped_v6),
+            mapped_v6=tuple(dict.fromkeys(verdict_v6.believed.values())),
             mapping_varies=len(set(mapped)) > 1 if len(mapped) > 1 else None,
-            liars=verdict.liars,
+            liars={**verdict.liars, **verdict_v6.liars},
         )
+
+
+def stray(data: bytes) -> Rejected:
+    """Return why a datagram is no answer while nothing is being measured."""
+    try:
+        parse_binding_response_untrusted(data)
+    except MalformedStun:
+        return Rejected.MALFORMED
+    return Rejected.NOT_ASKED
 
 
 def plan_full(targets: Sequence[Target]) -> list[PlannedProbe]:

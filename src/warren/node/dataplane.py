@@ -54,6 +54,7 @@ from warren.engine.events import (
 )
 from warren.engine.protocol import Engine
 from warren.keys import DiscoPrivate, DiscoPublic, NodePublic
+from warren.nat.rejected import Rejected
 from warren.nat.report import Report
 from warren.nat.stun import (
     MalformedStun,
@@ -465,14 +466,16 @@ class Dataplane:
         try:
             tx_id, mapped = parse_binding_response_untrusted(data)
         except MalformedStun:
-            self.drops["stun malformed"] += 1
+            self.drops[Rejected.MALFORMED.value] += 1
             return
         for link in self._links.values():
             if link.paths.owns_group(via.group):
-                link.paths.receive_stun(tx_id, mapped, now)
+                rejected = link.paths.receive_stun(tx_id, mapped, now)
+                if rejected is not None:
+                    self.drops[rejected.value] += 1
                 self._settle(link, now)
                 return
-        self.drops["stun not asked for"] += 1
+        self.drops[Rejected.NOT_ASKED.value] += 1
 
     def _take_relayed(self, event: Relayed, now: float) -> None:
         link = self._links.get(NodePublic(event.peer))

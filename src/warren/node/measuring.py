@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -18,7 +19,8 @@ import structlog
 from warren.edge.clock import Clock
 from warren.edge.entropy import Entropy
 from warren.edge.linux.interfaces import LocalAddress
-from warren.nat.netcheck import Netcheck
+from warren.nat.netcheck import Netcheck, stray
+from warren.nat.rejected import Rejected
 from warren.nat.report import History, Report, fallback_region, net_info, preferred_region
 from warren.nat.targets import host_names, stun_targets
 from warren.netmap.derpmap import DERPMap
@@ -101,6 +103,7 @@ class Measuring:
         self._measured: tuple[OwnEndpoint, ...] = ()
         self._under_way: asyncio.Task[None] | None = None
         self.resolved: dict[str, list[str]] = {}
+        self.drops: Counter[str] = Counter()
 
     def set_map(self, derp_map: DERPMap, inside: Iterable[Address]) -> None:
         """Take the regions, and the network's own addresses (which are no endpoints)."""
@@ -146,12 +149,14 @@ class Measuring:
             self._under_way.cancel()
         self.want(full=True)
 
-    def receive(self, data: bytes, src: Endpoint, now: float) -> bool:
-        """Take a STUN datagram; tell whether it was an answer to us."""
-        if self._netcheck is None or not self._netcheck.receive(data, src, now):
-            return False
-        self._answered.set()
-        return True
+    def receive(self, data: bytes, src: Endpoint, now: float) -> None:
+        """Take a STUN datagram; one that is no answer to us is counted."""
+        check = self._netcheck
+        rejected = stray(data) if check is None else check.receive(data, src, now)
+        if rejected is None:
+            self._answered.set()
+        else:
+            self.drops[rejected.value] += 1
 
     async def measure_now(self) -> None:
         """Ask for a full measuring and wait until it is done."""
@@ -226,6 +231,7 @@ class Measuring:
             report = report.with_relay_latency(await handshake_times(regions, self._clock))
         if full:
             self._full_at = report.finished
+        self.drops[Rejected.OUTVOTED.value] += len(report.liars)
         self.report = report
         self._history.add(report)
         self.home_region = self._choose_home(report)

@@ -356,8 +356,7 @@ class NodeService:
 
     def on_stun(self, data: bytes, src: Endpoint, now: float) -> None:
         """A STUN datagram came in."""
-        if not self._measuring.receive(data, src, now):
-            self._dataplane.drops["stun not asked for"] += 1
+        self._measuring.receive(data, src, now)
 
     def on_endpoints_wanted(self) -> None:
         """A peer is to be called: measure own endpoints."""
@@ -587,6 +586,7 @@ class NodeService:
         total.update(self._dataplane.relays.drops)
         total.update(self._dataplane.turns.all_drops())
         total.update(self._portmapping.drops)
+        total.update(self._measuring.drops)
         return {reason: count for reason, count in sorted(total.items()) if count}
 
     def _bump(self) -> None:

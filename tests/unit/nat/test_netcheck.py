@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from warren.nat.netcheck import LIMIT_S, Netcheck, plan_full, plan_incremental
+from warren.nat.rejected import Rejected
 from warren.nat.report import Report
 from warren.nat.stun import binding_response, parse_binding_request_untrusted
 from warren.nat.targets import Target
@@ -58,7 +59,7 @@ class World:
             assert timeout is not None
             if replies and replies[0][0] <= timeout[0]:
                 now, _, source, answer = heapq.heappop(replies)
-                assert check.receive(answer, source, now)
+                assert check.receive(answer, source, now) is None
             else:
                 now = max(now, timeout[0])
                 check.handle_timeout(now)
@@ -102,15 +103,33 @@ def test_a_second_server_of_one_region_is_asked_about_the_mapping() -> None:
     assert report.finished - START < 0.05
 
 
-def test_of_two_that_disagree_a_third_one_tells_who_lies() -> None:
-    targets = [_target(region, f"198.18.0.{region}:3478") for region in (1, 2, 3)]
-    lie = Endpoint.parse("192.0.2.66:6666")
+@pytest.mark.parametrize(
+    ("net", "own", "lie"),
+    [
+        ("198.18.0.{}:3478", OWN_V4, "192.0.2.66:6666"),
+        ("[2001:db8:1::{}]:3478", OWN_V6, "[2001:db8:bad::6]:6666"),
+    ],
+)
+def test_of_two_that_disagree_a_third_one_tells_who_lies(net: str, own: Endpoint, lie: str) -> None:
+    targets = [_target(region, net.format(region)) for region in (1, 2, 3)]
+    said = Endpoint.parse(lie)
     for liar in targets:
-        world = World({t.endpoint: 0.01 * t.region for t in targets}, {liar.endpoint: lie})
+        world = World({t.endpoint: 0.01 * t.region for t in targets}, {liar.endpoint: said})
         report = world.run(Netcheck(targets, _entropy(), START))
-        assert report.liars == {liar.endpoint: lie}
-        assert report.mapping_varies is False
-        assert report.mapped_v4 == (OWN_V4,)
+        assert report.liars == {liar.endpoint: said}
+        assert report.mapping_varies is (False if own.is_v4 else None)
+        assert (report.mapped_v4 or report.mapped_v6) == (own,)
+
+
+def test_a_lie_in_one_family_is_none_in_the_other() -> None:
+    servers = [text.format(n) for n in (1, 2, 3) for text in ("198.18.0.{}:1", "[2001:db8::{}]:1")]
+    targets = [_target(n // 2 + 1, server) for n, server in enumerate(servers)]
+    lies = {targets[1].endpoint: Endpoint.parse("[2001:db8:bad::6]:6")}
+    report = World({t.endpoint: 0.01 for t in targets}, lies).run(
+        Netcheck(targets, _entropy(), START)
+    )
+    assert report.liars == lies
+    assert (report.mapped_v4, report.mapped_v6) == ((OWN_V4,), (OWN_V6,))
 
 
 def test_three_ports_are_a_symmetric_nat_and_no_lie() -> None:
@@ -131,8 +150,9 @@ def test_an_address_that_nobody_has_is_no_answer() -> None:
     tx_id = parse_binding_request_untrusted(sent.data)
     for text in ("0.0.0.0:1", "127.0.0.1:1", "224.0.0.1:1", "203.0.113.7:0", "[2001:db8::7]:1"):
         answer = binding_response(tx_id, Endpoint.parse(text))
-        assert not check.receive(answer, target.endpoint, START)
-    assert check.receive(binding_response(tx_id, OWN_V4), target.endpoint, START + 0.01)
+        assert check.receive(answer, target.endpoint, START) is Rejected.RESERVED
+    answer = binding_response(tx_id, OWN_V4)
+    assert check.receive(answer, target.endpoint, START + 0.01) is None
 
 
 def test_both_families() -> None:
@@ -204,12 +224,13 @@ def test_what_is_not_an_answer_is_left_alone() -> None:
     assert sent is not None
     tx_id = parse_binding_request_untrusted(sent.data)
     answer = binding_response(tx_id, OWN_V4)
-    wrong = [b"", b"garbage", sent.data, answer[:-1], answer + b"x"]
-    wrong.append(binding_response(type(tx_id)(b"x" * 12), OWN_V4))
-    for data in wrong:
-        assert not check.receive(data, target.endpoint, START)
-    assert check.receive(answer, target.endpoint, START + 0.01)
-    assert not check.receive(answer, target.endpoint, START + 0.01), "once is enough"
+    for data in (b"", b"garbage", sent.data, answer[:-1], answer + b"x"):
+        assert check.receive(data, target.endpoint, START) is Rejected.MALFORMED
+    guessed = binding_response(type(tx_id)(b"x" * 12), OWN_V4)
+    assert check.receive(guessed, target.endpoint, START) is Rejected.WRONG_ID
+    assert check.receive(guessed, OWN_V4, START) is Rejected.FOREIGN
+    assert check.receive(answer, target.endpoint, START + 0.01) is None
+    assert check.receive(answer, target.endpoint, START + 0.01) is Rejected.WRONG_ID, "a replay"
     assert check.poll_event() is not None
 
 

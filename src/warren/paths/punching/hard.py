@@ -27,7 +27,9 @@ from warren.disco.messages import (
 )
 from warren.disco.punching import PunchReason
 from warren.keys import NodePublic
+from warren.nat.rejected import Rejected
 from warren.nat.stun import TxId as StunTxId
+from warren.nat.votes import is_plausible
 from warren.netmap.endpoint import Endpoint
 from warren.paths.punching.attempt import Attempt, Method, Outcome
 from warren.paths.punching.budget import ProbeBudget
@@ -154,13 +156,18 @@ class HardSide:
             self.attempt.found = via.endpoint
             self._over(Outcome.FOUND, now)
 
-    def receive_stun(self, tx_id: StunTxId, mapped: Endpoint, now: float) -> None:
-        """Take a STUN server's answer to a socket of the group."""
-        asked = self._asked.pop(tx_id, None)
-        if asked is not None:
-            self._memory.note(Sample(asked[0], mapped, asked[1]))
-            if not self._asked and self._phase is _Phase.ASKING:
-                self._due = now
+    def receive_stun(self, tx_id: StunTxId, mapped: Endpoint, now: float) -> Rejected | None:
+        """Take a STUN server's answer to a socket of the group; why not, if it is none."""
+        asked = self._asked.get(tx_id)
+        if asked is None:
+            return Rejected.WRONG_ID
+        if not is_plausible(mapped, asked[0]):
+            return Rejected.RESERVED
+        del self._asked[tx_id]
+        self._memory.note(Sample(asked[0], mapped, asked[1]))
+        if not self._asked and self._phase is _Phase.ASKING:
+            self._due = now
+        return None
 
     def receive_end(self, end: PunchEnd, now: float) -> None:
         """Take the peer's word that it stopped, or never began."""

@@ -21,6 +21,7 @@ from warren.disco.messages import (
 )
 from warren.disco.punching import PunchReason
 from warren.keys import NodePublic
+from warren.nat.rejected import Rejected
 from warren.nat.stun import TxId as StunTxId
 from warren.netmap.endpoint import Endpoint
 from warren.paths.machine import Lease, PathEvent, PeerPaths, Ponged, Relay, Transmit, Via
@@ -193,11 +194,13 @@ class PunchingPaths:
             self.paths.receive(message, via, now)
         self._turn(now)
 
-    def receive_stun(self, tx_id: StunTxId, mapped: Endpoint, now: float) -> None:
-        """Take a STUN answer that came to a socket of a group of this peer."""
+    def receive_stun(self, tx_id: StunTxId, mapped: Endpoint, now: float) -> Rejected | None:
+        """Take a STUN answer that came to a socket of a group of this peer; why not, if not."""
+        rejected: Rejected | None = Rejected.NOT_ASKED
         if self._hard is not None:
-            self._hard.receive_stun(tx_id, mapped, now)
+            rejected = self._hard.receive_stun(tx_id, mapped, now)
         self._turn(now)
+        return rejected
 
     def owns_group(self, group: int) -> bool:
         """Whether a group of sockets is this peer's."""
