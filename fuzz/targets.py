@@ -15,15 +15,18 @@ import nacl.bindings
 
 from fuzz import (
     backup,
+    captive,
     credentials,
     door,
     engine,
     headscale,
+    paths,
     peer_relay,
     policy,
     questions,
     relay,
     seeds,
+    spans,
     turn,
 )
 from warren.control.channel import ClientChannel, ServerChannel
@@ -100,11 +103,12 @@ _ROUTER_PAGE = parse_location_untrusted("http://192.168.1.1:5000/d.xml")
 
 @dataclass(frozen=True)
 class Target:
-    """One entry, and inputs to start from."""
+    """One entry, and inputs to start from. cost: its time, as a multiple of most others'."""
 
     name: str
     entry: Entry
     seeds: Callable[[], list[bytes]]
+    cost: int = 1
 
 
 def _handshake_respond(data: bytes) -> None:
@@ -336,6 +340,9 @@ TARGETS = [
     Target("backup_row", backup.row, backup.rows),
     Target("headscale_rows", headscale.rows, headscale.examples),
     Target("text", _text, seeds.texts),
+    Target("filter_span", spans.entry, spans.texts),
+    Target("portal", captive.entry, captive.answers),
+    Target("paths", paths.entry, paths.scripts, cost=10),
     Target("front_door", door.entry, door.conversations),
     Target("relay_login", relay.stranger, relay.logins),
     Target("relay_client", relay.client, relay.frames),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 
 import h11
 
@@ -47,29 +46,57 @@ async def _ask(host: str, at: Endpoint, challenge: str, limit_s: float) -> bool 
                 return await _is_portal(reader, writer, host, challenge)
             finally:
                 writer.close()
-    except (OSError, TimeoutError, h11.ProtocolError):
+    except (OSError, TimeoutError, h11.LocalProtocolError):
         return None
 
 
 async def _is_portal(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, challenge: str
 ) -> bool | None:
-    http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
-    name = f"[{host}]" if ":" in host else host
-    headers = [("Host", name), ("X-Tailscale-Challenge", challenge), ("Connection", "close")]
-    request = h11.Request(method="GET", target="/generate_204", headers=headers)
-    write(writer, (http.send(request) or b"") + (http.send(h11.EndOfMessage()) or b""))
-    while True:
-        event = http.next_event()
-        if isinstance(event, h11.Response):
-            given = dict(event.headers).get(b"x-tailscale-response", b"")
-            return event.status_code != 204 or given != f"response {challenge}".encode()
-        if event is h11.NEED_DATA:
-            data = await reader.read(_READ_BYTES)
-            http.receive_data(data)
-            if not data:
-                with suppress(h11.ProtocolError):
-                    http.next_event()
-                return None
-        elif not isinstance(event, h11.InformationalResponse):
-            return None
+    question = PortalQuestion(host, challenge)
+    write(writer, question.request())
+    while not question.answered:
+        question.receive_untrusted(await reader.read(_READ_BYTES))
+    return question.portal
+
+
+class PortalQuestion:
+    """One request and what came of it: `portal`, once `answered`; None: it was no answer."""
+
+    def __init__(self, host: str, challenge: str) -> None:
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
+        self._host = f"[{host}]" if ":" in host else host
+        self._challenge = challenge
+        self.answered = False
+        self.portal: bool | None = None
+
+    def request(self) -> bytes:
+        """Return what is sent first; it can be asked for once.
+
+        Raises h11.LocalProtocolError for a host that is no name.
+        """
+        headers = [
+            ("Host", self._host),
+            ("X-Tailscale-Challenge", self._challenge),
+            ("Connection", "close"),
+        ]
+        request = h11.Request(method="GET", target="/generate_204", headers=headers)
+        sent = self._http.send(request), self._http.send(h11.EndOfMessage())
+        return b"".join(part or b"" for part in sent)
+
+    def receive_untrusted(self, data: bytes) -> None:
+        """Take what came; empty at the end of the stream. Never raises."""
+        try:
+            self._http.receive_data(data)
+            while not self.answered:
+                event = self._http.next_event()
+                if isinstance(event, h11.Response):
+                    given = dict(event.headers).get(b"x-tailscale-response", b"")
+                    right = given == f"response {self._challenge}".encode()
+                    self.answered, self.portal = True, event.status_code != 204 or not right
+                elif event is h11.NEED_DATA and data:
+                    return
+                elif not isinstance(event, h11.InformationalResponse):
+                    self.answered = True
+        except h11.ProtocolError:
+            self.answered = True

@@ -71,6 +71,9 @@ def parse_span_untrusted(text: str) -> tuple[Span, ...]:
     if text == "*":
         return _EVERYWHERE
     try:
+        if "%" in text:
+            # A scope names an interface of one machine; the engine's addresses have none.
+            raise MalformedFilter(f"{text[:80]!r} has a scope")
         if "/" in text:
             network = ip_network(text, strict=True)
             return (Span(first=str(network[0]), last=str(network[-1])),)

@@ -310,6 +310,11 @@ def test_spans(text: str, spans: list[tuple[str, str]]) -> None:
     assert [(span.first, span.last) for span in parse_span_untrusted(text)] == spans
 
 
+def test_a_span_with_a_scope_is_refused() -> None:
+    with pytest.raises(MalformedFilter, match="has a scope"):
+        parse_span_untrusted("fe80::1%eth0")
+
+
 @pytest.mark.parametrize(
     "bad",
     [
