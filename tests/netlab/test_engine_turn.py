@@ -21,7 +21,7 @@ from warren.keys import DiscoPrivate
 from warren.lab.world import Part, World
 from warren.nat.turn.credentials import Credentials, StaticAccounts
 from warren.nat.turn.events import Allocated, ChannelOpen
-from warren.nat.turn.keeper import KeeperEvent, Server, TurnKeeper, Using
+from warren.nat.turn.keeper import KeeperEvent, Server, Trying, TurnKeeper
 from warren.nat.turn.reach import Reach
 from warren.netmap.endpoint import Endpoint
 from warren.relay.turn_doors import open_turn
@@ -60,7 +60,7 @@ class Seat:
         self.keeper.handle_timeout(now)
         while (event_or_none := self.keeper.poll_event()) is not None:
             self.told.append(event_or_none)
-            if isinstance(event_or_none, Using) and event_or_none.server is not None:
+            if isinstance(event_or_none, Trying):
                 self.end.apply(SetTurn(server=str(event_or_none.server.at)))
         while (out := self.keeper.poll_transmit()) is not None:
             self.end.engine.apply([SendDatagram(to=str(out.to.at), data=out.data)])

@@ -81,6 +81,7 @@ from warren.nat.places import abilities
 from warren.nat.turn.allocation import Transport
 from warren.nat.turn.grants import TurnPlace
 from warren.nat.turn.reach import Reach
+from warren.netmap.derpmap import PIN_PREFIX
 from warren.relay import serve as relay
 from warren.relay.hub import Admits, Hub, Receive, RelayFailed
 from warren.relay.stun_server import open_stun
@@ -194,7 +195,7 @@ class Server:
         others = external_turn(config)
         self._grants = TurnGrants(
             self._identity.relay,
-            _turn_ways(config, host),
+            _turn_ways(config, host, self._certificates.pin),
             (turn_secret(config), others) if others else (b"", ()),
         )
         self._regions = RegionKeeper(
@@ -484,15 +485,19 @@ def _settings(config: Config) -> Settings:
     )
 
 
-def _turn_ways(config: Config, name: str) -> list[TurnPlace]:
-    """Return the ways to the TURN server; TLS only where its certificate is one for a name."""
+def _turn_ways(config: Config, name: str, pin: str) -> list[TurnPlace]:
+    """Return the ways to the TURN server; a certificate that nobody signed is pinned."""
+    places = turn_places(config)
     ways = [
         TurnPlace(transport, str(place.ip), place.port)
         for transport in (Transport.UDP, Transport.TCP)
-        for place in turn_places(config)
+        for place in places
     ]
-    if config.tls in ("acme", "files"):
-        ways += [TurnPlace(Transport.TLS, name, place.port) for place in turn_places(config)[:1]]
+    if places and pin:
+        raw = bytes.fromhex(pin.removeprefix(PIN_PREFIX))
+        ways.append(TurnPlace(Transport.TLS, str(places[0].ip), places[0].port, raw))
+    elif places and config.tls != "off":
+        ways.append(TurnPlace(Transport.TLS, name, places[0].port))
     return ways
 
 

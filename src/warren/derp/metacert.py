@@ -19,8 +19,7 @@ from cryptography.x509.oid import NameOID
 
 from warren.derp.frames import PROTOCOL_VERSION
 from warren.keys import NodePublic
-
-PIN_PREFIX = "sha256-raw:"
+from warren.netmap.derpmap import PIN_PREFIX
 
 _NAME_PREFIX = "derpkey"
 _VALID_DAYS = 30

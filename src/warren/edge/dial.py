@@ -141,6 +141,10 @@ class RelayProxy:
         except (DialFailed, OSError, ValueError) as error:
             self.problem = f"The proxy for relays cannot be used: {error}."
 
+    def of_one(self, host: str) -> str | None:
+        """As `of` for one host; None: it is reached directly."""
+        return self.of((host,)).get(host)
+
     def of(self, hosts: Iterable[str]) -> dict[str, str]:
         """Those of the hosts that are to be reached through it: host → `ip:port` of the proxy."""
         if self._place is None:

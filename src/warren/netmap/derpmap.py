@@ -6,6 +6,9 @@ import msgspec
 
 from warren.netmap.node import WireStruct
 
+PIN_PREFIX = "sha256-raw:"
+"""What a pinned certificate is written with, in hex: the SHA-256 of its DER."""
+
 
 class DERPNode(WireStruct, frozen=True, kw_only=True):
     """One relay server. `stun_port` 0 is 3478 and -1 none; `derp_port` 0 is 443."""

@@ -68,7 +68,7 @@ from warren.netmap.view import View
 from warren.node.peer_relay import PeerRelays
 from warren.node.probes import parse_answer_untrusted
 from warren.node.reconcile import home_region
-from warren.node.turn_peers import TurnPath, TurnPeer
+from warren.node.turn_peers import ProxyOf, TurnPath, TurnPeer
 from warren.node.turning import FIRST_STREAM, Turns
 from warren.paths.machine import (
     EndpointsWanted,
@@ -128,7 +128,14 @@ class _Link:
 class Dataplane:
     """Drives one engine. All methods belong to the event loop's thread."""
 
-    def __init__(self, engine: Engine, clock: Clock, entropy: Entropy, disco: DiscoPrivate) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        entropy: Entropy,
+        disco: DiscoPrivate,
+        proxy_of: ProxyOf = lambda host: None,
+    ) -> None:
         self._engine = engine
         self._clock = clock
         self._entropy = entropy
@@ -150,7 +157,7 @@ class Dataplane:
         self._pending: list[AnyCommand] = []
         self.drops: Counter[str] = Counter()
         self.relays = PeerRelays(engine, clock, entropy, disco, self)
-        self.turns = Turns(engine, clock, entropy, self)
+        self.turns = Turns(engine, clock, entropy, self, proxy_of=proxy_of)
 
     async def run(self, listener: Listener) -> None:
         """Serve the engine's events until cancelled."""

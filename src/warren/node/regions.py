@@ -7,12 +7,11 @@ from ipaddress import ip_address
 from types import MappingProxyType
 
 from warren.engine.commands import RelayNode
-from warren.netmap.derpmap import DERPMap, DERPNode
+from warren.netmap.derpmap import PIN_PREFIX, DERPMap, DERPNode
 from warren.netmap.endpoint import Endpoint, MalformedEndpoint
 
 DEFAULT_PORT = 443
 _PLAIN_PORT = 80
-_PIN_PREFIX = "sha256-raw:"
 _NONE = "none"
 
 
@@ -69,9 +68,9 @@ def _relay(
         return None
     pin = None
     name = node.host_name
-    if node.cert_name.startswith(_PIN_PREFIX):
+    if node.cert_name.startswith(PIN_PREFIX):
         try:
-            pin = bytes.fromhex(node.cert_name.removeprefix(_PIN_PREFIX))
+            pin = bytes.fromhex(node.cert_name.removeprefix(PIN_PREFIX))
         except ValueError:
             return None
         if len(pin) != 32:

@@ -118,7 +118,8 @@ class NodeService:
             log.warning("proxy", message=self._relay_proxy.problem)
         disco = DiscoPrivate.from_entropy(entropy(32))
         self._disco_public = disco.public()
-        self._dataplane = Dataplane(engine, clock, entropy, disco)
+        proxy_of = self._relay_proxy.of_one
+        self._dataplane = Dataplane(engine, clock, entropy, disco, proxy_of)
         self._measuring = Measuring(
             clock,
             entropy,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple, Protocol
 
@@ -11,6 +12,8 @@ from warren.nat.turn.keeper import Server
 from warren.netmap.endpoint import Endpoint
 
 Address = IPv4Address | IPv6Address
+ProxyOf = Callable[[str], str | None]
+"""The HTTP proxy, `ip:port`, through which a host is reached; None: directly."""
 
 
 class TurnPath(NamedTuple):

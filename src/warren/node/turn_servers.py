@@ -24,6 +24,8 @@ from warren.netmap.view import View
 
 GRANTS_MAX = 4
 _LOOKUP_S = 5.0
+RETRY_S, RETRY_MAX_S = 5.0, 300.0
+"""A name that was not found is looked up again after so long, then after twice that, and so on."""
 
 Address = IPv4Address | IPv6Address
 Resolve = Callable[[str], Awaitable[list[Address]]]
@@ -45,21 +47,28 @@ class TurnServers:
         self._transports = tuple(transports)
         self._grants: list[Grant] = []
         self._known: dict[str, list[Address]] = {}
+        self._wanted: set[str] = set()
+        """Names that are to be looked up; what is known of them stays until there is an answer."""
+        self._malformed = ""
+        self._unknown: dict[str, str] = {}
         self._task: asyncio.Task[None] | None = None
         self.servers: dict[Server, Credentials] = {}
-        self.problem = ""
-        """Why there is none, or not every one, in half a sentence; empty if all is well."""
 
     @property
     def is_offered(self) -> bool:
         """Whether the coordinator names any server."""
         return bool(self._grants)
 
+    @property
+    def problem(self) -> str:
+        """Why there is none, or not every one, in half a sentence; empty if all is well."""
+        return self._malformed or next(iter(self._unknown.values()), "")
+
     def set_view(self, view: View) -> None:
         """Take what the map says of this node itself."""
-        grants, problem = read_grants(view)
-        if grants != self._grants or problem != self.problem:
-            self._grants, self.problem = grants, problem
+        grants, self._malformed = read_grants(view)
+        if grants != self._grants:
+            self._grants = grants
             self._settle()
 
     def set_transports(self, transports: Iterable[Transport]) -> None:
@@ -68,9 +77,8 @@ class TurnServers:
         self._publish()
 
     def look_up(self) -> None:
-        """Look names up again: the network is another, or the servers do not answer."""
-        self._known.clear()
-        self._settle()
+        """Look names up again: the network is another, or a server does not serve us any more."""
+        self._settle(again=True)
 
     def close(self) -> None:
         """Stop what is under way."""
@@ -78,28 +86,46 @@ class TurnServers:
             self._task.cancel()
             self._task = None
 
-    def _settle(self) -> None:
-        names = {place.host for place in self._places()} - self._known.keys()
-        for name in list(names):
+    def _settle(self, again: bool = False) -> None:
+        hosts = {place.host for place in self._places()}
+        for table in (self._known, self._unknown):
+            for gone in table.keys() - hosts:
+                del table[gone]
+        names = set()
+        for host in hosts:
             try:
-                self._known[name] = [ip_address(name)]
+                self._known[host] = [ip_address(host)]
             except ValueError:
-                continue
-            names.discard(name)
-        self.close()
-        if names:
-            self._task = asyncio.get_running_loop().create_task(self._look_up(names))
+                names.add(host)
+        new = names if again else names - self._known.keys()
+        self._wanted = (self._wanted & names) | new
+        if not self._wanted or not new <= self._unknown.keys() or again:
+            self.close()
+        if self._wanted and self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._look_up())
         self._publish()
 
-    async def _look_up(self, names: set[str]) -> None:
-        for name in names:
-            try:
-                async with asyncio.timeout(_LOOKUP_S):
-                    self._known[name] = await self._resolve(name)
-            except (OSError, TimeoutError, UnicodeError) as error:
-                log.warning("turn server not found", name=name, reason=str(error))
-                self.problem = f"the name {name} of a TURN server could not be looked up"
-                self._known[name] = []
+    async def _look_up(self) -> None:
+        """Look up what is wanted until every name is found."""
+        pause_s = RETRY_S
+        while self._wanted:
+            await asyncio.gather(*(self._look_up_one(name) for name in self._wanted))
+            if self._wanted:
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, RETRY_MAX_S)
+        self._task = None
+
+    async def _look_up_one(self, name: str) -> None:
+        try:
+            async with asyncio.timeout(_LOOKUP_S):
+                found = await self._resolve(name)
+        except (OSError, TimeoutError, UnicodeError) as error:
+            log.warning("turn server not found", name=name, reason=str(error))
+            self._unknown[name] = f"the name {name} of a TURN server could not be looked up"
+            return
+        self._known[name] = found
+        self._unknown.pop(name, None)
+        self._wanted.discard(name)
         self._publish()
 
     def _places(self) -> list[TurnPlace]:
@@ -112,7 +138,8 @@ class TurnServers:
                 for place in grant.places:
                     for ip in self._known.get(place.host, ()):
                         if place.transport is transport and len(found) < MAX_SERVERS:
-                            server = Server(Endpoint(ip, place.port), transport, place.host)
+                            at = Endpoint(ip, place.port)
+                            server = Server(at, transport, place.host, place.pin)
                             found.setdefault(server, grant.credentials)
         # Their order counts as well.
         if list(found.items()) != list(self.servers.items()):

@@ -34,17 +34,16 @@ from warren.nat.turn.events import (
     Allocated,
     Cause,
     ChannelOpen,
-    Failed,
     Lost,
     Permitted,
     Received,
     Refused,
-    Released,
 )
-from warren.nat.turn.keeper import KeeperEvent, Server, TurnKeeper, Using
+from warren.nat.turn.keeper import KeeperEvent, Left, Server, Trying, TurnKeeper, Unserved
+from warren.nat.turn.numbers import Code
 from warren.netmap.endpoint import Endpoint
 from warren.netmap.view import View
-from warren.node.turn_peers import Address, Peers, TurnPath, TurnPeer
+from warren.node.turn_peers import Address, Peers, ProxyOf, TurnPath, TurnPeer
 from warren.node.turn_servers import Resolve, TurnServers, look_up
 from warren.paths.machine import Relay, Via
 from warren.paths.punching.sockets import Aside
@@ -62,6 +61,11 @@ from warren.paths.turning import (
 LINGER_S = 60.0
 """An allocation that nobody uses any more is kept for this long."""
 LOOK_UP_AGAIN_S = 60.0
+"""Names of servers are looked up anew this often at most when one does not serve us."""
+ASK_AGAIN_S = 30.0
+"""A permission that was refused for now is asked for again after so long."""
+_NEVER = frozenset({Code.FORBIDDEN, Code.PEER_FAMILY_MISMATCH})
+"""Refusals that hold as long as the allocation does (RFC 8656 §9, §11)."""
 PERMITS_MAX = 8
 """Addresses of one peer that are let in."""
 TROUBLES_MAX = 8
@@ -84,11 +88,13 @@ class Turns:
         entropy: Entropy,
         peers: Peers,
         resolve: Resolve = look_up,
+        proxy_of: ProxyOf = lambda host: None,
     ) -> None:
         self._engine = engine
         self._clock = clock
         self._entropy = entropy
         self._peers = peers
+        self._proxy_of = proxy_of
         self._own_key = NodePublic.zero()
         self._udp = True
         self.keeper = TurnKeeper(entropy)
@@ -99,18 +105,18 @@ class Turns:
         self._unused_since: float | None = None
         self.allocated: Allocated | None = None
         self.allocated_at = 0.0
-        self._permitted: set[Address] = set()
+        self.permitted: dict[Address, float] = {}
+        """Who is let in, and until when this was of use at least."""
         self._channels: dict[Endpoint, NodePublic] = {}
-        self._last_server: Server | None = None
-        self._streams = itertools.count(FIRST_STREAM)
-        self._group = 0
-        """The stream to the server in use; 0 where it is spoken to by UDP."""
+        self._numbers = itertools.count(FIRST_STREAM)
+        self._ways: dict[Server, int] = {}
+        """The servers that are spoken to, and each one's stream; 0 where that is by UDP."""
         self._touched: set[NodePublic] = set()
         """Peers whose machines may have something to say."""
         self.troubles: deque[tuple[float, str]] = deque(maxlen=TROUBLES_MAX)
         """What servers said or did wrong lately, as sentences."""
-        self.refused: dict[Address, str] = {}
-        """Addresses of peers that the server does not relay to, and its words."""
+        self.refused: dict[Address, float | None] = {}
+        """Addresses of peers that the server does not relay to: until when, None for never."""
         self._pending: list[AnyCommand] = []
         self._timer: asyncio.TimerHandle | None = None
         self.drops: Counter[str] = Counter()
@@ -177,8 +183,9 @@ class Turns:
 
         Returns the disco packets that came in it, with the way that they came.
         """
-        server = self.keeper.server
-        if server is None or src != server.at or event.group != self._group:
+        ways = self._ways.items()
+        server = next((s for s, group in ways if s.at == src and group == event.group), None)
+        if server is None or (event.channel and server != self.keeper.server):
             if event.channel:
                 self.drops["turn of another server"] += 1
             return [] if event.channel else None
@@ -197,8 +204,8 @@ class Turns:
 
     def take_stream(self, event: StreamState, now: float) -> None:
         """Take what became of a stream."""
-        server = self.keeper.server
-        if not event.open and server is not None and event.group == self._group:
+        server = next((s for s, group in self._ways.items() if group == event.group), None)
+        if not event.open and server is not None:
             self.keeper.end_stream(server, event.error, now)
             self._turn()
 
@@ -241,7 +248,7 @@ class Turns:
         peer, machine = self._peers.turn_peer(key), self._machine(key, make=False)
         if self.allocated is None or machine is None or peer is None or peer.understands:
             return ()
-        let_in = self._permitted.intersection(self._addresses(peer))
+        let_in = self.permitted.keys() & set(self._addresses(peer))
         return (self.allocated.relayed,) if let_in else ()
 
     def all_drops(self) -> Counter[str]:
@@ -334,10 +341,6 @@ class Turns:
             if not self._wanted:
                 self._wanted = True
                 self.keeper.set_servers(self.servers.servers, now)
-            late = now - self._looked_up_at >= LOOK_UP_AGAIN_S
-            if late and self.servers.is_offered and not self.servers.servers:
-                self._looked_up_at = now
-                self.servers.look_up()
         elif self._wanted:
             if self._unused_since is None:
                 self._unused_since = now
@@ -347,18 +350,36 @@ class Turns:
 
     def _let_in(self, key: NodePublic, machine: TurnPaths, now: float) -> None:
         """Ask for permissions for a peer that wants a path, and tell its machine of them."""
-        if self.allocated is None:
-            return
         peer = self._peers.turn_peer(key)
-        if peer is None or not machine.is_wanted():
+        wanted = machine.is_wanted()
+        if self.allocated is None or peer is None or not (wanted or machine.uses_own(now)):
             return
         addresses = self._addresses(peer)
         addresses += [each.ip for each in machine.offered() if not self._udp]
         for ip in addresses:
-            if ip not in self._permitted and ip not in self.refused:
+            if ip in self.permitted:
+                self.permitted[ip] = now + LINGER_S
+            elif wanted and self._may_ask(ip, now):
                 self.keeper.permit(ip, now)
-        if self._permitted.intersection(addresses):
+        if wanted and not self.permitted.keys().isdisjoint(addresses):
             machine.set_own(self.allocated.relayed, now)
+
+    def _may_ask(self, ip: Address, now: float) -> bool:
+        again_at = self.refused.get(ip, 0.0)
+        if again_at is None or again_at > now:
+            return False
+        self.refused.pop(ip, None)
+        return True
+
+    def _let_lapse(self, now: float) -> None:
+        """Renew no permission any more that nobody has use for."""
+        late = [ip for ip, until in self.permitted.items() if until <= now]
+        for ip in late:
+            del self.permitted[ip]
+            if self.keeper.client is not None:
+                self.keeper.client.forget(ip)
+        for key in list(self._machines) if late else ():
+            self._peers.announce(key)
 
     def _take_keeper_events(self, now: float) -> list[tuple[Way, bytes]]:
         """Take what the keeper tells; return the disco packets among it."""
@@ -372,15 +393,16 @@ class Turns:
         return found
 
     def _take_keeper_event(self, event: KeeperEvent, now: float) -> None:
-        server = self.keeper.server
-        if isinstance(event, Using):
-            self._use(event.server)
+        if isinstance(event, Trying):
+            self._begin(event.server)
+        elif isinstance(event, Left):
+            self._end(event.server)
         elif isinstance(event, Allocated):
             self.allocated, self.allocated_at = event, now
-            log.info("turn", server=str(server), relayed=str(event.relayed))
+            log.info("turn", server=str(self.keeper.server), relayed=str(event.relayed))
             self._touched.update(self._machines)
         elif isinstance(event, Permitted):
-            self._permitted.add(event.ip)
+            self.permitted[event.ip] = now + LINGER_S
             self._touched.update(self._machines)
             for key in list(self._machines):
                 self._peers.announce(key)
@@ -392,39 +414,46 @@ class Turns:
                 self._touched.add(key_or_none)
         elif isinstance(event, Refused):
             self._take_refusal(event, now)
-        elif isinstance(event, Lost | Released):
+        elif isinstance(event, Lost):
             self._lose(now)
-        elif isinstance(event, Failed):
-            code = f" ({event.code})" if event.code else ""
-            self._lose(now)
-            why = f": {event.reason}" if event.cause is Cause.NO_STREAM else ""
-            self._note(f"{self._last_server}: {event.cause.value}{code}{why}", now)
+        elif isinstance(event, Unserved):
+            failed = event.failed
+            code = f" ({failed.code})" if failed.code else ""
+            why = f": {failed.reason}" if failed.cause is Cause.NO_STREAM else ""
+            self._note(f"{event.server}: {failed.cause.value}{code}{why}", now)
+            if now - self._looked_up_at >= LOOK_UP_AGAIN_S:
+                self._looked_up_at = now
+                self.servers.look_up()
 
     def _send_waiting(self) -> None:
         """Hand over the keeper's messages; a stream that was left took its allocation along."""
         while (out := self.keeper.poll_transmit()) is not None:
-            group = self._group if out.to == self._last_server else 0
+            group = self._ways.get(out.to, 0)
             if group or out.to.transport is Transport.UDP:
                 self._pending.append(SendDatagram(to=str(out.to.at), data=out.data, group=group))
 
-    def _use(self, server: Server | None) -> None:
-        """Let the datagrams of the server in use in, and nobody else's."""
-        if self._group:
-            self._pending.append(CloseSockets(group=self._group))
-            self._group = 0
-        if server is not None and server.transport is not Transport.UDP:
-            self._group = next(self._streams)
-            self._pending.append(OpenStream(group=self._group, to=_stream_to(server)))
-        if self._last_server is not None and self._last_server != server:
-            self._pending.append(SetTurn(server=str(self._last_server.at), on=False))
-        if server is not None:
+    def _begin(self, server: Server) -> None:
+        """Speak to a server: open its stream, let its datagrams in."""
+        group = 0
+        if server.transport is not Transport.UDP:
+            group = next(self._numbers)
+            to = _stream_to(server, self._proxy_of(server.name or str(server.at.ip)))
+            self._pending.append(OpenStream(group=group, to=to))
+        if all(other.at != server.at for other in self._ways):
             self._pending.append(SetTurn(server=str(server.at)))
-        self._last_server = server
+        self._ways[server] = group
+
+    def _end(self, server: Server) -> None:
+        group = self._ways.pop(server)
+        if group:
+            self._pending.append(CloseSockets(group=group))
+        if all(other.at != server.at for other in self._ways):
+            self._pending.append(SetTurn(server=str(server.at), on=False))
 
     def _take_refusal(self, event: Refused, now: float) -> None:
         ip = event.peer.ip if isinstance(event.peer, Endpoint) else event.peer
-        self.refused[ip] = f"error {event.code}"
-        self._permitted.discard(ip)
+        self.refused[ip] = None if event.code in _NEVER else now + ASK_AGAIN_S
+        self.permitted.pop(ip, None)
         self._note(f"{self.keeper.server} does not relay to {event.peer} (error {event.code})", now)
         if isinstance(event.peer, Endpoint):
             key = self._channels.pop(event.peer, None)
@@ -436,7 +465,7 @@ class Turns:
     def _lose(self, now: float) -> None:
         """There is no allocation any more: what was asked for it is void."""
         self.allocated = None
-        self._permitted.clear()
+        self.permitted.clear()
         self.refused.clear()
         self._channels.clear()
         for key, (_, machine) in list(self._machines.items()):
@@ -478,7 +507,8 @@ class Turns:
         channel = client.channel_of(way.to) if client is not None else None
         if channel is not None and server is not None:
             to = str(server.at)
-            self._pending.append(SendDatagram(to=to, data=data, channel=channel, group=self._group))
+            group = self._ways[server]
+            self._pending.append(SendDatagram(to=to, data=data, channel=channel, group=group))
 
     def _path_command(self, key: NodePublic, lease: TurnLease) -> SetPath:
         gone = SetPath(peer=key.raw, addr=None, lease_ms=0)
@@ -496,7 +526,7 @@ class Turns:
             addr=str(server.at),
             lease_ms=lease.lease_ms,
             channel=channel,
-            group=self._group,
+            group=self._ways[server],
         )
 
     def _path(self, way: Way, latency_s: float) -> TurnPath | None:
@@ -526,6 +556,7 @@ class Turns:
             due.append(self._unused_since + LINGER_S)
         elif self._wanted:
             due.append(now + LINGER_S / 4)
+        due += [at for at in self.refused.values() if at is not None and at > now]
         times = [at for at in due if at is not None]
         if self._timer is not None:
             self._timer.cancel()
@@ -551,13 +582,18 @@ class Turns:
                 if self.keeper.client is not None:
                     self.keeper.client.forget(peer)
         self._turn(*self._machines)
+        self._let_lapse(now)
 
 
-def _stream_to(server: Server) -> RelayNode:
-    """Return how a server is dialled: by TLS its certificate is checked for its name."""
-    name = server.name or str(server.at.ip)
-    plain = server.transport is Transport.TCP
-    return RelayNode(addrs=[str(server.at)], server_name=name, plain=plain)
+def _stream_to(server: Server, proxy: str | None) -> RelayNode:
+    """Return how a server is dialled: by TLS its certificate is checked for its name or pin."""
+    return RelayNode(
+        addrs=[str(server.at)],
+        server_name=server.name or str(server.at.ip),
+        cert_sha256=server.pin,
+        plain=server.transport is Transport.TCP,
+        proxy=proxy,
+    )
 
 
 def _is_turn(data: bytes) -> bool:

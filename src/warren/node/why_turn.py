@@ -24,8 +24,9 @@ def turn_sentences(turns: Turns, key: NodePublic, now: float) -> list[str]:
         told.append(_capital(f"{turns.servers.problem or 'the coordinator names no TURN server'}."))
     elif not turns.servers.servers:
         told.append(_capital(f"{turns.servers.problem or 'no TURN server can be used here'}."))
-    elif turns.keeper.server is not None:
-        told.append(f"TURN: {turns.keeper.server} was asked for a relayed address.")
+    elif asked := turns.keeper.asked:
+        were = f"{asked[0]} was" if len(asked) == 1 else f"{len(asked)} servers were"
+        told.append(f"TURN: {were} asked for a relayed address.")
     for offered in machine.offered():
         told.append(f"TURN: the peer has the relayed address {offered}.")
     told += [_way(machine, way, state, now) for way, state in machine.ways.items()]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import socket
+import ssl
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -44,6 +46,18 @@ async def run(client: TurnClient, sock: socket.socket) -> Event:
             client.receive(await loop.sock_recv(sock, 2000), loop.time())
 
 
+async def certificate_of(port: int) -> str:
+    """The SHA-256 of what is shown for TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    try:
+        shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    finally:
+        writer.close()
+    return hashlib.sha256(shown).hexdigest()
+
+
 async def test_a_warren_node_is_told_and_let_in_until_it_is_removed(tmp_path: Path) -> None:
     port = free_port()
     running = Running(tmp_path, turn=f"127.0.0.1:{port}", turn_allow="127.0.0.9/32")
@@ -52,9 +66,11 @@ async def test_a_warren_node_is_told_and_let_in_until_it_is_removed(tmp_path: Pa
     async with joined(running, "a", "b") as (a, b):
         assert CAPABILITY not in b.view.node.cap_map  # a stock client
         grant = await granted(a)
+        pin = await certificate_of(port)
         assert [place.uri() for place in grant.places] == [
             f"turn:127.0.0.1:{port}?transport=udp",
             f"turn:127.0.0.1:{port}?transport=tcp",
+            f"turns:127.0.0.1:{port}?transport=tcp#sha256-raw:{pin}",
         ]
         assert 12 * 3600 < grant.ends_unix_s - datetime.now(UTC).timestamp() <= 24 * 3600
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:

@@ -28,13 +28,13 @@ USER = Credentials("alice", "wonderland")
 class TurnHost:
     """Serves at `TURN` while `alive`; `relayed` counts what it passed on, both ways."""
 
-    def __init__(self, network: MemoryNetwork, now: Callable[[], float]) -> None:
+    def __init__(self, network: MemoryNetwork, now: Callable[[], float], **settings: int) -> None:
         self._network = network
         self._now = now
         self.alive = True
         self.relayed = 0
         self.machine = TurnServer(
-            TurnSettings("warren", frozenset({TURN.ip})),
+            TurnSettings("warren", frozenset({TURN.ip}), **settings),
             StaticAccounts(dict((USER,))),
             Reach(own=[], allow=[ip_network("198.51.100.0/24")]),
             os.urandom,

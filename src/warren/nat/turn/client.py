@@ -53,7 +53,15 @@ from warren.nat.turn.numbers import (
     Code,
     Method,
 )
-from warren.nat.turn.transactions import MAX_CHALLENGES, Build, Request, Requests
+from warren.nat.turn.transactions import (
+    ALLOCATE_TRIES,
+    CHECK_TRIES,
+    MAX_CHALLENGES,
+    TRIES,
+    Build,
+    Request,
+    Requests,
+)
 from warren.netmap.endpoint import Endpoint
 
 MAX_PEERS = 512
@@ -145,7 +153,7 @@ class TurnClient:
         self._channels: dict[Endpoint, _Peer] = {}
         self._numbers: dict[Endpoint, int] = {}
         self._peers: dict[int, Endpoint] = {}
-        self._ask(Method.ALLOCATE, self._allocate_attributes, _Allocate(), now)
+        self._ask_allocation(now)
 
     # What the owner asks for.
 
@@ -238,14 +246,19 @@ class TurnClient:
     def check(self, now: float) -> None:
         """Ask now whether the server still knows us; `Lost` or `Failed` follow if not."""
         if self._allocated is not None and self._refresh_at is not None:
-            self._ask_refresh(now)
+            self._ask_refresh(now, CHECK_TRIES)
 
     def close(self, now: float) -> None:
         """Free the allocation; `Released` follows."""
         if self._ended:
             return
+        # An answer that is still under way may grant what nobody would give back any more.
+        asked = any(
+            isinstance(request.purpose, _Allocate) and request.session is not None
+            for request in self._requests.open.values()
+        )
         self._requests.open.clear()
-        if self._allocated is None:
+        if self._allocated is None and not asked:
             self._end(Released())
             return
         self._drop_allocation()
@@ -502,7 +515,7 @@ class TurnClient:
         if self._before is not None:
             self._before = self._session = None  # the next one is made with the new credentials
         if again:
-            self._ask(Method.ALLOCATE, self._allocate_attributes, _Allocate(), now)
+            self._ask_allocation(now)
         else:
             self._end(Released())
 
@@ -511,7 +524,7 @@ class TurnClient:
         self._requests.open.clear()
         self._drop_allocation()
         self._tell(Lost())
-        self._ask(Method.ALLOCATE, self._allocate_attributes, _Allocate(), now)
+        self._ask_allocation(now)
 
     def _exchange(self, before: Session, now: float) -> None:
         """The allocation belongs to the old name: give it back as that, and make another."""
@@ -545,12 +558,18 @@ class TurnClient:
 
     # What is asked for.
 
-    def _ask(self, method: Method, build: Build, purpose: object, now: float) -> None:
-        self._requests.start(Request(method, build, purpose, None), self._session, now)
+    def _ask(
+        self, method: Method, build: Build, purpose: object, now: float, tries: int = TRIES
+    ) -> None:
+        self._requests.start(Request(method, build, purpose, None, tries), self._session, now)
 
-    def _ask_refresh(self, now: float) -> None:
+    def _ask_allocation(self, now: float) -> None:
+        build = self._allocate_attributes
+        self._ask(Method.ALLOCATE, build, _Allocate(), now, ALLOCATE_TRIES)
+
+    def _ask_refresh(self, now: float, tries: int = TRIES) -> None:
         self._refresh_at = None
-        self._ask(Method.REFRESH, _lifetime(self._lifetime_s), _Refresh(), now)
+        self._ask(Method.REFRESH, _lifetime(self._lifetime_s), _Refresh(), now, tries)
 
     def _ask_permission(self, ip: IPAddress, now: float) -> None:
         self._permissions[ip].renew_at = None

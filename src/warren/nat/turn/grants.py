@@ -5,6 +5,8 @@ clients know nothing of it and are not told. JSON, with servers as URIs (RFC 706
 
     {"urls": ["turn:192.0.2.1:3478?transport=udp", "turns:turn.example.com:443?transport=tcp"],
      "username": "1767229200:n5", "credential": "…", "ends": 1767229200}
+
+A URI may end in `#sha256-raw:<hex>`, which pins the server's certificate as in a DERP map.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from warren.nat.turn.credentials import (
     timed_credentials,
 )
 from warren.netmap.codec import MalformedMessage, decode_json_untrusted, encode_json
+from warren.netmap.derpmap import PIN_PREFIX
 
 CAPABILITY = "warren.dev/cap/turn"
 MAX_SERVERS = 16
@@ -35,6 +38,7 @@ _SLOT_S = 12 * 3600
 _URI = re.compile(
     r"(?P<scheme>turns?):(?P<host>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})"
     r"(?::(?P<port>[0-9]{1,5}))?(?:\?transport=(?P<transport>udp|tcp))?"
+    rf"(?:#{PIN_PREFIX}(?P<pin>[0-9A-Fa-f]{{64}}))?"
 )
 
 
@@ -43,18 +47,24 @@ class MalformedGrant(ValueError):
 
 
 class TurnPlace(NamedTuple):
-    """One way to a TURN server. `host`: name or address, an IPv6 one without brackets."""
+    """One way to a TURN server.
+
+    host: name or address, an IPv6 one without brackets. pin: SHA-256 of its TLS certificate
+    (DER), which then need not be for `host`.
+    """
 
     transport: Transport
     host: str
     port: int
+    pin: bytes | None = None
 
     def uri(self) -> str:
         """Return the text form."""
         scheme = "turns" if self.transport is Transport.TLS else "turn"
         host = f"[{self.host}]" if ":" in self.host else self.host
         way = "udp" if self.transport is Transport.UDP else "tcp"
-        return f"{scheme}:{host}:{self.port}?transport={way}"
+        pin = f"#{PIN_PREFIX}{self.pin.hex()}" if self.pin is not None else ""
+        return f"{scheme}:{host}:{self.port}?transport={way}{pin}"
 
 
 class Grant(NamedTuple):
@@ -129,4 +139,7 @@ def parse_uri(uri: str) -> TurnPlace | None:
     if not 0 < port <= 0xFFFF:
         return None
     transport = Transport.TLS if secure else Transport.TCP if way == "tcp" else Transport.UDP
-    return TurnPlace(transport, match["host"].strip("[]"), port)
+    if match["pin"] and not secure:
+        return None
+    pin = bytes.fromhex(match["pin"]) if match["pin"] else None
+    return TurnPlace(transport, match["host"].strip("[]"), port, pin)

@@ -12,8 +12,10 @@ from warren.nat.turn.numbers import Class, Method
 
 RTO_S = 0.5
 TRIES = 7
+ALLOCATE_TRIES, CHECK_TRIES = 5, 4
+"""Fewer where the owner has another server or another way: 15.5 and 7.5 s in all."""
 LAST_WAIT = 16
-"""Times RTO_S: how long the last try of a datagram is waited for."""
+"""Times RTO_S: how long the last try of a datagram is waited for, at the most."""
 RELIABLE_WAIT_S = 39.5
 MAX_CHALLENGES = 3
 
@@ -32,6 +34,7 @@ class Request:
     purpose: object
     session: Session | None
     """What it was signed with; an answer must be signed likewise."""
+    tries: int = TRIES
     tx_id: TxId = _NO_ID
     data: bytes = b""
     sent: int = 0
@@ -72,7 +75,7 @@ class Requests:
         """Send again what is due; return the requests that nobody will answer."""
         given_up = []
         for request in [request for request in self.open.values() if request.due <= now]:
-            if self.reliable or request.sent >= TRIES:
+            if self.reliable or request.sent >= request.tries:
                 given_up.append(self.open.pop(request.tx_id))
             else:
                 self._send(request, now)
@@ -85,9 +88,9 @@ class Requests:
     def _send(self, request: Request, now: float) -> None:
         request.sent += 1
         if self.reliable:
-            wait_s = RELIABLE_WAIT_S
-        elif request.sent == TRIES:
-            wait_s = LAST_WAIT * RTO_S
+            wait_s = min(RELIABLE_WAIT_S, RTO_S * (2**request.tries - 1))
+        elif request.sent == request.tries:
+            wait_s = RTO_S * min(LAST_WAIT, 2 ** (request.sent - 1))
         else:
             wait_s = RTO_S * 2 ** (request.sent - 1)
         request.due = now + wait_s

@@ -75,20 +75,48 @@ class Lonely:
         return self.sent()[0]
 
 
-def test_a_datagram_is_sent_seven_times_over_forty_seconds() -> None:
-    lonely, times = Lonely(), []
+def unanswered(lonely: Lonely, began: float = 0.0) -> list[float]:
+    """Let nobody answer; return when each try was given up, in seconds from the first."""
+    times = []
     while (due := lonely.client.next_timeout()) is not None:
         if lonely.sent():
-            times.append(due)
+            times.append(due - began)
         lonely.client.handle_timeout(due)
-    assert times == [0.5, 1.5, 3.5, 7.5, 15.5, 31.5, 39.5]
     assert lonely.told() == [Failed(Cause.NO_ANSWER)] and lonely.client.ended
+    return times
+
+
+def test_how_often_and_how_long_a_silent_server_is_asked() -> None:
+    assert unanswered(Lonely()) == [0.5, 1.5, 3.5, 7.5, 15.5]
+    for ask, times in (
+        (lambda client: client.check(1.0), [0.5, 1.5, 3.5, 7.5]),
+        (
+            lambda client: client.permit(PEER.ip, 1.0),
+            [0.5, 1.5, 3.5, 7.5, 15.5, 31.5, 39.5],
+        ),
+    ):
+        lonely = Lonely()
+        lonely.grant(lonely.challenged(), key=lonely.key)
+        assert isinstance(lonely.told()[0], Allocated)
+        ask(lonely.client)
+        assert unanswered(lonely, began=1.0) == times
+
+
+def test_who_leaves_gives_back_what_may_just_be_granted() -> None:
+    lonely = Lonely()
+    lonely.client.close(1.0)
+    assert lonely.told() == [Released()] and len(lonely.sent()) == 1, "nobody knows us yet"
+    lonely = Lonely()
+    lonely.challenged()
+    lonely.client.close(1.0)
+    (freed,) = lonely.sent()
+    assert (freed.method, freed.number(Attribute.LIFETIME, 4)) == (Method.REFRESH, 0)
 
 
 def test_over_a_stream_nothing_is_sent_again() -> None:
     lonely = Lonely(reliable=True)
-    assert len(lonely.sent()) == 1 and lonely.client.next_timeout() == 39.5
-    lonely.client.handle_timeout(39.5)
+    assert len(lonely.sent()) == 1 and lonely.client.next_timeout() == 15.5
+    lonely.client.handle_timeout(15.5)
     assert not lonely.sent() and lonely.told() == [Failed(Cause.NO_ANSWER)]
 
 

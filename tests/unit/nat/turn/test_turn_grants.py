@@ -25,6 +25,7 @@ PLACES = [
     TurnPlace(Transport.UDP, "192.0.2.1", 3478),
     TurnPlace(Transport.TCP, "2001:db8::1", 3478),
     TurnPlace(Transport.TLS, "turn.example.com", 443),
+    TurnPlace(Transport.TLS, "192.0.2.1", 443, bytes(range(32))),
 ]
 
 
@@ -40,6 +41,7 @@ def test_a_grant_arrives_as_it_was_issued() -> None:
         "turn:192.0.2.1:3478?transport=udp",
         "turn:[2001:db8::1]:3478?transport=tcp",
         "turns:turn.example.com:443?transport=tcp",
+        f"turns:192.0.2.1:443?transport=tcp#sha256-raw:{bytes(range(32)).hex()}",
     ]
 
 
@@ -67,6 +69,8 @@ def test_the_server_lets_the_grant_in_until_it_ends() -> None:
 def test_servers_of_unknown_kinds_are_left_out() -> None:
     urls = [
         "turns:a.example:5?transport=udp",
+        "turns:a.example#sha256-raw:00",
+        "turn:a.example#sha256-raw:" + "00" * 32,
         "turn:b.example:0",
         "turn:b.example:70000",
         "stun:c.example",
