@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from warren.lab import sandbox
+from warren.lab.joining import start_proxy
 from warren.lab.mesh import Node, Server
 from warren.lab.plan import Host, Plan, Router
 from warren.lab.program import Program, wait_until
@@ -70,15 +71,11 @@ class Mesh:
     def __init__(self, world: World, turn: Sequence[str] = (), way: str = UDP_WAY) -> None:
         """turn: the server's flags, to name another than the host `turn`. way: the URI there.
 
-        For TLS there is a certificate, which nodes trust.
+        For TLS there is a certificate of that host, which nodes trust.
         """
         self.certificate = world.scratch / "turn.pem"
-        tls: tuple[str, ...] = ("--tls", "self-signed")
         if way.startswith("turns"):
             self_signed(self.certificate)
-        if turn:
-            pem = str(self.certificate)
-            tls = ("--tls", "files", "--tls-cert", pem, "--tls-key", pem)
         self.world = world
         secret = world.scratch / "secret"
         secret.write_text(SECRET)
@@ -86,18 +83,18 @@ class Mesh:
         self.server = Server(
             world["server"],
             world.scratch / "server",
-            tls=tls,
+            tls=("--tls", "self-signed"),
             more=turn or (*others, "--turn-secret", str(secret)),
         )
         self.server.start()
         self.server.create_user("tester")
         self.key = self.server.create_key("tester", "--reusable")
 
-    def node(self, name: str) -> Node:
+    def node(self, name: str, **env: str) -> Node:
         """A node that has joined."""
         state = self.world.scratch / name
         trust = {"SSL_CERT_FILE": str(self.certificate)} if self.certificate.exists() else {}
-        node = Node(self.world[name], name, state, tun=sandbox.tun_available(), env=trust)
+        node = Node(self.world[name], name, state, tun=sandbox.tun_available(), env=trust | env)
         node.start()
         node.wait_daemon()
         node.up(self.server.url, self.key)
@@ -235,11 +232,19 @@ def test_a_stock_client_meets_a_node_at_coturn(mesh: Mesh) -> None:
     assert page.body == bob.page
 
 
-def test_our_own_server_serves_too_by_tls() -> None:
-    with World(NO_UDP) as world:
+def test_our_own_server_serves_too_by_tls_through_a_proxy() -> None:
+    """Its certificate is its own, and pinned; nothing but HTTP's CONNECT leaves alice's network."""
+    plan = Plan(
+        routers=(
+            Router("home-a", kind="http-proxy", address="203.0.113.10", lan="192.168.1.0/24"),
+            PLAN.routers[1],
+        ),
+        hosts=PLAN.hosts,
+    )
+    with World(plan) as world:
         turn = ("--turn", f"{SERVER}:{OWN_PORT}", "--turn-allow", ",".join(LAB))
-        mesh = Mesh(world, turn, "turns:")
-        alice, bob = mesh.node("alice"), mesh.node("bob")
+        mesh = Mesh(world, turn)
+        alice, bob = mesh.node("alice", **start_proxy(world, "home-a")), mesh.node("bob")
         wait_until(lambda: turned(alice, bob), 20, "TURN is used", mesh.server.program.tail)
         wait_until(lambda: turned(bob, alice), 20, "both ways", mesh.server.program.tail)
         with WebServer(bob.part, WEB_PORT, "hello", file_bytes=FILE_BYTES):
