@@ -189,6 +189,13 @@ def test_a_hole_in_an_ipv6_firewall(home: World, igd: Igd, protocol: MapProtocol
         assert client.it.endpoints == (Endpoint(PUBLIC_A, PORT),)
         assert igd.pinholes == [PORT]
         assert let_in()
+        # A router of IPv6 that restarts announces itself too (RFC 6887 §14.1, UPnP's ssdp:alive).
+        time.sleep(3)
+        igd.stop()
+        assert igd.pinholes == [] and not let_in()
+        igd.start(ipv6=True)
+        home.wait(lambda: igd.pinholes, 40, "the hole is made anew")
+        assert let_in()
     assert igd.pinholes == []
     assert not let_in()
     alice.run(["ip", "-6", "addr", "flush", "dev", "wan", "scope", "global"])

@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, NamedTuple
 
 import msgspec
@@ -19,7 +19,13 @@ import structlog
 from warren.edge.clock import Clock
 from warren.edge.entropy import Entropy
 from warren.edge.fetch import FetchFailed, fetch
-from warren.edge.linux.gateways import Gateway, group_socket, router_socket, router_socket_v6
+from warren.edge.linux.gateways import (
+    Gateway,
+    group_socket,
+    group_socket_v6,
+    router_socket,
+    router_socket_v6,
+)
 from warren.nat import natpmp, ssdp
 from warren.nat.mapping import Call, CallFailed, Mapping, MapProtocol, Outcome, Reply
 from warren.nat.portmap import Portmapper
@@ -37,6 +43,10 @@ LOOK_AGAIN_S = 60.0
 _GROUPS = (
     Endpoint(IPv4Address("224.0.0.1"), natpmp.ANNOUNCE_PORT),
     Endpoint(ssdp.GROUP, ssdp.PORT),
+)
+_GROUPS_V6 = (
+    Endpoint(IPv6Address("ff02::1"), natpmp.ANNOUNCE_PORT),
+    Endpoint(ssdp.GROUP_V6, ssdp.PORT),
 )
 _DISABLE_UPNP = "debug-disable-upnp"
 
@@ -263,6 +273,9 @@ class _Talk(asyncio.DatagramProtocol):
                     self._sockets.append(group_socket(group, own))
         else:
             self._sockets.append(router_socket_v6(own, self._scope))
+            for group in _GROUPS_V6:
+                with suppress(OSError):
+                    self._sockets.append(group_socket_v6(group, self._scope))
         self._task = tasks.create_task(self._run(), name=f"router {self.mapper.router}")
 
     async def stop(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple
@@ -131,6 +132,26 @@ def group_socket(group: Endpoint, local_ip: IPv4Address) -> socket.socket:
         with suppress(OSError):
             # Of 224.0.0.1 every host is a member already, which some kernels call an error.
             made.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def group_socket_v6(group: Endpoint, interface: int) -> socket.socket:
+    """As `group_socket` for a group of IPv6 in the network behind an interface.
+
+    interface: its number; 0 leaves it to the kernel.
+    """
+    made = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind((str(group.ip), group.port, 0, interface))
+        membership = group.ip.packed + struct.pack("@i", interface)
+        with suppress(OSError):
+            # As above, of ff02::1.
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, membership)
     except OSError:
         made.close()
         raise
