@@ -17,7 +17,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from warren.edge.http import Door, Lobby, Routes
-from warren.engine.commands import RelayNode, SendRelayed, SetHome, SetIdentity, SetRegion
+from warren.engine.commands import Rebind, RelayNode, SendRelayed, SetHome, SetIdentity, SetRegion
 from warren.engine.events import AnyEvent, RegionState, Relayed
 from warren.engine.native import NativeEngine
 from warren.engine.protocol import EngineConfig
@@ -35,6 +35,7 @@ class Box:
 
     def __init__(self) -> None:
         self.opened = 0
+        self.inner: list[ServerConnection] = []
         self.turned_away = 0
 
     async def start(self) -> None:
@@ -63,6 +64,7 @@ class Box:
 
     async def carry(self, inner: ServerConnection) -> None:
         self.opened += 1
+        self.inner.append(inner)
         port = self.relay.sockets[0].getsockname()[1]
         derp = ["derp"]
         async with connect(
@@ -154,6 +156,20 @@ async def test_a_relay_behind_a_box_that_only_knows_websocket(box: Box) -> None:
             came = await receiver.wait(lambda event: isinstance(event, Relayed))
             assert isinstance(came, Relayed)
             assert (came.peer, came.data) == (sender.private.public().raw, DISCO)
+
+
+async def test_the_way_in_is_remembered_as_long_as_the_network_is_the_same(box: Box) -> None:
+    async with ends("alice") as (alice,):
+        alice.join(box.address)
+        await alice.wait(is_up)
+        for moved, turned_away in ((False, 1), (True, 2), (False, 2)):
+            opened = box.opened
+            alice.events.clear()
+            if moved:
+                alice.engine.apply([Rebind(port=0)])
+            await box.inner[-1].close()
+            await alice.wait(is_up)
+            assert (box.opened, box.turned_away) == (opened + 1, turned_away)
 
 
 async def test_a_box_that_lets_nothing_pass_is_named_with_both_reasons() -> None:

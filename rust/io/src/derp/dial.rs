@@ -12,6 +12,7 @@ use warren_core::derp::login::{ClientLogin, ServerInfo, Step};
 use warren_core::derp::{MalformedDerp, RawKey, upgrade};
 use warren_core::seam::RelayNode;
 
+use super::detours::Detours;
 use super::stream::{Stream, words};
 use super::tls::Judge;
 use super::wake::{Wake, wait, wait_any_writable};
@@ -27,11 +28,11 @@ const NATIVE_PATIENCE: Duration = Duration::from_secs(4);
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 /// A silent connection is probed by the kernel after so long, which keeps it in the memory of
 /// routers, then at this interval.
-const PROBE_AFTER: Duration = Duration::from_secs(15);
-const PROBE_EVERY: Duration = Duration::from_secs(2);
-/// A connection whose peer acknowledges nothing for so long is dead. Probes count: with less, one
-/// that is lost would be the end.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
+const PROBE_AFTER: Duration = Duration::from_secs(8);
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// A connection whose peer acknowledges nothing for so long is dead: an idle node that the relay
+/// forgot can't be called. Probes count: with less, one that is lost would be the end.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(12);
 /// Bytes that the kernel may hold before they are on the wire; more would only be delay.
 const UNSENT_BYTES: u32 = 128 << 10;
 
@@ -73,6 +74,8 @@ impl From<MalformedDerp> for Failure {
 /// One attempt at a region.
 pub(super) struct Dialer<'a> {
     pub(super) judge: &'a Judge,
+    /// Relays that are known to be reached by WebSocket only.
+    pub(super) detours: &'a Detours,
     pub(super) wake: &'a Wake,
     /// Looked at whenever `wake` was called: true ends the attempt.
     pub(super) called_off: &'a dyn Fn() -> bool,
@@ -99,8 +102,15 @@ impl Dialer<'_> {
         Err(last)
     }
 
-    /// Over WebSocket where the native upgrade is turned away.
+    /// Over WebSocket where the native upgrade is turned away, or was a while ago.
     fn open_node(&self, node: &RelayNode, overall: Instant) -> Result<Session, Failure> {
+        if self.detours.knows(node, Instant::now()) {
+            let (socket, addr) = self.reach(node, overall)?;
+            match self.log_in(socket, node, addr.ip(), Way::WebSocket, overall) {
+                Err(Failure::Failed(_) | Failure::Turned(_)) => self.detours.forget(node),
+                done => return done,
+            }
+        }
         let (socket, addr) = self.reach(node, overall)?;
         let turned = match self.log_in(socket, node, addr.ip(), Way::Native, overall) {
             Err(Failure::Turned(text)) => text,
@@ -111,7 +121,12 @@ impl Dialer<'_> {
             Err(Failure::Failed(text) | Failure::Turned(text)) => {
                 Err(Failure::Failed(format!("{turned}; by WebSocket: {text}")))
             }
-            done => done,
+            done => {
+                if done.is_ok() {
+                    self.detours.note(node, Instant::now());
+                }
+                done
+            }
         }
     }
 

@@ -11,10 +11,12 @@
 //! an idle pool costs nothing. The protocol itself is in `warren_core::derp`.
 
 mod backoff;
+mod detours;
 mod dial;
 mod pace;
 mod queue;
 mod region;
+mod room;
 mod stream;
 mod tls;
 mod wake;
@@ -34,7 +36,9 @@ use warren_core::derp::RawKey;
 use warren_core::seam::{Event, RelayNode};
 
 use crate::ports::{RelayPort, RelaySink};
+use detours::Detours;
 use region::{Patience, Region};
+pub(crate) use room::{encode_missing, encrypt_missing};
 pub(crate) use stream::{Stream as DialedStream, words};
 use tls::Judge;
 pub(crate) use wake::{Ready, Wake, wait};
@@ -53,6 +57,7 @@ pub(crate) fn dial_stream(
 ) -> Result<DialedStream, Option<String>> {
     let dialer = dial::Dialer {
         judge: &Judge::new(),
+        detours: &Detours::default(),
         wake,
         called_off,
         private: RawKey::default(),

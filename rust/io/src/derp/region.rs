@@ -11,6 +11,7 @@ use warren_core::derp::frames::{self, Frame, parse_frame_untrusted};
 use warren_core::seam::{Event, RelayNode};
 
 use super::backoff::Backoff;
+use super::detours::Detours;
 use super::dial::{Dialer, Failure, Session};
 use super::pace::Pace;
 use super::queue::{Offer, Queue};
@@ -74,6 +75,7 @@ pub(super) struct Region {
     backoff: Mutex<Backoff>,
     patience: Patience,
     judge: Arc<Judge>,
+    detours: Detours,
     sink: Arc<dyn RelaySink>,
 }
 
@@ -93,6 +95,7 @@ impl Region {
             backoff: Mutex::default(),
             patience,
             judge,
+            detours: Detours::default(),
             sink,
         }))
     }
@@ -187,6 +190,7 @@ impl Region {
 
     /// The network may have changed: ask the relay for a sign of life, and retry at once if down.
     pub(super) fn nudge(&self) {
+        self.detours.clear();
         self.wanted().nudges += 1;
         self.wake.wake();
     }
@@ -239,6 +243,7 @@ impl Region {
             self.status.store(DIALING, Ordering::Relaxed);
             let dialer = Dialer {
                 judge: &self.judge,
+                detours: &self.detours,
                 wake: &self.wake,
                 called_off: &|| {
                     // After a nudge, addresses of before may lead nowhere: dial anew.

@@ -12,11 +12,10 @@ use std::time::Duration;
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::unbuffered::{
-    ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
-};
+use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 use rustls::{CertificateError, ClientConfig};
 
+use super::room::{encode_missing, encrypt_missing};
 use super::websocket::WebSocket;
 
 /// Room for what comes in; a TLS record has at most 16.3 KiB.
@@ -359,22 +358,4 @@ fn tcp_info(socket: &TcpStream) -> io::Result<libc::tcp_info> {
 
 fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
-}
-
-fn encode_missing(error: &EncodeError) -> Option<usize> {
-    match error {
-        EncodeError::InsufficientSize(InsufficientSizeError { required_size, .. }) => {
-            Some(*required_size)
-        }
-        EncodeError::AlreadyEncoded => None,
-    }
-}
-
-fn encrypt_missing(error: &EncryptError) -> Option<usize> {
-    match error {
-        EncryptError::InsufficientSize(InsufficientSizeError { required_size, .. }) => {
-            Some(*required_size)
-        }
-        EncryptError::EncryptExhausted => None,
-    }
 }

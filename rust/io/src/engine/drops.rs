@@ -35,6 +35,10 @@ pub(crate) enum Drop {
     RelayQueue,
     /// The kernel refused a datagram.
     UdpSend,
+    /// A stream to a TURN server had no room: it is slower than what is sent.
+    StreamFull,
+    /// The socket or stream of a path was closed, or this machine lacks the address family.
+    SocketClosed,
     /// Bytes of a TURN server's stream that are no message of TURN: the stream was closed.
     TurnStream,
     /// The session's counter was used up.
@@ -56,7 +60,7 @@ pub(crate) enum Drop {
     FilterFragment,
 }
 
-const NAMES: [&str; 27] = [
+const NAMES: [&str; 29] = [
     "unknown-datagram",
     "geneve",
     "forward-stranger",
@@ -70,6 +74,8 @@ const NAMES: [&str; 27] = [
     "no-path",
     "relay-queue",
     "udp-send",
+    "turn-stream-full",
+    "socket-closed",
     "turn-stream",
     "session-exhausted",
     "handshake-unanswered",

@@ -233,6 +233,8 @@ impl Outbound {
         if !self.queue.is_empty() {
             let report = self.queue.flush(shared.ways(&shared.sockets.load()));
             shared.drops.add(Drop::UdpSend, report.dropped);
+            shared.drops.add(Drop::StreamFull, report.full);
+            shared.drops.add(Drop::SocketClosed, report.closed);
         }
     }
 }

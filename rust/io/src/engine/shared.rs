@@ -251,8 +251,12 @@ impl Shared {
             Wrap::Plain => ways.send_to(payload, hop),
             wrap => ways.send_to(&wrap.around(payload, content), hop),
         };
-        if sent.is_err() {
-            self.drops.count(Drop::UdpSend);
+        if let Err(error) = sent {
+            self.drops.count(match error.kind() {
+                io::ErrorKind::StorageFull => Drop::StreamFull,
+                io::ErrorKind::AddrNotAvailable => Drop::SocketClosed,
+                _ => Drop::UdpSend,
+            });
         }
     }
 

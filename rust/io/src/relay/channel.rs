@@ -11,9 +11,9 @@ use std::sync::Arc;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use rustls::ServerConfig;
 use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{
-    ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
-};
+use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
+
+use crate::derp::{encode_missing, encrypt_missing};
 
 /// Bytes of one read of a socket: what one sender may bring before the next one's turn.
 pub(super) const READ_BYTES: usize = 64 << 10;
@@ -387,22 +387,4 @@ impl Bench {
 
 fn broken(error: impl std::fmt::Display) -> Failed {
     Failed::new(ErrorKind::InvalidData, error.to_string())
-}
-
-fn encode_missing(error: &EncodeError) -> Option<usize> {
-    match error {
-        EncodeError::InsufficientSize(InsufficientSizeError { required_size, .. }) => {
-            Some(*required_size)
-        }
-        EncodeError::AlreadyEncoded => None,
-    }
-}
-
-fn encrypt_missing(error: &EncryptError) -> Option<usize> {
-    match error {
-        EncryptError::InsufficientSize(InsufficientSizeError { required_size, .. }) => {
-            Some(*required_size)
-        }
-        EncryptError::EncryptExhausted => None,
-    }
 }

@@ -30,6 +30,21 @@ pub struct SendReport {
     pub sent: u64,
     /// Datagrams that it refused.
     pub dropped: u64,
+    /// Messages for which a stream had no room.
+    pub full: u64,
+    /// Datagrams whose socket or stream was closed meanwhile.
+    pub closed: u64,
+}
+
+impl SendReport {
+    fn lose(&mut self, count: usize, error: &io::Error) {
+        let lost = match error.kind() {
+            io::ErrorKind::StorageFull => &mut self.full,
+            io::ErrorKind::AddrNotAvailable => &mut self.closed,
+            _ => &mut self.dropped,
+        };
+        *lost += count as u64;
+    }
 }
 
 /// Datagrams of one size for one hop, back to back in the arena.
@@ -184,7 +199,7 @@ impl SendQueue {
                 self.narrow.push(run.to.addr);
             }
             _ => {
-                report.dropped += run.count as u64;
+                report.lose(run.count, error);
                 return;
             }
         }
@@ -201,7 +216,7 @@ impl SendQueue {
             }
             match result {
                 Ok(()) => report.sent += 1,
-                Err(_) => report.dropped += 1,
+                Err(error) => report.lose(1, &error),
             }
         }
     }

@@ -74,7 +74,8 @@ fn what_was_queued_arrives_with_and_without_segmentation() {
             report,
             SendReport {
                 sent: sent.len() as u64,
-                dropped: 0
+                dropped: 0,
+                ..SendReport::default()
             }
         );
         assert!(out.is_empty());
@@ -123,7 +124,8 @@ fn a_datagram_that_cannot_go_is_counted_and_the_rest_goes() {
         flush(&mut out, &here),
         SendReport {
             sent: 2,
-            dropped: 1
+            dropped: 1,
+            ..SendReport::default()
         }
     );
     assert_eq!(receive_all(&there, 2), sent);
