@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from watched import watched
 
 from warren.lab import sandbox
 from warren.lab.mesh import SERVER_HTTP_PORT, SERVER_TLS_PORT, STUN_PORT, Node, Server
@@ -60,21 +61,8 @@ class Mesh:
 
 @pytest.fixture
 def mesh() -> Iterator[Mesh]:
-    with World(PLAN) as world:
-        try:
-            yield Mesh(world)
-            no_traceback(world)
-        except BaseException:
-            print(world.tails(40))
-            raise
-
-
-def no_traceback(world: World) -> None:
-    """No program of the lab has shown a traceback or a panic."""
-    for program in world.programs:
-        said = program.output()
-        assert "Traceback" not in said, program.tail(60)
-        assert "panicked at" not in said, program.tail(60)
+    with watched(PLAN) as world:
+        yield Mesh(world)
 
 
 def fetches(client: Node, server: Node, deadline_s: float = 15.0) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from watched import watched
 
 from warren.lab import sandbox
 from warren.lab.mesh import Node, Server
@@ -82,33 +83,14 @@ class Mesh:
 
 @pytest.fixture
 def mesh() -> Iterator[Mesh]:
-    with World(PLAN) as world:
-        try:
-            yield Mesh(world)
-            for program in world.programs:
-                said = program.output()
-                assert "Traceback" not in said, program.tail(60)
-                assert "panicked at" not in said, program.tail(60)
-        except BaseException:
-            print(world.tails(40))
-            raise
-
-
-def kind(client: Node, peer: str) -> str:
-    """How a node's packets to a peer travel."""
-    found = client.peer(peer)
-    return str(found["path"]["kind"]) if found else "none"
-
-
-def talk(client: Node, to: Node) -> None:
-    """Traffic through the tunnel, whatever the path."""
-    client.run("ping", "--kind", "tsmp", "--count", "1", to.name)
+    with watched(PLAN) as world:
+        yield Mesh(world)
 
 
 def relayed(client: Node, to: Node) -> bool:
     """Whether a peer relay carries the traffic, after some more of it."""
-    talk(client, to)
-    return kind(client, to.name) == "peer-relay"
+    client.talk(to.name)
+    return client.path_kind(to.name) == "peer-relay"
 
 
 def test_two_nodes_meet_at_a_relay_and_survive_its_end(mesh: Mesh) -> None:
@@ -125,9 +107,11 @@ def test_two_nodes_meet_at_a_relay_and_survive_its_end(mesh: Mesh) -> None:
 
     mesh.relay.kill()
     began = time.monotonic()
-    wait_until(lambda: kind(alice, "bob") == "relay", 12, "DERP instead", mesh.relay.program.tail)
+    wait_until(
+        lambda: alice.path_kind("bob") == "relay", 12, "DERP instead", mesh.relay.program.tail
+    )
     assert time.monotonic() - began < 10
-    talk(alice, bob)
+    alice.talk("bob")
 
 
 def test_a_relay_serves_its_owners_machines_only(mesh: Mesh) -> None:
@@ -137,7 +121,7 @@ def test_a_relay_serves_its_owners_machines_only(mesh: Mesh) -> None:
     for _ in range(8):
         assert not relayed(alice, bob)
         time.sleep(0.5)
-    assert kind(alice, "bob") == "relay"
+    assert alice.path_kind("bob") == "relay"
 
 
 def test_two_stock_clients_meet_at_our_relay(mesh: Mesh) -> None:

@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from watched import watched
 
 from warren.lab import sandbox
 from warren.lab.joining import start_proxy
@@ -118,33 +119,14 @@ class Mesh:
 
 @pytest.fixture
 def mesh() -> Iterator[Mesh]:
-    with World(PLAN) as world:
-        try:
-            yield Mesh(world)
-            for program in world.programs:
-                said = program.output()
-                assert "Traceback" not in said, program.tail(60)
-                assert "panicked at" not in said, program.tail(60)
-        except BaseException:
-            print(world.tails(40))
-            raise
-
-
-def kind(client: Node, peer: str) -> str:
-    """How a node's packets to a peer travel."""
-    found = client.peer(peer)
-    return str(found["path"]["kind"]) if found else "none"
-
-
-def talk(client: Node, to: Node) -> None:
-    """Traffic through the tunnel, whatever the path."""
-    client.run("ping", "--kind", "tsmp", "--count", "1", to.name)
+    with watched(PLAN) as world:
+        yield Mesh(world)
 
 
 def turned(client: Node, to: Node) -> bool:
     """Whether TURN carries the traffic, after some more of it."""
-    talk(client, to)
-    return kind(client, to.name) == "turn"
+    client.talk(to.name)
+    return client.path_kind(to.name) == "turn"
 
 
 def carried_bytes(part: Part) -> int:
@@ -160,13 +142,13 @@ def derp_takes_over(alice: Node, bob: Node, coturn: Program) -> None:
     traffic.wait_output("pong from bob", 10)
     coturn.kill()
     wait_until(
-        lambda: kind(alice, "bob") == kind(bob, "alice") == "relay",
+        lambda: alice.path_kind("bob") == bob.path_kind("alice") == "relay",
         15,
         "DERP instead",
         coturn.tail,
     )
-    talk(alice, bob)
-    talk(bob, alice)
+    alice.talk("bob")
+    bob.talk("alice")
 
 
 def test_two_nodes_meet_at_coturn_and_survive_its_end(mesh: Mesh) -> None:
@@ -197,12 +179,12 @@ def test_a_server_that_refuses_is_named(mesh: Mesh) -> None:
     refused = f"{TURN}:{TURN_PORT} (udp): the credentials were refused (401)"
 
     def told() -> bool:
-        talk(alice, bob)
+        alice.talk("bob")
         return any(refused in node.run("why", peer) for node, peer in both)
 
     both = ((alice, "bob"), (bob, "alice"))
     wait_until(told, 20, "the refusal is told", coturn.tail)
-    assert kind(alice, "bob") == kind(bob, "alice") == "relay"
+    assert alice.path_kind("bob") == bob.path_kind("alice") == "relay"
 
 
 def test_a_stock_client_meets_a_node_at_coturn(mesh: Mesh) -> None:
@@ -221,9 +203,9 @@ def test_a_stock_client_meets_a_node_at_coturn(mesh: Mesh) -> None:
     used = re.compile(rf"now using {re.escape(TURN)}:\d+ ")
 
     def met() -> bool:
-        alice.run("ping", "--kind", "tsmp", "--count", "1", "bob")
+        alice.talk("bob")
         stock_too = any(used.search(f"{line} ") for line in bob.messages())
-        return kind(alice, "bob") == "turn" and stock_too
+        return alice.path_kind("bob") == "turn" and stock_too
 
     wait_until(met, 30, "TURN is used", coturn.tail)
     found = alice.peer("bob")

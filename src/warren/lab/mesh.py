@@ -241,6 +241,15 @@ class Node:
         """What the node knows of a peer, if it knows it."""
         return next((peer for peer in self.status()["peers"] if peer["name"] == name), None)
 
+    def path_kind(self, peer: str) -> str:
+        """How the node's packets to a peer travel: `direct`, `relay`, …; `none` without a path."""
+        found = self.peer(peer)
+        return str(found["path"]["kind"]) if found else "none"
+
+    def talk(self, peer: str) -> None:
+        """Send a probe through the tunnel, whatever the path, and wait for its answer."""
+        self.run("ping", "--kind", "tsmp", "--count", "1", peer)
+
     def ping(self, peer: str, timeout_s: float = 10.0) -> Pong:
         """One disco ping. Raises ProgramFailed if no pong came."""
         text = self.run(

@@ -65,6 +65,7 @@ from warren.nat.stun import (
 from warren.netmap.endpoint import Endpoint, MalformedEndpoint
 from warren.netmap.node import Node
 from warren.netmap.view import View
+from warren.node.alarm import Alarm
 from warren.node.peer_relay import PeerRelays
 from warren.node.probes import parse_answer_untrusted
 from warren.node.reconcile import home_region
@@ -151,7 +152,7 @@ class Dataplane:
         self._own_endpoints_at: float | None = None
         self._due: list[tuple[float, int, _Link]] = []
         self._due_count = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self._fire)
         self._pongs: dict[TxId, asyncio.Future[Pong]] = {}
         self._probes: dict[bytes, asyncio.Future[Pong]] = {}
         self._pending: list[AnyCommand] = []
@@ -170,8 +171,7 @@ class Dataplane:
             await asyncio.Event().wait()
         finally:
             loop.remove_reader(handle)
-            if self._timer is not None:
-                self._timer.cancel()
+            self._alarm.close()
             self.relays.close()
             self.turns.close()
 
@@ -620,15 +620,10 @@ class Dataplane:
             or self._links.get(self._due[0][2].node.key) is not self._due[0][2]
         ):
             heapq.heappop(self._due)
-        if self._listener is None or not self._due:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        delay_s = max(0.0, self._due[0][0] - self._clock.now())
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._fire)
+        if self._listener is not None:
+            self._alarm.set((due for due, *_ in self._due[:1]), self._clock.now())
 
     def _fire(self) -> None:
-        self._timer = None
         now = self._clock.now()
         late = []
         while self._due and self._due[0][0] <= now:

@@ -7,7 +7,6 @@ are opened and sealed, and events become commands.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from typing import Protocol
 
@@ -34,6 +33,7 @@ from warren.keys import DiscoPrivate, DiscoPublic, NodePublic
 from warren.netmap.endpoint import Endpoint, MalformedEndpoint
 from warren.netmap.node import Node
 from warren.netmap.view import EMPTY, View
+from warren.node.alarm import Alarm
 from warren.node.relay_grants import NO_CLIENT, may_be_served, usable_relays
 from warren.paths.peer_relay.client import (
     RelayNode,
@@ -99,7 +99,7 @@ class PeerRelays:
         self._server_boxes: dict[DiscoPublic, SharedBox] = {}
         self._own_endpoints: tuple[Endpoint, ...] = ()
         self._pending: list[AnyCommand] = []
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self._fire)
         self.drops: Counter[str] = Counter()
 
     # What is known.
@@ -385,16 +385,9 @@ class PeerRelays:
         due = [way.next_timeout() for way in self._ways.values()]
         if self._server is not None:
             due.append(self._server.next_timeout())
-        times = [entry[0] for entry in due if entry is not None]
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if times:
-            delay_s = max(0.0, min(times) - self._clock.now())
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._fire)
+        self._alarm.set((entry[0] for entry in due if entry is not None), self._clock.now())
 
     def _fire(self) -> None:
-        self._timer = None
         now = self._clock.now()
         for key, way in list(self._ways.items()):
             due = way.next_timeout()
@@ -421,6 +414,4 @@ class PeerRelays:
 
     def close(self) -> None:
         """Stop the timer."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._alarm.close()

@@ -7,7 +7,6 @@ keeper become commands of the engine.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from collections import Counter, deque
 from dataclasses import asdict
@@ -43,6 +42,7 @@ from warren.nat.turn.keeper import KeeperEvent, Left, Server, Trying, TurnKeeper
 from warren.nat.turn.numbers import Code
 from warren.netmap.endpoint import Endpoint
 from warren.netmap.view import View
+from warren.node.alarm import Alarm
 from warren.node.turn_peers import Address, Peers, ProxyOf, TurnPath, TurnPeer
 from warren.node.turn_servers import Resolve, TurnServers, look_up
 from warren.paths.machine import Relay, Via
@@ -118,7 +118,7 @@ class Turns:
         self.refused: dict[Address, float | None] = {}
         """Addresses of peers that the server does not relay to: until when, None for never."""
         self._pending: list[AnyCommand] = []
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self._fire)
         self.drops: Counter[str] = Counter()
 
     # What is known.
@@ -267,9 +267,7 @@ class Turns:
         self.keeper.set_servers({}, self._clock.now())
         self._take_keeper_events(self._clock.now())
         self._flush()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._alarm.close()
 
     # The parts.
 
@@ -557,16 +555,9 @@ class Turns:
         elif self._wanted:
             due.append(now + LINGER_S / 4)
         due += [at for at in self.refused.values() if at is not None and at > now]
-        times = [at for at in due if at is not None]
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if times:
-            delay_s = max(0.001, min(times) - now)
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._fire)
+        self._alarm.set(due, now)
 
     def _fire(self) -> None:
-        self._timer = None
         now = self._clock.now()
         due = self.keeper.next_timeout()
         if due is not None and due <= now:
