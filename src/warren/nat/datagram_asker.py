@@ -28,6 +28,8 @@ _RELEASE_SPACINGS_S = (0.2, 0.3)
 _RENEW_MIN_S = 10.0
 _RESTART_SPACING_S = 5.0
 """However often a router claims to have restarted, it is not asked more often."""
+_DOUBTS_MAX = 6
+"""A router that restarted and does not answer is asked for some minutes as if it still started."""
 
 Stage = Literal["waiting", "ready", "busy", "holding", "done"]
 """waiting: for the answer to a probe; ready: to be asked; busy: asked; holding: a mapping;
@@ -49,6 +51,8 @@ class DatagramAsker:
         self._releasing = False
         self._ready = False
         self._renew_at: float | None = None
+        self._doubts = 0
+        """How often it was asked in vain since it claims to have restarted; 0: it did not."""
         self._wish: Endpoint | None = None
         self._external_ip: Address | None = None
         self.mapping: Mapping | None = None
@@ -201,6 +205,7 @@ class DatagramAsker:
         external = Endpoint(external_ip, heard.external_port)
         lease_s = min(heard.lifetime_s, LEASE_S)
         mapping = Mapping(self.protocol, external, self._port, lease_s, now)
+        self._doubts = 0
         if self._check_external(external_ip, now, mapping):
             self._wish = external
             self._renew_at = now + lease_s / 2
@@ -212,6 +217,10 @@ class DatagramAsker:
             self._released(now)
         elif self.mapping is None:
             self._conclude(Finding.BROKEN, "it does not answer when asked for a mapping", now)
+        elif self._doubts and self._doubts < _DOUBTS_MAX:
+            # What starts may not answer yet, and the mapping is probably gone.
+            self._renew_at = now + _RESTART_SPACING_S * 2 ** (self._doubts - 1)
+            self._doubts += 1
         elif self.mapping.expires_at is not None:
             # Ever sooner as the end comes near (RFC 6887 §11.2.1).
             self._renew_at = now + max((self.mapping.expires_at - now) / 2, _RENEW_MIN_S)
@@ -224,6 +233,7 @@ class DatagramAsker:
     def _watch(self, epoch_s: int, now: float) -> None:
         if self._epoch.lost(epoch_s, now) and self.mapping is not None:
             self._renew_at = max(now, self._asked_at + _RESTART_SPACING_S)
+            self._doubts = 1
 
     def _check_external(self, ip: Address, now: float, made: Mapping | None = None) -> bool:
         """Whether the internet reaches `ip`. If not, a mapping that was made is given back."""

@@ -161,6 +161,20 @@ def test_a_restart_that_is_announced_is_seen_at_once(protocol: MapProtocol) -> N
     assert len(rig.router.asked) - asked <= 4, "an impostor does not make us busy"
 
 
+@pytest.mark.parametrize("protocol", [NATPMP, PCP])
+def test_a_router_that_restarts_slowly_is_asked_until_it_answers(protocol: MapProtocol) -> None:
+    rig = Rig(only(protocol))
+    rig.advance(60)
+    rig.router.restart(rig.now)
+    announce(rig, protocol)
+    setattr(rig.router, ONLY[protocol], False)
+    rig.router.mapped.clear()
+    rig.advance(20)
+    setattr(rig.router, ONLY[protocol], True)
+    rig.advance(30)
+    assert list(rig.router.mapped) == [PORT], "not only when half of the lease is over"
+
+
 def announce(rig: Rig, protocol: MapProtocol) -> None:
     if protocol is NATPMP:
         data = struct.pack("!BBHI", 0, 128, 0, rig.router.epoch(rig.now)) + rig.router.wan.packed
