@@ -218,6 +218,33 @@ def test_ipv6(tmp_path: Path) -> None:
             relay_both_ways(flow, peer, relayed, 1280)
 
 
+def test_both_families_of_one_server(tmp_path: Path) -> None:
+    """REQUESTED- and ADDITIONAL-ADDRESS-FAMILY (RFC 8656 §7.1), asked over IPv4."""
+    with coturn(tmp_path, [*STATIC, "-E", "::1"]) as (port, _):
+        flow, six, four = Flow("udp", "127.0.0.1", port, family=6), Peer("::1"), Peer()
+        relayed = allocate(flow)
+        flow.do(lambda client, now: client.open_channel(six.endpoint, now))
+        flow.wait(ChannelOpen)
+        relay_both_ways(flow, six, relayed, 1280)
+        flow.do(lambda client, now: client.permit(four.endpoint.ip, now))
+        refused = flow.wait(Refused)
+        assert isinstance(refused, Refused) and refused.code == 443
+
+        flow = Flow("udp", "127.0.0.1", port, family=0)
+        allocated = flow.wait(Allocated)
+        assert isinstance(allocated, Allocated)
+        assert [each.is_v4 for each in allocated.addresses] == [True, False]
+        for peer, relayed in zip((four, six), allocated.addresses, strict=True):
+            flow.do(lambda client, now, peer=peer: client.open_channel(peer.endpoint, now))
+            flow.wait(ChannelOpen)
+            relay_both_ways(flow, peer, relayed, 1280)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    with coturn(alone, STATIC) as (port, _):
+        allocated = Flow("udp", "127.0.0.1", port, family=0).wait(Allocated)
+        assert isinstance(allocated, Allocated) and allocated.also is None
+
+
 def test_no_answer_is_noticed() -> None:
     silent = Peer()
     flow = Flow("udp", "127.0.0.1", silent.port)

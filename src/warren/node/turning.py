@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import asdict
 
 import structlog
@@ -249,7 +250,7 @@ class Turns:
         if self.allocated is None or machine is None or peer is None or peer.understands:
             return ()
         let_in = self.permitted.keys() & set(self._addresses(peer))
-        return (self.allocated.relayed,) if let_in else ()
+        return self.allocated.addresses if let_in else ()
 
     def all_drops(self) -> Counter[str]:
         """Return what was dropped, by reason, also by the client of the server in use."""
@@ -302,12 +303,14 @@ class Turns:
         if server is None:
             return []
         near = is_private(server.at.ip)
-        found = [
-            ip
-            for ip in dict.fromkeys(peer.addresses)
-            if ip.version == server.at.ip.version and (near or not is_private(ip))
-        ]
-        return found[:PERMITS_MAX]
+        found = [ip for ip in dict.fromkeys(peer.addresses) if near or not is_private(ip)]
+        return self._reached(found)[:PERMITS_MAX]
+
+    def _reached(self, found: Iterable[Address]) -> list[Address]:
+        """Return those of the addresses to which one of ours leads, by its family."""
+        own = () if self.allocated is None else self.allocated.addresses
+        versions = {each.ip.version for each in own}
+        return [ip for ip in found if ip.version in versions]
 
     def _servers_changed(self) -> None:
         if self._wanted:
@@ -353,14 +356,14 @@ class Turns:
         if self.allocated is None or peer is None or not (wanted or machine.uses_own(now)):
             return
         addresses = self._addresses(peer)
-        addresses += [each.ip for each in machine.offered() if not self._udp]
+        addresses += self._reached(each.ip for each in machine.offered() if not self._udp)
         for ip in addresses:
             if ip in self.permitted:
                 self.permitted[ip] = now + LINGER_S
             elif wanted and self._may_ask(ip, now):
                 self.keeper.permit(ip, now)
         if wanted and not self.permitted.keys().isdisjoint(addresses):
-            machine.set_own(self.allocated.relayed, now)
+            machine.set_own(self.allocated.addresses, now)
 
     def _may_ask(self, ip: Address, now: float) -> bool:
         again_at = self.refused.get(ip, 0.0)
@@ -397,7 +400,11 @@ class Turns:
             self._end(event.server)
         elif isinstance(event, Allocated):
             self.allocated, self.allocated_at = event, now
-            log.info("turn", server=str(self.keeper.server), relayed=str(event.relayed))
+            log.info(
+                "turn",
+                server=str(self.keeper.server),
+                relayed=[str(each) for each in event.addresses],
+            )
             self._touched.update(self._machines)
         elif isinstance(event, Permitted):
             self.permitted[event.ip] = now + LINGER_S
@@ -467,7 +474,7 @@ class Turns:
         self.refused.clear()
         self._channels.clear()
         for key, (_, machine) in list(self._machines.items()):
-            machine.set_own(None, now)
+            machine.set_own((), now)
             self._peers.announce(key)
         self._touched.update(self._machines)
 
@@ -533,7 +540,9 @@ class Turns:
         server = self.keeper.server
         if server is None or self.allocated is None:
             return None
-        return TurnPath(self.allocated.relayed, server, server.at, latency_s)
+        own = self.allocated.addresses
+        relayed = next((each for each in own if each.is_v4 == way.to.is_v4), own[0])
+        return TurnPath(relayed, server, server.at, latency_s)
 
     # Timers.
 

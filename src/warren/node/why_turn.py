@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from warren.keys import NodePublic
+from warren.nat.turn.events import Allocated
 from warren.node.turning import Turns
 from warren.paths.turning import TurnPaths, Way, WayState
 
@@ -17,7 +18,7 @@ def turn_sentences(turns: Turns, key: NodePublic, now: float) -> list[str]:
     told: list[str] = []
     if turns.allocated is not None and turns.keeper.server is not None:
         told.append(
-            f"TURN: {turns.keeper.server} relays {turns.allocated.relayed} for this machine, "
+            f"TURN: {turns.keeper.server} relays {_list(turns.allocated)} for this machine, "
             f"since {now - turns.allocated_at:.0f} s."
         )
     elif not turns.servers.is_offered:
@@ -52,6 +53,10 @@ def _way(machine: TurnPaths, way: Way, state: WayState, now: float) -> str:
         result = f"was pinged {state.pings} times without an answer"
     took = "" if state.latency_s is None else f" ({state.latency_s * 1000:.1f} ms)"
     return f"TURN: the way {name} {result}{took}."
+
+
+def _list(allocated: Allocated) -> str:
+    return " and ".join(str(each) for each in allocated.addresses)
 
 
 def _capital(text: str) -> str:

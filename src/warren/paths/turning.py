@@ -131,7 +131,7 @@ class TurnPaths:
         self._entropy = entropy
         self._first = first
         self._offers = offers
-        self._own: Endpoint | None = None
+        self._own: tuple[Endpoint, ...] = ()
         self._udp = True
         self._theirs: tuple[Endpoint, ...] = ()
         self._theirs_at = 0.0
@@ -173,8 +173,8 @@ class TurnPaths:
             self._resume(now)
         return True
 
-    def set_own(self, relayed: Endpoint | None, now: float) -> None:
-        """Take where a server relays for us and lets the peer in; None: nowhere any more."""
+    def set_own(self, relayed: tuple[Endpoint, ...], now: float) -> None:
+        """Take where a server relays for us and lets the peer in; empty: nowhere any more."""
         if relayed == self._own:
             return
         self._own = relayed
@@ -423,8 +423,8 @@ class TurnPaths:
             if state.open and way != self._best:
                 self._ping(way, now)
         used = any(way.own and state.is_trusted(now) for way, state in self.ways.items())
-        if self._own is not None and self._offers and not used and self._best is None:
-            self._transmits.append(ToDerp(TurnOffer((self._own,))))
+        if self._own and self._offers and not used and self._best is None:
+            self._transmits.append(ToDerp(TurnOffer(self._own)))
         if self._best is None:
             pause_s = timing.search_pause_s(self._round, now - self._wanted_since)
         else:
@@ -438,9 +438,9 @@ class TurnPaths:
             self._admit(Way(each, own=False) if self._udp else Way(each, own=True))
 
     def _admit(self, way: Way) -> None:
-        if way in self.ways or (way.own and self._own is None):
+        if way in self.ways:
             return
-        if way.own and way.to.is_v4 != (self._own is not None and self._own.is_v4):
+        if way.own and all(own.is_v4 != way.to.is_v4 for own in self._own):
             return
         if len(self.ways) >= WAYS_MAX:
             oldest = min(self.ways, key=lambda one: (one == self._best, self._heard(one)))

@@ -91,10 +91,25 @@ def test_one_side_asks_first_and_only_without_a_better_path() -> None:
         assert not world.machine.uses_own(world.now)
 
 
+def test_both_families_are_offered_and_a_peer_of_either_is_taken() -> None:
+    six, peer_six = Endpoint.parse("[2600::4]:50000"), Endpoint.parse("[2606:4700::9]:9")
+    for own, taken in (((RELAYED, six), [PEER, peer_six]), ((six,), [peer_six]), ((), [])):
+        world = World()
+        world.after(0.2)
+        world.machine.set_own(own, world.now)
+        world.settle()
+        assert ((None, TurnOffer(own)) in world.sent) is bool(own)
+        for at in (PEER, peer_six):
+            ping = Ping(TxId(bytes(12)), KEY)
+            world.machine.receive(ping, Way(at, own=True), world.now)
+        world.settle()
+        assert [e.peer for e in world.told if isinstance(e, ChannelWanted)] == taken
+
+
 def test_a_peer_that_pings_our_address_gets_a_channel_and_then_its_answer() -> None:
     world = World()
     world.after(0.2)
-    world.machine.set_own(RELAYED, world.now)
+    world.machine.set_own((RELAYED,), world.now)
     world.settle()
     assert (None, TurnOffer((RELAYED,))) in world.sent
     ping = Ping(TxId(bytes(12)), KEY)
@@ -207,7 +222,7 @@ def test_without_udp_a_peers_address_is_reached_from_ours() -> None:
     world.after(0.2)
     world.offer(OTHER)
     assert not world.machine.ways
-    world.machine.set_own(RELAYED, world.now)
+    world.machine.set_own((RELAYED,), world.now)
     assert ChannelWanted(OTHER) in world.after(0.1)
     way = Way(OTHER, own=True)
     world.rtt_s[way] = 0.020
@@ -215,7 +230,7 @@ def test_without_udp_a_peers_address_is_reached_from_ours() -> None:
     world.after(1)
     assert world.used() == way
     # The server is gone: everything that went by it is void.
-    world.machine.set_own(None, world.now)
+    world.machine.set_own((), world.now)
     world.settle()
     assert TurnLease(None, 0) in world.told and world.used() is None and not world.machine.ways
 
@@ -223,7 +238,7 @@ def test_without_udp_a_peers_address_is_reached_from_ours() -> None:
 def test_what_a_peer_can_make_us_keep_is_bounded() -> None:
     world = World()
     world.after(0.2)
-    world.machine.set_own(RELAYED, world.now)
+    world.machine.set_own((RELAYED,), world.now)
     for port in range(1, 2000):
         ping = Ping(TxId(port.to_bytes(12, "big")), KEY)
         world.machine.receive(ping, Way(Endpoint(PEER.ip, port), own=True), world.now)

@@ -18,6 +18,12 @@ from warren.nat.stun import (
     TxId,
     parse_address_untrusted,
 )
+from warren.nat.turn.asking import (
+    asked,
+    granted_s_untrusted,
+    lifetime_value,
+    read_allocation_untrusted,
+)
 from warren.nat.turn.challenge import Session
 from warren.nat.turn.credentials import Credentials, MalformedCredential
 from warren.nat.turn.events import (
@@ -43,11 +49,8 @@ from warren.nat.turn.framing import (
 from warren.nat.turn.message import Message, encode_message, parse_message_untrusted, peer_value
 from warren.nat.turn.numbers import (
     DEFAULT_LIFETIME_S,
-    FAMILY_V6,
     FIRST_CHANNEL,
     LAST_CHANNEL,
-    MAX_LIFETIME_S,
-    UDP,
     Attribute,
     Class,
     Code,
@@ -120,7 +123,7 @@ class TurnClient:
     """Verbs: receive, handle_timeout, poll_transmit, poll_event, next_timeout.
 
     It begins with its construction, and ends with a `Failed` or `Released`. `family`: 4 or 6, of
-    the relayed address.
+    the relayed address; 0: IPv4 and beside it IPv6 where the server has both, or the one it has.
     """
 
     def __init__(
@@ -253,16 +256,16 @@ class TurnClient:
         if self._ended:
             return
         # An answer that is still under way may grant what nobody would give back any more.
-        asked = any(
+        under_way = any(
             isinstance(request.purpose, _Allocate) and request.session is not None
             for request in self._requests.open.values()
         )
         self._requests.open.clear()
-        if self._allocated is None and not asked:
+        if self._allocated is None and not under_way:
             self._end(Released())
             return
         self._drop_allocation()
-        self._ask(Method.REFRESH, _lifetime(0), _Free(again=False), now)
+        self._ask(Method.REFRESH, _lasting(0), _Free(again=False), now)
 
     # The verbs.
 
@@ -394,7 +397,7 @@ class TurnClient:
                 self._take_allocation(message, now)
             case _Refresh():
                 self._before = None
-                self._refresh_later(_granted_s(message), now)
+                self._refresh_later(granted_s_untrusted(message), now)
             case _Free(again=again):
                 self._freed(again, now)
             case _Permit(ip=ip):
@@ -406,16 +409,9 @@ class TurnClient:
                     self._grant(self._channels[peer], opened, now)
 
     def _take_allocation(self, message: Message, now: float) -> None:
-        relayed = message.endpoint(Attribute.XOR_RELAYED_ADDRESS)
-        mapped = message.endpoint(Attribute.XOR_MAPPED_ADDRESS)
-        if relayed is None or mapped is None:
-            raise MalformedStun("an allocation without its addresses")
-        if relayed.ip.is_unspecified or relayed.ip.is_multicast or relayed.port == 0:
-            raise MalformedStun("nobody can send to the relayed address")
-        lifetime_s = _granted_s(message)
+        self._allocated = read_allocation_untrusted(message)
         self._freed_once = False
-        self._allocated = Allocated(relayed, mapped, lifetime_s)
-        self._refresh_later(lifetime_s, now)
+        self._refresh_later(self._allocated.lifetime_s, now)
         self._tell(self._allocated)
 
     def _grant(self, peer: _Peer | None, event: Event, now: float) -> None:
@@ -488,7 +484,7 @@ class TurnClient:
         match code:
             case Code.ALLOCATION_MISMATCH if not self._freed_once:
                 self._freed_once = True
-                self._ask(Method.REFRESH, _lifetime(0), _Free(again=True), now)
+                self._ask(Method.REFRESH, _lasting(0), _Free(again=True), now)
             case Code.ALLOCATION_MISMATCH:
                 self._fail(Cause.PORT_IN_USE, code, reason)
             case Code.UNAUTHENTICATED | Code.WRONG_CREDENTIALS | Code.FORBIDDEN:
@@ -501,6 +497,9 @@ class TurnClient:
                 value = message.get(Attribute.ALTERNATE_SERVER)
                 alternate = None if value is None else parse_address_untrusted(value, None)
                 self._fail(Cause.ALTERNATE, code, reason, alternate)
+            case Code.FAMILY_NOT_SUPPORTED if self._family == 0:
+                self._family = 6
+                self._ask_allocation(now)
             case (
                 Code.UNKNOWN_ATTRIBUTE
                 | Code.FAMILY_NOT_SUPPORTED
@@ -532,7 +531,7 @@ class TurnClient:
         self._drop_allocation()
         self._tell(Lost())
         self._session = before
-        self._ask(Method.REFRESH, _lifetime(0), _Free(again=True), now)
+        self._ask(Method.REFRESH, _lasting(0), _Free(again=True), now)
 
     def _fail(
         self,
@@ -564,12 +563,12 @@ class TurnClient:
         self._requests.start(Request(method, build, purpose, None, tries), self._session, now)
 
     def _ask_allocation(self, now: float) -> None:
-        build = self._allocate_attributes
+        build = asked(self._family, self._lifetime_s)
         self._ask(Method.ALLOCATE, build, _Allocate(), now, ALLOCATE_TRIES)
 
     def _ask_refresh(self, now: float, tries: int = TRIES) -> None:
         self._refresh_at = None
-        self._ask(Method.REFRESH, _lifetime(self._lifetime_s), _Refresh(), now, tries)
+        self._ask(Method.REFRESH, _lasting(self._lifetime_s), _Refresh(), now, tries)
 
     def _ask_permission(self, ip: IPAddress, now: float) -> None:
         self._permissions[ip].renew_at = None
@@ -585,15 +584,6 @@ class TurnClient:
 
         self._ask(Method.CHANNEL_BIND, build, _Bind(peer), now)
 
-    def _allocate_attributes(self, tx_id: TxId) -> list[tuple[int, bytes]]:
-        found = [
-            (int(Attribute.REQUESTED_TRANSPORT), bytes([UDP, 0, 0, 0])),
-            *_lifetime(self._lifetime_s)(tx_id),
-        ]
-        if self._family == 6:
-            found.append((Attribute.REQUESTED_ADDRESS_FAMILY, bytes([FAMILY_V6, 0, 0, 0])))
-        return found
-
     def _refresh_later(self, lifetime_s: int, now: float) -> None:
         # A minute before the end, so that every try of a datagram fits in.
         self._refresh_at = now + max(lifetime_s - 60, lifetime_s / 2)
@@ -607,13 +597,5 @@ class TurnClient:
         self._events.append(event)
 
 
-def _lifetime(lifetime_s: int) -> Build:
-    return lambda tx_id: [(Attribute.LIFETIME, lifetime_s.to_bytes(4, "big"))]
-
-
-def _granted_s(message: Message) -> int:
-    """Return the lifetime that the server granted, in seconds. Raises MalformedStun."""
-    granted = message.number(Attribute.LIFETIME, 4)
-    if not granted:
-        raise MalformedStun("the server grants no time")
-    return min(granted, MAX_LIFETIME_S)
+def _lasting(lifetime_s: int) -> Build:
+    return lambda tx_id: [lifetime_value(lifetime_s)]

@@ -34,6 +34,13 @@ class Allocated(NamedTuple):
     mapped: Endpoint
     """Our own address as the server sees it."""
     lifetime_s: int
+    also: Endpoint | None = None
+    """The same in IPv6, where the server has both."""
+
+    @property
+    def addresses(self) -> tuple[Endpoint, ...]:
+        """Both relayed addresses."""
+        return (self.relayed,) if self.also is None else (self.relayed, self.also)
 
 
 class Permitted(NamedTuple):

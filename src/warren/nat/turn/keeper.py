@@ -276,7 +276,7 @@ class TurnKeeper:
                     self._entropy,
                     now,
                     reliable=server.transport is not Transport.UDP,
-                    family=4 if server.at.is_v4 else 6,
+                    family=0,
                 )
                 self._events.append(Trying(server))
                 self._next_at = now + HEAD_START_S

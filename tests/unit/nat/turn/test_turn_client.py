@@ -6,7 +6,7 @@ import random
 from ipaddress import ip_address
 
 import pytest
-from turn_world import ALICE, BOB, PEER, RELAY_V6, World, flow_of
+from turn_world import ALICE, BOB, PEER, PEER_V6, RELAY_V4, RELAY_V6, World, flow_of
 
 from warren.nat.stun import TxId, encode_xor_address
 from warren.nat.turn.allocation import Transport
@@ -35,8 +35,11 @@ RELAYED, MAPPED = Endpoint.parse("8.8.4.4:50000"), Endpoint.parse("7.7.7.1:1001"
 class Lonely:
     """A client whose server is played by the test."""
 
-    def __init__(self, credentials: Credentials = ALICE, reliable: bool = False) -> None:
-        self.client = TurnClient(credentials, random.Random(3).randbytes, 0.0, reliable=reliable)
+    def __init__(
+        self, credentials: Credentials = ALICE, reliable: bool = False, family: int = 4
+    ) -> None:
+        entropy = random.Random(3).randbytes
+        self.client = TurnClient(credentials, entropy, 0.0, reliable=reliable, family=family)
         self.key = long_term_key(*ALICE[:1], "somewhere", ALICE.password, Algorithm.MD5)
 
     def sent(self) -> list[Message]:
@@ -342,6 +345,34 @@ def test_a_relayed_address_of_ipv6() -> None:
     world = World()
     client = world.client(flow_of(), family=6)
     assert client.relayed is not None and client.relayed.ip == RELAY_V6
+
+
+def test_relayed_addresses_of_both_families() -> None:
+    world = World()
+    client = world.client(flow_of(), family=0)
+    (allocated,) = world.told(flow_of())
+    assert isinstance(allocated, Allocated)
+    assert [each.ip for each in allocated.addresses] == [RELAY_V4, RELAY_V6]
+    for peer, relayed in zip((PEER, PEER_V6), allocated.addresses, strict=True):
+        client.permit(peer.ip, world.now)
+        world.run()
+        assert world.told(flow_of()) == [Permitted(peer.ip)]
+        assert client.send(peer, b"out")
+        world.run()
+        assert world.to_peers[-1].relayed == relayed
+
+
+def test_a_server_of_ipv6_alone_is_asked_for_that() -> None:
+    lonely = Lonely(family=0)
+    request = lonely.challenged()
+    assert request.family(Attribute.ADDITIONAL_ADDRESS_FAMILY) == 6
+    lonely.refuse(request, 440, key=lonely.key)
+    (request,) = lonely.sent()
+    assert request.family(Attribute.REQUESTED_ADDRESS_FAMILY) == 6
+    assert request.get(Attribute.ADDITIONAL_ADDRESS_FAMILY) is None
+    lonely.refuse(request, 440, key=lonely.key)
+    (failed,) = lonely.told()
+    assert isinstance(failed, Failed) and failed.cause is Cause.NOT_OFFERED
 
 
 def test_how_many_peers_a_client_has_is_bounded() -> None:
