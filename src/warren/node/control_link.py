@@ -52,6 +52,8 @@ CAPABILITY_VERSION = 130
 """What we say that we understand (PROTOCOL §3.9)."""
 
 DIAL_TIMEOUT_S = 10.0
+NATIVE_PATIENCE_S = 4.0
+"""Whoever swallows the native upgrade without a word is tried by WebSocket after so long."""
 KEY_MAX_BYTES = 64 * 1024
 REPLY_MAX_BYTES = 1024 * 1024
 _SECOND_DIAL_DELAY_S = 0.5
@@ -458,13 +460,17 @@ class _Native(NamedTuple):
         """Upgrade; return the stream and what came behind the answer."""
         upgrade = ClientUpgrade(urlsplit(self.url).netloc, initiation)
         write(stream.writer, upgrade.request())
-        while True:
-            data = await stream.reader.read(_READ_BYTES)
-            rest = upgrade.receive(data)
-            if rest is not None:
-                return stream, rest
-            if not data:
-                raise LinkLost(f"{self.url} closed the connection")
+        try:
+            async with asyncio.timeout(NATIVE_PATIENCE_S):
+                while True:
+                    data = await stream.reader.read(_READ_BYTES)
+                    rest = upgrade.receive(data)
+                    if rest is not None:
+                        return stream, rest
+                    if not data:
+                        raise _Turned(f"{self.url} closed the connection")
+        except TimeoutError:
+            raise _Turned(f"{self.url} did not answer in time") from None
 
 
 class _WebSocket(NamedTuple):

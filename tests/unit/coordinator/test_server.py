@@ -33,6 +33,7 @@ from warren.edge.clock import SystemClock
 from warren.edge.entropy import system_entropy
 from warren.netmap.codec import encode_json
 from warren.netmap.node import Hostinfo, NetInfo
+from warren.node import control_link
 from warren.node.control_link import LinkLost, open_link
 
 
@@ -552,14 +553,17 @@ async def test_ts2021_over_websocket(running: Running) -> None:
 class Middlebox:
     """A proxy that knows only HTTP: no upgrade but to a WebSocket passes it."""
 
-    def __init__(self, behind: int) -> None:
+    def __init__(self, behind: int, *, says_no: bool = True) -> None:
         self.behind = behind
+        self.says_no = says_no
         self.heads: list[str] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         self.heads.append(head.decode().split("\r\n", 1)[0].split("?")[0])
         if b"tailscale-control-protocol\r\n" in head and head.startswith(b"POST"):
+            if not self.says_no:
+                await reader.read()
             writer.write(b"HTTP/1.1 405 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             writer.close()
             return
@@ -584,6 +588,19 @@ async def test_a_node_gets_through_a_middlebox(running: Running) -> None:
             assert (await link.call("GET", "/machine/whoami")).status == 501
             answers = [link.call("GET", f"/machine/whoami?{n}") for n in range(20)]
             assert {reply.status for reply in await asyncio.gather(*answers)} == {501}
+    assert box.heads == ["POST /ts2021 HTTP/1.1", "GET /ts2021"]
+
+
+async def test_a_middlebox_that_swallows_the_upgrade_is_got_around(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_link, "NATIVE_PATIENCE_S", 0.2)
+    box = Middlebox(running.http, says_no=False)
+    async with await asyncio.start_server(box.serve, "127.0.0.1", 0) as listening:
+        url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        server = running.server._identity.noise.public()
+        async with open_link(url, machine_key("far"), server, system_entropy) as link:
+            assert (await link.call("GET", "/machine/whoami")).status == 501
     assert box.heads == ["POST /ts2021 HTTP/1.1", "GET /ts2021"]
 
 
