@@ -129,6 +129,25 @@ async def test_the_client_from_pypi(server: Running, client: Tailscale) -> None:
     assert (told.devices_approval_on, told.devices_key_duration_days) == (True, 90)
 
 
+async def test_its_names_and_resolvers(client: Tailscale) -> None:
+    assert (await client.dns_preferences()).magic_dns
+    told = await client.set_dns_nameservers(dns=["9.9.9.9"])
+    assert (told.dns, told.magic_dns) == (["9.9.9.9"], True)
+    await client.set_dns_search_paths(search_paths=["corp.example"])
+    assert (await client.dns_search_paths()).search_paths == ["corp.example"]
+    await client.set_split_dns(
+        split_dns={"corp.example": ["10.0.0.53"], "x.example": ["10.0.0.54"]}
+    )
+    await client.update_split_dns(split_dns={"x.example": []})
+    whole = await client.dns_configuration()
+    assert set(whole.split_dns) == {"corp.example"} and whole.preferences.magic_dns
+    whole.preferences.override_local_dns = True
+    await client.set_dns_configuration(whole)
+    again = await client.dns_configuration()
+    assert again.preferences.override_local_dns and again.nameservers[0].address == "9.9.9.9"
+    assert not (await client.set_dns_preferences(magic_dns=False)).magic_dns
+
+
 async def join(server: Running, auth_key: str) -> None:
     """Let a machine in that says what it is and never comes back."""
     machine = MachinePrivate.from_entropy(system_entropy(32))

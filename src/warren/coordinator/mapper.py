@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
-from ipaddress import IPv4Network, IPv6Network
 
 from msgspec import structs
 
-from warren.coordinator.addresses import V4_POOL, V6_POOL
 from warren.coordinator.default_policy import CompiledPolicy
+from warren.coordinator.dns import DnsChoice, chosen, dns_config
 from warren.coordinator.records import NodeRecord, UserRecord
 from warren.coordinator.relay_rules import concern_relays, relay_rules
 from warren.coordinator.settings import Settings
@@ -43,7 +42,8 @@ class Mapper:
         self._settings = settings
         self._grants = grants
         self.derp_map = derp_map
-        self._dns = _dns_config(settings.domain)
+        self._choice = DnsChoice()
+        self._dns = dns_config(settings.domain, self._choice)
         self._entries: dict[int, tuple[NodeRecord, bool, Node]] = {}
         self._routed: dict[int, tuple[Node, dict[tuple[str, ...], Node]]] = {}
 
@@ -60,7 +60,7 @@ class Mapper:
             node=entry,
             peers=peers,
             derp_map=policy.derp_map(self.derp_map),
-            dns=self._dns,
+            dns=self._dns_config(snapshot),
             domain=self._settings.domain,
             packet_filters=_filters(node, snapshot, policy, wall),
             ssh_policy=policy.ssh(node),
@@ -107,6 +107,14 @@ class Mapper:
             packet_filters=filters,
             ssh_policy=policy.ssh(node),
         )
+
+    def _dns_config(self, snapshot: Snapshot) -> DNSConfig:
+        """Return names and resolvers; the same object while nobody chooses others."""
+        choice = chosen(snapshot.settings)
+        if choice != self._choice:
+            self._choice = choice
+            self._dns = dns_config(self._settings.domain, choice)
+        return self._dns
 
     def forget(self, node_ids: Iterable[int]) -> None:
         """Let go of what is remembered of nodes that are gone."""
@@ -244,20 +252,3 @@ def _profiles(entries: Iterable[Node], snapshot: Snapshot) -> dict[int, UserProf
 
 def _profile(user: UserRecord) -> UserProfile:
     return UserProfile(id=user.id, login_name=user.name, display_name=user.display_name)
-
-
-def _dns_config(domain: str) -> DNSConfig:
-    """MagicDNS: names and reverse names of the network are answered on the node itself."""
-    local = [domain, *_reverse_zones(V4_POOL), *_reverse_zones(V6_POOL)]
-    return DNSConfig(routes={zone: [] for zone in local}, domains=[domain], proxied=True)
-
-
-def _reverse_zones(network: IPv4Network | IPv6Network) -> list[str]:
-    """Return the reverse zones that together are exactly `network` (RFC 1035 §3.5, 3596 §2.5)."""
-    step = 8 if network.version == 4 else 4
-    length = -(-network.prefixlen // step) * step
-    labels = 32 // 8 - length // 8 if network.version == 4 else (128 - length) // 4
-    return [
-        subnet.network_address.reverse_pointer.split(".", labels)[labels]
-        for subnet in network.subnets(new_prefix=length)
-    ]

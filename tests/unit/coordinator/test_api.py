@@ -3,99 +3,16 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
-from coordinator_world import World
-from msgspec.structs import replace
+from api_office import Office
 
 from warren.coordinator import members
-from warren.coordinator.api.application import OPERATIONS, PREFIX, Api
-from warren.coordinator.api.operation import Context, Operation
+from warren.coordinator.api.application import OPERATIONS
+from warren.coordinator.api.operation import Operation
 from warren.coordinator.api.throttle import MAX_KNOWN, Throttle
-from warren.coordinator.auth import credentials
-from warren.coordinator.auth.credentials import API, CLIENT, Gate
-from warren.coordinator.delta import Delta
-from warren.coordinator.registry import Registry
+from warren.coordinator.auth.credentials import CLIENT
 from warren.coordinator.roles import ROLES, allows
-from warren.coordinator.store import Store
-
-
-class Office:
-    """A network of one machine, its API, and what opens it."""
-
-    def __init__(self, directory: Path, world: World) -> None:
-        self.world = world
-        self.owner = world.user("ann")
-        world.register("m", "n", auth_key=world.auth_key(self.owner)[0], hostname="one")
-        self.tokens = {role: self.token(role) for role in ROLES}
-        self.store = Store.open(f"sqlite:///{directory / 'warren.db'}")
-        snapshot = world.snapshot
-        self.store.write_now(
-            Delta(
-                users=tuple(snapshot.users.values()),
-                nodes=tuple(snapshot.nodes.values()),
-                auth_keys=tuple(snapshot.auth_keys.values()),
-                credentials=tuple(snapshot.credentials.values()),
-                settings=snapshot.settings,
-            )
-        )
-        self.registry = Registry(self.store, self.store.load(), world.clock)
-        context = Context(
-            registry=self.registry,
-            settings=world.settings,
-            clock=world.clock,
-            entropy=world.entropy,
-        )
-        api = Api(context, Gate(b"secret"))
-        transport = httpx.ASGITransport(api.application(), client=("192.0.2.7", 1))
-        self.http = httpx.AsyncClient(transport=transport, base_url=f"http://x{PREFIX}")
-
-    def token(self, role: str) -> str:
-        """Return a token of a user with that role."""
-        user_id = self.world.user(role)
-        user = self.world.snapshot.users[user_id]
-        self.world.apply(Delta(users=(replace(user, role=role),)))
-        return self.credential(API, user_id)
-
-    def credential(self, kind: str, user_id: int, **fields: Any) -> str:
-        text, record = credentials.mint(
-            kind,
-            user_id=user_id,
-            wall=self.world.clock.wall(),
-            entropy=self.world.entropy,
-            life=None,
-            **fields,
-        )
-        self.world.apply(Delta(credentials=(record,)))
-        return text
-
-    async def ask(
-        self, method: str, path: str, token: str | None = None, **more: Any
-    ) -> httpx.Response:
-        token = self.tokens["owner"] if token is None else token
-        headers = {"authorization": f"Bearer {token}", **more.pop("headers", {})}
-        return await self.http.request(method, path, headers=headers, **more)
-
-    async def told(self, method: str, path: str, **more: Any) -> Any:
-        answer = await self.ask(method, path, **more)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    @property
-    def node(self) -> str:
-        return str(next(iter(self.registry.snapshot.nodes)))
-
-
-@pytest.fixture
-async def office(tmp_path: Path, world: World) -> AsyncIterator[Office]:
-    made = Office(tmp_path, world)
-    async with made.http:
-        yield made
-    made.store.close()
 
 
 def path_of(operation: Operation, office: Office) -> str:

@@ -16,8 +16,8 @@ from warren.coordinator.addresses import (
     v6_beside,
 )
 from warren.coordinator.config import BadConfig, Config, check, parse_address, relay_address
+from warren.coordinator.dns import DnsChoice, dns_config
 from warren.coordinator.durations import parse_duration, show_duration
-from warren.coordinator.mapper import _dns_config
 from warren.coordinator.names import dns_label, is_tag, is_user_name, unique_label
 
 
@@ -102,7 +102,7 @@ def test_v6_beside(number: int) -> None:
 
 
 def test_reverse_zones() -> None:
-    routes = _dns_config("warren.internal").routes
+    routes = dns_config("warren.internal", DnsChoice()).routes
     assert "64.100.in-addr.arpa" in routes and "127.100.in-addr.arpa" in routes
     assert "63.100.in-addr.arpa" not in routes and "128.100.in-addr.arpa" not in routes
     assert "0.e.1.a.c.5.1.1.a.7.d.f.ip6.arpa" in routes and len(routes) == 66

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from warren.coordinator.api import devices, keys, network, people, policy_file, shapes
+from warren.coordinator.api import devices, dns, keys, network, people, policy_file, shapes
 from warren.coordinator.api.openapi import describe
 from warren.coordinator.api.operation import (
     Answer,
@@ -38,6 +38,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *keys.OPERATIONS,
     *people.OPERATIONS,
     *policy_file.OPERATIONS,
+    *dns.OPERATIONS,
     *network.OPERATIONS,
 )
 MAX_BODY_BYTES = 4 << 20

@@ -129,10 +129,15 @@ def _success(gives: Any) -> dict[str, Any]:
             "description": "The policy.",
             "content": {"application/hujson": text, "application/json": {"schema": {}}},
         }
-    if _is_shape(gives):
-        return {"description": gives.__doc__ or "", "content": _json(gives)}
-    content = {"application/json": {"schema": {"type": "object"}}}
-    return {"description": "Done.", "content": content}
+    if gives is None:
+        return {
+            "description": "Done.",
+            "content": {"application/json": {"schema": {"type": "object"}}},
+        }
+    return {
+        "description": (gives.__doc__ if _is_shape(gives) else "") or "Done.",
+        "content": _json(gives),
+    }
 
 
 def _problems() -> dict[str, Any]:
@@ -144,7 +149,9 @@ def _problems() -> dict[str, Any]:
 
 
 def _json(kind: Any) -> dict[str, Any]:
-    return {"application/json": {"schema": {"$ref": _REF.format(name=kind.__name__)}}}
+    if _is_shape(kind):
+        return {"application/json": {"schema": {"$ref": _REF.format(name=kind.__name__)}}}
+    return {"application/json": {"schema": msgspec.json.schema(kind)}}
 
 
 def _is_shape(kind: Any) -> bool:

@@ -238,6 +238,56 @@ class SettingsPatch(Shape, kw_only=True):
     https_enabled: bool | None = None
 
 
+class Nameservers(Shape, kw_only=True):
+    """Resolvers for all names, from now on."""
+
+    dns: list[str]
+
+
+class NameserversSet(Shape, kw_only=True):
+    """Resolvers for all names, and whether machines answer the network's names."""
+
+    dns: list[str]
+    magic_dns: bool = msgspec.field(name="magicDNS")
+
+
+class DnsPreferences(Shape, kw_only=True):
+    """Whether machines answer the network's names themselves."""
+
+    magic_dns: bool = msgspec.field(name="magicDNS")
+
+
+class SearchPaths(Shape, kw_only=True):
+    """Domains that short names are tried in, beside the network's own."""
+
+    search_paths: list[str]
+
+
+class Resolver(Shape, kw_only=True):
+    """A nameserver: an address, `ADDRESS:PORT`, or a URL of DNS over HTTPS."""
+
+    address: str
+    use_with_exit_node: bool = False
+
+
+class DnsConfigurationPreferences(Shape, kw_only=True):
+    """`overrideLocalDNS`: the nameservers go before those that a machine has itself."""
+
+    override_local_dns: bool = msgspec.field(name="overrideLocalDNS", default=False)
+    magic_dns: bool = msgspec.field(name="magicDNS", default=False)
+
+
+class DnsConfiguration(Shape, kw_only=True):
+    """All of it; what is left out is empty, or off."""
+
+    nameservers: list[Resolver] = []
+    split_dns: dict[str, list[Resolver]] = msgspec.field(name="splitDNS", default_factory=dict)
+    search_paths: list[str] = []
+    preferences: DnsConfigurationPreferences = msgspec.field(
+        default_factory=DnsConfigurationPreferences
+    )
+
+
 class LogActor(Shape, kw_only=True):
     """Who changed something."""
 
