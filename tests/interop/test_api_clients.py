@@ -124,6 +124,15 @@ async def test_the_client_from_pypi(server: Running, client: Tailscale) -> None:
     wrong = await client.validate_policy_file('{"grants": [{"src": ["group:none"]}]}')
     assert not wrong.valid and wrong.message
 
+    (match,) = (
+        await client.preview_policy_rules(
+            preview_type="user",
+            preview_for="admin",
+            policy='{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:443"]}]}',
+        )
+    ).matches
+    assert (match.users, match.ports, match.line_number) == (["*"], ["*:443"], 1)
+
     await client.update_tailnet_settings(devices_approval_on=True, devices_key_duration_days=90)
     told = await client.tailnet_settings()
     assert (told.devices_approval_on, told.devices_key_duration_days) == (True, 90)

@@ -92,6 +92,41 @@ def who_can(world: World, end: str) -> list[Way]:
     return found
 
 
+def rules_of(world: World, login: str) -> list[Grant]:
+    """Return the rules that let a user's machines reach something, as the policy orders them."""
+    targets = world.meeting.targets
+    return [
+        grant
+        for grant in world.meeting.grants
+        if any(word == "*" or login in targets.logins(word) for word in grant.sources)
+    ]
+
+
+def rules_to(world: World, address: str, port: int) -> list[Grant]:
+    """Return the rules that let someone reach a port. Raises ValueError for what is no address."""
+    targets, spans = world.meeting.targets, [span_of_network(ip_network(address))]
+    owners = {
+        node.user.login
+        for node in find_nodes(world, address)
+        if node.user is not None and not node.tags
+    }
+
+    def reaches(grant: Grant, word: str) -> bool:
+        if word == SELF:
+            return any(owners & targets.logins(source) for source in grant.sources)
+        return overlap(targets.destination(word), spans)
+
+    return [
+        grant
+        for grant in world.meeting.grants
+        if any(
+            any(r.first <= port <= r.last for r in ranges) and reaches(grant, word)
+            for by_target in grant.ports.values()
+            for word, ranges in by_target.items()
+        )
+    ]
+
+
 def _ends(world: World, host: str) -> list[tuple[str, list[Span], Node | None]]:
     nodes = find_nodes(world, host)
     if nodes:

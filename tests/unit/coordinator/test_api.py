@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections import defaultdict
 
 import pytest
 from api_office import Office
@@ -16,9 +17,8 @@ from warren.coordinator.roles import ROLES, allows
 
 
 def path_of(operation: Operation, office: Office) -> str:
-    return operation.path.format(
-        tailnet="-", device=office.node, key="nosuch", user="999", attribute="custom:x"
-    )
+    names = {"tailnet": "-", "device": office.node, "user": "999", "attribute": "custom:x"}
+    return operation.path.format_map(defaultdict(lambda: "nosuch", names))
 
 
 def body_of(operation: Operation) -> bytes:

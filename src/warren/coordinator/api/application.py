@@ -14,13 +14,24 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from warren.coordinator.api import devices, dns, keys, network, people, policy_file, shapes
+from warren.coordinator.api import (
+    contacts,
+    devices,
+    dns,
+    keys,
+    network,
+    not_offered,
+    people,
+    policy_file,
+    shapes,
+)
 from warren.coordinator.api.openapi import describe
 from warren.coordinator.api.operation import (
     Answer,
     Call,
     Changed,
     Context,
+    NotOffered,
     NotPermitted,
     Operation,
 )
@@ -40,6 +51,8 @@ OPERATIONS: tuple[Operation, ...] = (
     *policy_file.OPERATIONS,
     *dns.OPERATIONS,
     *network.OPERATIONS,
+    *contacts.OPERATIONS,
+    *not_offered.OPERATIONS,
 )
 MAX_BODY_BYTES = 4 << 20
 
@@ -57,6 +70,7 @@ _TITLES = {
     412: "Precondition Failed",
     413: "Content Too Large",
     429: "Too Many Requests",
+    501: "Not Implemented",
     503: "Service Unavailable",
 }
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
@@ -148,6 +162,8 @@ class Api:
             return _problem(400, str(error), data=policy_file.failures(error))
         except NotPermitted as error:
             raise _Stop(403, str(error)) from None
+        except NotOffered as error:
+            raise _Stop(501, str(error)) from None
         except Changed as error:
             raise _Stop(412, str(error)) from None
         except NotFound as error:

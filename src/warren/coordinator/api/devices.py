@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import IPv4Address, ip_network
 
+import msgspec
 from msgspec import UNSET
 
 from warren.coordinator import members
 from warren.coordinator.addresses import V4_POOL, is_for_nodes, v6_beside
 from warren.coordinator.api import shapes
 from warren.coordinator.api.operation import Call, Operation, node_of
-from warren.coordinator.change import Facet
+from warren.coordinator.change import Change, Facet
 from warren.coordinator.delta import Delta
 from warren.coordinator.policy_topology import facts_of, routes_of
 from warren.coordinator.records import NodeRecord
@@ -20,15 +22,20 @@ from warren.coordinator.snapshot import Snapshot
 
 MAX_ROUTES = 1000
 MAX_ATTRIBUTES = 50
+MAX_AT_ONCE = 500
 MAX_ATTRIBUTE_CHARACTERS = 50
 _CUSTOM = "custom:"
 
 
 async def listed(call: Call) -> shapes.Devices:
-    """List machines."""
+    """List machines: all, or those with one of the values given for each field."""
     everything = call.query.get("fields") == "all"
+    wanted = {name: call.query.getlist(name) for name in call.query if name != "fields"}
+    if strange := sorted(wanted.keys() - FILTERS):
+        raise Refused(f"devices are not told apart by {strange[0][:40]!r}")
     nodes = sorted(call.snapshot.nodes.values(), key=lambda node: node.id)
-    return shapes.Devices(devices=[_device(call, node, everything) for node in nodes])
+    devices = [_device(call, node, everything) for node in nodes]
+    return shapes.Devices(devices=[one for one in devices if _meets(one, wanted)])
 
 
 async def one(call: Call) -> shapes.Device:
@@ -146,20 +153,49 @@ async def attributes(call: Call) -> shapes.Attributes:
 
 async def set_attribute(call: Call) -> shapes.Attributes:
     """Set one posture attribute of a machine; its name begins with `custom:`."""
-    name, value = call.path["attribute"], call.body.value
-    if not name.startswith(_CUSTOM) or not name.removeprefix(_CUSTOM).isidentifier():
-        raise Refused(f"an attribute is called {_CUSTOM}name, with letters, digits and _")
-    if max(len(name), len(str(value))) > MAX_ATTRIBUTE_CHARACTERS + len(_CUSTOM):
-        raise Refused(f"an attribute has {MAX_ATTRIBUTE_CHARACTERS} characters at the most")
-
-    def decide(node: NodeRecord) -> Delta:
-        new = {**node.attributes, name: value}
-        if len(new) > MAX_ATTRIBUTES:
-            raise Refused(f"a machine has {MAX_ATTRIBUTES} attributes at the most")
-        return members.changed_node(node, Facet.OWNER, "attribute", attributes=new)
-
-    await call.change_node(decide)
+    name, wish = call.path["attribute"], call.body
+    await call.change_node(lambda node: _with_attributes(node, {name: wish}))
     return await attributes(call)
+
+
+async def set_attributes(call: Call) -> object:
+    """Set posture attributes of several machines at once; null removes one."""
+    wish: shapes.ManyAttributes = call.body
+    if len(wish.nodes) > MAX_AT_ONCE:
+        raise Refused(f"{MAX_AT_ONCE} machines at once are the most")
+
+    def decide(snapshot: Snapshot) -> tuple[Delta, None]:
+        deltas = [
+            _with_attributes(node_of(snapshot, name), given) for name, given in wish.nodes.items()
+        ]
+        change = Change()
+        for delta in deltas:
+            change = change.merge(delta.change)
+        nodes = {node.id: node for delta in deltas for node in delta.nodes}
+        if len(nodes) < len(deltas):
+            raise Refused("the request names a machine twice")
+        return Delta(nodes=tuple(nodes.values()), change=change), None
+
+    await call.commit(decide)
+    return {}
+
+
+def _with_attributes(node: NodeRecord, given: Mapping[str, shapes.NewAttribute | None]) -> Delta:
+    new = dict(node.attributes)
+    for name, wish in given.items():
+        if wish is None:
+            new.pop(name, None)
+            continue
+        if not name.startswith(_CUSTOM) or not name.removeprefix(_CUSTOM).isidentifier():
+            raise Refused(f"an attribute is called {_CUSTOM}name, with letters, digits and _")
+        if max(len(name), len(str(wish.value))) > MAX_ATTRIBUTE_CHARACTERS + len(_CUSTOM):
+            raise Refused(f"an attribute has {MAX_ATTRIBUTE_CHARACTERS} characters at the most")
+        if wish.expiry not in (None, shapes.NEVER):
+            raise Refused("attributes do not expire here; remove it when its time is over")
+        new[name] = wish.value
+    if len(new) > MAX_ATTRIBUTES:
+        raise Refused(f"a machine has {MAX_ATTRIBUTES} attributes at the most")
+    return members.changed_node(node, Facet.OWNER, "attribute", attributes=new)
 
 
 async def delete_attribute(call: Call) -> object:
@@ -173,6 +209,17 @@ async def delete_attribute(call: Call) -> object:
         return members.changed_node(node, Facet.OWNER, "attribute", attributes=new)
 
     return await call.change_node(decide)
+
+
+def _meets(device: shapes.Device, wanted: Mapping[str, list[str]]) -> bool:
+    told = msgspec.to_builtins(device) if wanted else {}
+
+    def texts(value: object) -> set[str]:
+        if isinstance(value, list):
+            return set(value)
+        return {str(value).lower() if isinstance(value, bool) else str(value)}
+
+    return all(texts(told.get(name, [])) & set(values) for name, values in wanted.items())
 
 
 def _device(call: Call, node: NodeRecord, everything: bool) -> shapes.Device:
@@ -227,6 +274,12 @@ def _routes(node: NodeRecord) -> shapes.Routes:
 
 
 _FIELDS = ("fields",)
+# What a list may be asked for by: text, truth values, and lists of texts.
+FILTERS = {
+    field.encode_name
+    for field in msgspec.structs.fields(shapes.Device)
+    if field.type in (str, bool, list[str], list[str] | msgspec.UnsetType)
+}
 _CORE, _ROUTES, _POSTURE = "devices:core", "devices:routes", "devices:posture_attributes"
 OPERATIONS = (
     Operation(
@@ -236,7 +289,7 @@ OPERATIONS = (
         "List machines",
         listed,
         gives=shapes.Devices,
-        query=_FIELDS,
+        query=(*_FIELDS, *sorted(FILTERS)),
     ),
     Operation(
         "GET",
@@ -303,6 +356,14 @@ OPERATIONS = (
         set_attribute,
         shapes.NewAttribute,
         shapes.Attributes,
+    ),
+    Operation(
+        "PATCH",
+        "/tailnet/{tailnet}/device-attributes",
+        _POSTURE,
+        "Set posture attributes of several machines",
+        set_attributes,
+        shapes.ManyAttributes,
     ),
     Operation(
         "DELETE",

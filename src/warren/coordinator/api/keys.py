@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
 
 from warren.coordinator.api import shapes
@@ -69,6 +70,33 @@ async def delete(call: Call) -> object:
     return {}
 
 
+async def change(call: Call) -> shapes.Key:
+    """Replace what an OAuth client may do, its tags and its description; its secret stays."""
+    wish: shapes.NewOAuthClient = call.body
+    _may_give(call, wish.scopes, wish.tags or [])
+
+    def decide(snapshot: Snapshot) -> tuple[Delta, CredentialRecord]:
+        record = _find(snapshot, call.path["key"])
+        call.need(_SCOPES[_kind(record)])
+        if not isinstance(record, CredentialRecord) or record.kind != wish.key_type:
+            raise Refused("only an OAuth client can be changed; make another key instead")
+        new = credentials.changed(record, wish.scopes, wish.tags or [], wish.description)
+        return Delta(credentials=(new,)), new
+
+    return _show(call, await call.commit(decide))
+
+
+def _may_give(call: Call, scopes: Collection[str], tags: Collection[str]) -> None:
+    """Go on only if who asks may give an OAuth client all of this."""
+    if not scopes:
+        raise Refused("an OAuth client needs scopes")
+    for scope in scopes:
+        if not allows(call.who.scopes, scope):
+            raise NotPermitted(f"you cannot give the scope {scope[:80]!r}, as you do not have it")
+    if call.who.kind == "client" and (strange := sorted(set(tags) - set(call.who.tags))):
+        raise NotPermitted(f"this client may not give out {strange[0][:80]}")
+
+
 async def _auth_key(call: Call, new: shapes.NewKey, life: timedelta) -> shapes.Key:
     wish, wall = new.capabilities.devices.create, call.context.clock.wall()
     tags = wish.tags or new.tags or []
@@ -100,11 +128,7 @@ async def _auth_key(call: Call, new: shapes.NewKey, life: timedelta) -> shapes.K
 
 async def _client(call: Call, new: shapes.NewKey) -> shapes.Key:
     scopes = new.scopes or []
-    if not scopes:
-        raise Refused("an OAuth client needs scopes")
-    for scope in scopes:
-        if not allows(call.who.scopes, scope):
-            raise NotPermitted(f"you cannot give the scope {scope[:80]!r}, as you do not have it")
+    _may_give(call, scopes, new.tags or [])
     wall = call.context.clock.wall()
 
     def decide(snapshot: Snapshot) -> tuple[Delta, tuple[str, CredentialRecord]]:
@@ -179,5 +203,6 @@ OPERATIONS = (
         "POST", "/tailnet/{tailnet}/keys", "", "Make a key", create, shapes.NewKey, shapes.Key
     ),
     Operation("GET", _ONE, "", "Return a key", one, gives=shapes.Key),
+    Operation("PUT", _ONE, "", "Change an OAuth client", change, shapes.NewOAuthClient, shapes.Key),
     Operation("DELETE", _ONE, "", "Remove a key", delete),
 )

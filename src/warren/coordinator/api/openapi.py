@@ -19,6 +19,10 @@ _TEXTS = {
     "device": "A machine's number or its stable id.",
     "key": "A key's id.",
     "user": "A person's number.",
+    "contact": "`account`, `support` or `security`.",
+    "log": "`configuration` or `network`.",
+    "service": "A service's name.",
+    "webhook": "A webhook's id.",
     "attribute": "An attribute's name, which begins with `custom:`.",
 }
 _PROBLEMS = {
@@ -28,6 +32,7 @@ _PROBLEMS = {
     "404": "What the path names does not exist.",
     "409": "The request clashes with what is there.",
     "429": "Too many requests; `Retry-After` says when to come back.",
+    "501": "This server does not have that.",
     "503": "The database refuses changes.",
 }
 

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
+from starlette.datastructures import QueryParams
+
 from warren.coordinator.audit import Actor
 from warren.coordinator.auth.credentials import Principal
 from warren.coordinator.delta import Delta
@@ -23,6 +25,10 @@ _T = TypeVar("_T")
 
 class NotPermitted(Exception):
     """The credential is good, but not for this. The text is one sentence."""
+
+
+class NotOffered(Exception):
+    """This server does not have what is asked for. The text is one sentence."""
 
 
 class Changed(Refused):
@@ -56,7 +62,7 @@ class Call:
     who: Principal
     by: Actor
     path: Mapping[str, str]
-    query: Mapping[str, str]
+    query: QueryParams
     headers: Mapping[str, str]
     body: Any = None
 

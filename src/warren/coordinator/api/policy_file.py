@@ -11,12 +11,20 @@ from warren.coordinator.api import shapes
 from warren.coordinator.api.operation import Answer, Call, Changed, Operation
 from warren.coordinator.delta import Delta
 from warren.coordinator.policies import PolicyChanged, PolicyRefused
+from warren.coordinator.policy_topology import topology_of
 from warren.coordinator.refusal import Refused
 from warren.coordinator.snapshot import Snapshot
+from warren.netmap.endpoint import Endpoint, MalformedEndpoint
+from warren.policy.explain import rules_of, rules_to
+from warren.policy.grants import Grant
 from warren.policy.hujson import MAX_BYTES, parse_hujson_untrusted
 from warren.policy.malformed import MalformedPolicy
+from warren.policy.ports import ANY, Ports
+from warren.policy.verdict import World
+from warren.policy.verdict import read as read_policy
 
 HUJSON = "application/hujson"
+MAX_MATCHES = 1000
 _DEFAULT = "ts-default"
 
 
@@ -61,6 +69,54 @@ async def validate(call: Call) -> object:
     except PolicyRefused as error:
         return {"message": str(error), "data": failures(error)}
     return {}
+
+
+async def preview(call: Call) -> shapes.Preview:
+    """Say which rules of a policy let a user reach something, or let someone reach a port.
+
+    `type`: `user`, with a log-in name as `previewFor`, or `ipport`, with `ADDRESS:PORT`.
+    """
+    kind, subject = call.query.get("type", ""), call.query.get("previewFor", "")
+    text = _text(call.body)
+    try:
+        world = World(read_policy(text, topology_of(call.snapshot)))
+    except MalformedPolicy as problem:
+        raise PolicyRefused(problem) from problem
+    if kind == "user":
+        user = call.snapshot.user_named(subject)
+        if user is None:
+            raise Refused(f"there is no user {subject[:80]!r}")
+        found = rules_of(world, user.name)
+    elif kind == "ipport":
+        try:
+            end = Endpoint.parse(subject)
+        except MalformedEndpoint as error:
+            raise Refused(f"previewFor: {error}") from None
+        found = rules_to(world, str(end.ip), end.port)
+    else:
+        raise Refused(f"type is {kind[:40]!r}; it is user or ipport")
+    return shapes.Preview(
+        type=kind, preview_for=subject, matches=[_match(grant) for grant in found[:MAX_MATCHES]]
+    )
+
+
+def _match(grant: Grant) -> shapes.PreviewMatch:
+    ports = [
+        f"{word}:{'*' if ports == ANY else _range(ports)}"
+        for by_target in grant.ports.values()
+        for word, ranges in by_target.items()
+        for ports in ranges
+    ]
+    return shapes.PreviewMatch(
+        users=grant.sources,
+        ports=list(dict.fromkeys(ports)),
+        postures=grant.postures,
+        line_number=grant.entry.place.line,
+    )
+
+
+def _range(ports: Ports) -> str:
+    return str(ports.first) if ports.first == ports.last else f"{ports.first}-{ports.last}"
 
 
 def failures(error: PolicyRefused) -> list[shapes.TestFailure]:
@@ -108,5 +164,15 @@ OPERATIONS = (
         validate,
         bytes,
         dict,
+    ),
+    Operation(
+        "POST",
+        f"{_PATH}/preview",
+        "policy_file:read",
+        "Say which rules of a policy meet someone",
+        preview,
+        bytes,
+        shapes.Preview,
+        query=("type", "previewFor"),
     ),
 )

@@ -118,6 +118,14 @@ class NewAttribute(Shape, kw_only=True):
     """A posture attribute's value."""
 
     value: str | bool | int | float
+    expiry: datetime | None = None
+    comment: str = ""
+
+
+class ManyAttributes(Shape, kw_only=True):
+    """Posture attributes of several machines; null removes one."""
+
+    nodes: dict[str, dict[str, NewAttribute | None]]
     comment: str = ""
 
 
@@ -286,6 +294,54 @@ class DnsConfiguration(Shape, kw_only=True):
     preferences: DnsConfigurationPreferences = msgspec.field(
         default_factory=DnsConfigurationPreferences
     )
+
+
+class PreviewMatch(Shape, kw_only=True):
+    """A rule of a policy: who, to where, and on which line it stands."""
+
+    users: list[str]
+    ports: list[str]
+    postures: list[str] = []
+    line_number: int
+
+
+class Preview(Shape, kw_only=True):
+    """The rules that meet a user, or an address and port."""
+
+    type: str
+    preview_for: str
+    matches: list[PreviewMatch]
+
+
+class NewOAuthClient(Shape, kw_only=True):
+    """What an OAuth client may do from now on."""
+
+    key_type: str = "client"
+    scopes: list[str]
+    tags: list[str] | None = None
+    description: str = ""
+
+
+class Contact(Shape, kw_only=True):
+    """Whom to write to. Nobody here verifies it."""
+
+    email: str
+    fallback_email: str = ""
+    needs_verification: bool = False
+
+
+class Contacts(Shape, kw_only=True):
+    """Whom to write to about the account, about help, and about security."""
+
+    account: Contact
+    support: Contact
+    security: Contact
+
+
+class NewContact(Shape, kw_only=True):
+    """An address to write to; left out: the one there was."""
+
+    email: str | None = None
 
 
 class LogActor(Shape, kw_only=True):

@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from warren.coordinator.auth.authkeys import random_text
 from warren.coordinator.names import is_tag
@@ -68,11 +69,7 @@ def mint(
     description: str = "",
 ) -> tuple[str, CredentialRecord]:
     """Return a new credential's text, shown once, and its record. Raises Refused."""
-    if strange := unknown(scopes):
-        raise Refused(f"{strange[0]!r} is not a scope")
-    for tag in tags:
-        if not is_tag(tag):
-            raise Refused(f"{tag!r} is not a tag; write it like tag:server")
+    _check(scopes, tags)
     key_id, secret = random_text(_ID_LENGTH, entropy), random_text(_SECRET_LENGTH, entropy)
     record = CredentialRecord(
         id=key_id,
@@ -86,6 +83,27 @@ def mint(
         description=description[:254],
     )
     return f"{PREFIXES[kind]}{key_id}-{secret}", record
+
+
+def changed(
+    record: CredentialRecord, scopes: Collection[str], tags: Collection[str], description: str
+) -> CredentialRecord:
+    """Return a client's record with other rights; its secret stays. Raises Refused."""
+    _check(scopes, tags)
+    return replace(
+        record,
+        scopes=tuple(sorted(set(scopes))),
+        tags=tuple(sorted(set(tags))),
+        description=description[:254],
+    )
+
+
+def _check(scopes: Collection[str], tags: Collection[str]) -> None:
+    if strange := unknown(scopes):
+        raise Refused(f"{strange[0]!r} is not a scope")
+    for tag in tags:
+        if not is_tag(tag):
+            raise Refused(f"{tag!r} is not a tag; write it like tag:server")
 
 
 class Gate:

@@ -1,0 +1,144 @@
+"""Operations of the API that tools of others call beside the everyday ones."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from api_office import Office
+
+from warren.coordinator.auth.credentials import CLIENT
+
+
+async def test_which_rules_meet_someone(office: Office) -> None:
+    policy = b"""{
+      "groups": {"group:ops": ["ann@"], "group:eyes": ["auditor@"]},
+      "hosts": {"web": "100.64.0.1"},
+      "grants": [
+        {"src": ["group:ops"], "dst": ["web"], "ip": ["tcp:80-90", "443"]},
+        {"src": ["group:eyes"], "dst": ["autogroup:self"], "ip": ["22"]},
+        {"src": ["*"], "dst": ["10.0.0.0/8"], "ip": ["53"]},
+      ],
+    }"""
+
+    async def lines(kind: str, subject: str) -> list[int]:
+        query = {"type": kind, "previewFor": subject}
+        told = await office.told("POST", "/tailnet/-/acl/preview", params=query, content=policy)
+        assert (told["type"], told["previewFor"]) == (kind, subject)
+        return [match["lineNumber"] for match in told["matches"]]
+
+    assert await lines("user", "ann") == [5, 7]
+    assert await lines("user", "auditor") == [6, 7]
+    (node,) = office.registry.snapshot.nodes.values()
+    policy = policy.replace(b"100.64.0.1", str(node.ipv4).encode()).replace(b"auditor@", b"ann@")
+    assert await lines("ipport", f"{node.ipv4}:85") == [5]
+    assert await lines("ipport", f"{node.ipv4}:22") == [6], "ann's own machine"
+    assert await lines("ipport", "10.9.9.9:53") == [7]
+    assert await lines("ipport", "[2001:db8::1]:53") == []
+    query = {"type": "user", "previewFor": "ann"}
+    told = await office.told("POST", "/tailnet/-/acl/preview", params=query, content=policy)
+    assert told["matches"][0]["users"] == ["group:ops"]
+    assert told["matches"][0]["ports"] == ["web:80-90", "web:443"]
+    for kind, subject in (("user", "nobody"), ("ipport", "x:1"), ("group", "x"), ("", "")):
+        query = {"type": kind, "previewFor": subject}
+        answer = await office.ask("POST", "/tailnet/-/acl/preview", params=query, content=policy)
+        assert answer.status_code == 400, kind
+    answer = await office.ask("POST", "/tailnet/-/acl/preview", params=query, content=b"{")
+    assert answer.status_code == 400
+
+
+async def test_devices_are_told_apart(office: Office) -> None:
+    async def count(query: str) -> int:
+        return len((await office.told("GET", f"/tailnet/-/devices?{query}"))["devices"])
+
+    await office.told("POST", f"/device/{office.node}/tags", json={"tags": ["tag:a", "tag:b"]})
+    assert await count("tags=tag:a&os=linux&isEphemeral=false") == 1
+    assert await count("tags=tag:x&tags=tag:b") == 1
+    assert await count("tags=tag:x") == await count("os=linux&authorized=false") == 0
+    answer = await office.ask("GET", "/tailnet/-/devices?colour=red")
+    assert answer.status_code == 400 and "colour" in answer.json()["message"]
+
+
+async def test_attributes_of_several_machines(office: Office) -> None:
+    at, path = f"/device/{office.node}/attributes", "/tailnet/-/device-attributes"
+    given = {"custom:tier": {"value": 1}, "custom:x": {"value": True}}
+    await office.told("PATCH", path, json={"nodes": {office.node: given}})
+    await office.told("PATCH", path, json={"nodes": {office.node: {"custom:x": None}}})
+    told = (await office.told("GET", at))["attributes"]
+    assert told["custom:tier"] == 1 and "custom:x" not in told
+    stable = office.registry.snapshot.nodes[int(office.node)].stable_id
+    for bad in (
+        {office.node: {"node:os": {"value": 1}}},
+        {office.node: given, stable: given},
+        {office.node: {"custom:x": {"value": 1, "expiry": "2030-01-01T00:00:00Z"}}},
+    ):
+        assert (await office.ask("PATCH", path, json={"nodes": bad})).status_code == 400
+    answer = await office.ask("PATCH", path, json={"nodes": {"nosuch": given}})
+    assert answer.status_code == 404
+    never = {"value": 2, "expiry": "0001-01-01T00:00:00Z"}
+    await office.told("POST", f"{at}/custom:tier", json=never)
+
+
+async def test_an_oauth_client_is_changed(office: Office) -> None:
+    keys = "/tailnet/-/keys"
+    wish = {"keyType": "client", "scopes": ["devices:core", "oauth_keys"], "tags": ["tag:ci"]}
+    made = await office.told("POST", keys, json=wish)
+    form = {"client_id": made["id"], "client_secret": made["key"]}
+    granted = (await office.http.post("/oauth/token", data=form)).json()["access_token"]
+
+    async def put(token: str | None = None, key: str = made["id"], **more: object) -> int:
+        body = {"keyType": "client", **more}
+        return (await office.ask("PUT", f"{keys}/{key}", token, json=body)).status_code
+
+    # A client gives on only what it has.
+    assert await put(granted, scopes=["all"]) == 403
+    assert await put(granted, scopes=["devices:core"], tags=["tag:prod"]) == 403
+    answer = await office.ask("POST", keys, granted, json={**wish, "tags": ["tag:prod"]})
+    assert answer.status_code == 403
+    assert await put(office.tokens["auditor"], scopes=["devices:core:read"]) == 403
+    assert await put(scopes=["nosuch"]) == 400 and await put(scopes=[]) == 400
+    assert await put(key="nosuch", scopes=["dns"]) == 404
+    assert await put(scopes=["dns:read"], tags=["tag:ci"], description="names") == 200
+    # Its secret stays; a new access token has the new rights.
+    granted = (await office.http.post("/oauth/token", data=form)).json()["access_token"]
+    assert (await office.ask("GET", "/tailnet/-/dns/nameservers", granted)).status_code == 200
+    assert (await office.ask("GET", "/tailnet/-/devices", granted)).status_code == 403
+    auth_key = await office.told("POST", keys, json={})
+    assert await put(key=auth_key["id"], scopes=["dns"]) == 400
+
+
+async def test_contacts(office: Office) -> None:
+    path = "/tailnet/-/contacts"
+    assert (await office.told("GET", path))["support"]["email"] == "ann"
+    await office.told("PATCH", f"{path}/support", json={"email": "help@corp.example"})
+    await office.told("PATCH", f"{path}/support", json={})
+    told = await office.told("GET", path)
+    assert (told["support"]["email"], told["account"]["email"]) == ("help@corp.example", "ann")
+    for kind, email, status in (("billing", "a@b.c", 404), ("support", "no address", 400)):
+        answer = await office.ask("PATCH", f"{path}/{kind}", json={"email": email})
+        assert answer.status_code == status
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "posture/integrations", 200),
+        ("POST", "posture/integrations", 501),
+        ("GET", "vip-services", 200),
+        ("PUT", "vip-services/svc:x", 501),
+        ("PUT", "logging/configuration/stream", 501),
+        ("GET", "logging/network", 501),
+    ],
+)
+async def test_what_is_not_offered(office: Office, method: str, path: str, status: int) -> None:
+    answer = await office.ask(method, f"/tailnet/-/{path}", json={})
+    assert answer.status_code == status
+    if status == 501:
+        assert answer.json()["title"] == "Not Implemented" and answer.json()["message"]
+
+
+async def test_a_wrong_basic_is_no_client(office: Office) -> None:
+    secret = office.credential(CLIENT, office.owner, scopes=["all"])
+    text = base64.b64encode(f":{secret}".encode()).decode()
+    answer = await office.http.get("/tailnet/-/devices", headers={"authorization": f"Basic {text}"})
+    assert answer.status_code == 401
