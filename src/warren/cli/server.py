@@ -78,6 +78,10 @@ def serve(
         str | None,
         _flag("Private networks that TURN may reach, with commas [none].", "TURN_ALLOW"),
     ] = None,
+    webhook_allow: Annotated[
+        str | None,
+        _flag("Private networks where webhooks may be, with commas [none].", "WEBHOOK_ALLOW"),
+    ] = None,
     turn_servers: Annotated[
         str | None,
         _flag("Other TURN servers: turn:HOST:PORT?transport=udp, with commas.", "TURN_SERVERS"),

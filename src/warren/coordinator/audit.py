@@ -22,8 +22,17 @@ KEPT_ENTRIES = 200_000
 """Older ones go, so that the database does not grow for ever."""
 
 # What machines report of themselves every few seconds, and what nobody may read.
-_UNTOLD = {"digest", "hostinfo", "endpoints", "last_seen", "online", "disco_key", "version"}
-_UNTOLD_SETTINGS = {"last_id", "last_ipv4"}
+_UNTOLD = {
+    "digest",
+    "secret",
+    "hostinfo",
+    "endpoints",
+    "last_seen",
+    "online",
+    "disco_key",
+    "version",
+}
+_UNTOLD_SETTINGS = {"last_id", "last_ipv4", "webhooks.looked"}
 
 Told = dict[str, Any]
 
@@ -77,10 +86,12 @@ def entries(
         ("user", before.users, delta.users, delta.removed_users),
         ("machine", before.nodes, delta.nodes, delta.removed_nodes),
         ("auth key", before.auth_keys, delta.auth_keys, delta.removed_auth_keys),
+        ("webhook", before.webhooks, delta.webhooks, delta.removed_webhooks),
         ("credential", before.credentials, delta.credentials, delta.removed_credentials),
     ):
         for key, old, new in _pairs(known, records, removed):
-            name = str(getattr(new or old, "name", "") or getattr(new or old, "description", ""))
+            named = (getattr(new or old, field, "") for field in ("name", "description", "url"))
+            name = str(next(filter(None, named), ""))
             note(kind, key, name, _told(old), _told(new))
     for record in delta.policies:
         old = None if before.policy is None else _policy(before.policy)

@@ -53,6 +53,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     turn_servers: str = ""
     """TURN servers of others, such as coturn, as URIs with commas between them:
     turn:turn.example.com:3478?transport=udp,turns:turn.example.com:5349?transport=tcp"""
+    webhook_allow: str = ""
+    """Networks where webhooks may be though they are private or its own; with commas."""
     turn_secret: str = ""
     """File with the secret shared with these servers (coturn: use-auth-secret)."""
     tls: str = "self-signed"
@@ -107,7 +109,8 @@ def check(config: Config) -> None:
             parse_address(name, text)
     turn_places(config)
     derp_map_places(config)
-    turn_networks(config.turn_allow)
+    networks("turn-allow", config.turn_allow)
+    networks("webhook-allow", config.webhook_allow)
     if external_turn(config):
         turn_secret(config)
     check_tls(config)
@@ -187,12 +190,12 @@ def turn_places(config: Config) -> list[Endpoint]:
     return places
 
 
-def turn_networks(text: str) -> list[IPv4Network | IPv6Network]:
+def networks(name: str, text: str) -> list[IPv4Network | IPv6Network]:
     """Read networks with commas between them. Raises BadConfig."""
     try:
         return [ip_network(part.strip()) for part in text.split(",") if part.strip()]
     except ValueError as error:
-        raise BadConfig(f"turn-allow: {error}") from error
+        raise BadConfig(f"{name}: {error}") from error
 
 
 def external_turn(config: Config) -> list[TurnPlace]:

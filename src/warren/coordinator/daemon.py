@@ -8,11 +8,11 @@ import hmac
 import signal
 import socket
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -39,11 +39,11 @@ from warren.coordinator.config import (
     Config,
     derp_map_places,
     external_turn,
+    networks,
     parse_address,
     public_url,
     relay_address,
     stun_groups,
-    turn_networks,
     turn_places,
     turn_secret,
 )
@@ -66,6 +66,7 @@ from warren.coordinator.snapshot import Snapshot
 from warren.coordinator.store import Store, StoreProblem
 from warren.coordinator.turn_grants import TurnGrants
 from warren.coordinator.web import http_protocol, site
+from warren.coordinator.webhooks.sender import Sender
 from warren.edge.aside import run_aside
 from warren.edge.certificates import Certificates
 from warren.edge.clock import Clock, SystemClock
@@ -220,6 +221,8 @@ class Server:
             clock,
             self._questions,
         )
+        self._reach = Reach()
+        self._sender: Sender | None = None
         self._lobby = Lobby()
         self._make_door: Callable[[], asyncio.Protocol] | None = None
         self._stopping = asyncio.Event()
@@ -241,12 +244,14 @@ class Server:
             await self._listen()
             join = await self._first_user()
             ready(Ready(self._settings.url, self._ports(), join, self._warnings()))
+            assert self._sender is not None
             async with asyncio.TaskGroup() as tasks:
                 running = [
                     tasks.create_task(self._hub.run()),
                     tasks.create_task(self._presence.run()),
                     tasks.create_task(self._learn_addresses()),
                     tasks.create_task(self._regions.run()),
+                    tasks.create_task(self._sender.run()),
                 ]
                 if self._config.tls != "off":
                     running.append(tasks.create_task(self._certificates.keep()))
@@ -266,6 +271,9 @@ class Server:
 
     async def _listen(self) -> None:
         config, loop = self._config, asyncio.get_running_loop()
+        own = await asyncio.to_thread(local_networks)
+        self._reach = Reach(own, networks("webhook-allow", config.webhook_allow))
+        self._sender = Sender(self._registry, self._settings, self._reach, self._clock)
         make_door = self._make_door = partial(Door, self._routes(), self._lobby)
         if config.tls != "off":
             for sock in listen_tcp(*parse_address("listen", config.listen), "--listen"):
@@ -275,15 +283,14 @@ class Server:
                 self._servers.append(await loop.create_server(make_door, sock=sock))
         if config.relay:
             self._datagrams += await open_stun(config.stun, self._clock.now)
-        self._turn = await self._listen_turn()
+        self._turn = self._listen_turn(own)
         await self._listen_admin()
 
-    async def _listen_turn(self) -> TurnSite | None:
+    def _listen_turn(self, own: Sequence[IPv4Network | IPv6Network]) -> TurnSite | None:
         places = turn_places(self._config)
         if not places:
             return None
-        own = await asyncio.to_thread(local_networks)
-        reach = Reach(own, turn_networks(self._config.turn_allow))
+        reach = Reach(own, networks("turn-allow", self._config.turn_allow))
         accounts = self._grants.accounts(lambda: self._registry.snapshot, self._clock.wall)
         context = self._certificates.context if self._config.tls != "off" else None
         return open_turn(places, self._settings.domain, accounts, reach, context, self._entropy)
@@ -343,6 +350,7 @@ class Server:
         return Routes(answers=small, takers=takers, fallback=pages)
 
     def _api(self) -> Api:
+        assert self._sender is not None
         # Derived from the key that the state keeps anyway, as TURN's secret is.
         secret = hmac.digest(self._identity.noise.reveal(), _ACCESS_PURPOSE, hashlib.sha256)
         context = Context(
@@ -350,6 +358,8 @@ class Server:
             settings=self._settings,
             clock=self._clock,
             entropy=self._entropy,
+            reach=self._reach,
+            trouble=self._sender.trouble,
         )
         return Api(context, Gate(secret))
 

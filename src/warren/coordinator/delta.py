@@ -10,10 +10,12 @@ from warren.coordinator.records import (
     AuditRecord,
     AuthKeyRecord,
     CredentialRecord,
+    DeliveryRecord,
     NodeRecord,
     PendingRecord,
     PolicyRecord,
     UserRecord,
+    WebhookRecord,
 )
 
 
@@ -27,6 +29,8 @@ class Delta:
     pending: tuple[PendingRecord, ...] = ()
     policies: tuple[PolicyRecord, ...] = ()
     credentials: tuple[CredentialRecord, ...] = ()
+    webhooks: tuple[WebhookRecord, ...] = ()
+    deliveries: tuple[DeliveryRecord, ...] = ()
     audit: tuple[AuditRecord, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     removed_users: tuple[int, ...] = ()
@@ -35,4 +39,6 @@ class Delta:
     removed_pending: tuple[str, ...] = ()
     removed_policies: tuple[int, ...] = ()
     removed_credentials: tuple[str, ...] = ()
+    removed_webhooks: tuple[str, ...] = ()
+    removed_deliveries: tuple[int, ...] = ()
     change: Change = NO_CHANGE

@@ -14,7 +14,16 @@ from typing import Any
 from warren.coordinator.delta import Delta
 from warren.coordinator.snapshot import Snapshot
 
-_KINDS = ("users", "nodes", "auth_keys", "pending", "policies", "credentials")
+_KINDS = (
+    "users",
+    "nodes",
+    "auth_keys",
+    "pending",
+    "policies",
+    "credentials",
+    "webhooks",
+    "deliveries",
+)
 
 
 class Doubt:

@@ -9,6 +9,7 @@ from collections.abc import Collection
 MAX_LABEL = 63
 _UNFIT = re.compile(r"[^a-z0-9]+")
 _USER = re.compile(r"[^\s\x00-\x1f\x7f/\\:?#<>\"']{1,254}")
+_HOST_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _TAG = re.compile(r"tag:[a-zA-Z][a-zA-Z0-9-]{0,61}")
 
 
@@ -39,6 +40,11 @@ def unique_label(label: str, taken: Collection[str]) -> str:
 def is_user_name(text: str) -> bool:
     """Whether a user may be called so: an e-mail address or a plain name, without spaces."""
     return _USER.fullmatch(text) is not None
+
+
+def is_host_name(text: str) -> bool:
+    """Whether this is a name of a host (RFC 1123 §2.1), in its ASCII form."""
+    return len(text) <= 253 and all(map(_HOST_LABEL.fullmatch, text.removesuffix(".").split(".")))
 
 
 def is_tag(text: str) -> bool:

@@ -153,6 +153,31 @@ class CredentialRecord(msgspec.Struct, frozen=True, kw_only=True):
         return self.expiry is None or wall < self.expiry
 
 
+class WebhookRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Where events are sent, and which. The secret is kept as it is: it signs what is sent.
+
+    provider: whose form the events have; empty: the service's own. creator: a log-in name.
+    """
+
+    id: str
+    url: str
+    provider: str
+    subscriptions: tuple[str, ...]
+    secret: str
+    creator: str
+    created: datetime
+    modified: datetime
+
+
+class DeliveryRecord(msgspec.Struct, frozen=True):
+    """An event, as JSON, that one webhook has not heard of yet. Ids count up."""
+
+    id: int
+    webhook_id: str
+    created: datetime
+    event: str
+
+
 class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One change, as the audit log has it. `id` is given by the database, counting up.
 

@@ -22,10 +22,12 @@ from warren.coordinator.doubt import Doubt
 from warren.coordinator.records import AuditRecord
 from warren.coordinator.snapshot import Snapshot
 from warren.coordinator.store import AuditQuestion, Store, StoreAway, StoreProblem
+from warren.coordinator.webhooks.outbox import with_events
 from warren.edge.clock import Clock
 
 _T = TypeVar("_T")
 Listener = Callable[[Change], None]
+Watcher = Callable[[Delta], None]
 
 _log = structlog.get_logger("registry")
 
@@ -43,6 +45,7 @@ class Registry:
         self._turn = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
         self._listeners: list[Listener] = []
+        self._watchers: list[Watcher] = []
 
     @property
     def snapshot(self) -> Snapshot:
@@ -53,12 +56,17 @@ class Registry:
         """Call `listener` after every change, in the event loop; it must not block."""
         self._listeners.append(listener)
 
+    def watch(self, watcher: Watcher) -> None:
+        """Call `watcher` with every delta once it is in force; it must not block."""
+        self._watchers.append(watcher)
+
     async def commit(
         self, decide: Callable[[Snapshot], tuple[Delta | None, _T]], by: Actor = SERVER
     ) -> _T:
         """Take a decision and put it in force; return the decision's second part.
 
-        What changes is noted in the audit log, in the same transaction. by: whose decision it is.
+        What changes is noted in the audit log, and kept for webhooks until they heard of it, in the
+        same transaction. by: whose decision it is.
         Raises what `decide` raises, and StoreProblem where the database refuses; then nothing
         has changed.
         """
@@ -66,8 +74,10 @@ class Registry:
         async def work() -> _T:
             delta, result = decide(self._snapshot)
             if delta is not None:
-                noted = audit.entries(self._snapshot, delta, by, self._clock.wall())
-                await self._write(replace(delta, audit=noted))
+                wall = self._clock.wall()
+                noted = audit.entries(self._snapshot, delta, by, wall)
+                delta = replace(with_events(self._snapshot, delta, by, wall), audit=noted)
+                await self._write(delta)
                 self._show(delta)
             return result
 
@@ -148,6 +158,8 @@ class Registry:
             _tell_log(delta.change, self._snapshot, before)
             for listener in self._listeners:
                 listener(delta.change)
+        for watcher in self._watchers:
+            watcher(delta)
 
 
 def _tell_log(change: Change, now: Snapshot, before: Snapshot) -> None:

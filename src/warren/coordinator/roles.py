@@ -38,7 +38,14 @@ ROLES: Final[dict[str, frozenset[str]]] = {
     OWNER: frozenset({ALL}),
     "admin": frozenset({ALL}),
     "network-admin": frozenset(
-        {"all:read", "devices:routes", "dns", "networking_settings", "policy_file"}
+        {
+            "all:read",
+            "devices:routes",
+            "dns",
+            "networking_settings",
+            "policy_file",
+            "webhooks",
+        }
     ),
     "it-admin": frozenset(
         {

@@ -11,10 +11,12 @@ from warren.coordinator.delta import Delta
 from warren.coordinator.records import (
     AuthKeyRecord,
     CredentialRecord,
+    DeliveryRecord,
     NodeRecord,
     PendingRecord,
     PolicyRecord,
     UserRecord,
+    WebhookRecord,
 )
 from warren.keys import MachinePublic, NodePublic
 
@@ -32,6 +34,8 @@ class Snapshot:
     pending: Mapping[str, PendingRecord] = field(default_factory=dict)
     policies: Mapping[int, PolicyRecord] = field(default_factory=dict)
     credentials: Mapping[str, CredentialRecord] = field(default_factory=dict)
+    webhooks: Mapping[str, WebhookRecord] = field(default_factory=dict)
+    deliveries: Mapping[int, DeliveryRecord] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -67,6 +71,8 @@ class Snapshot:
             ("pending", delta.pending, delta.removed_pending),
             ("policies", delta.policies, delta.removed_policies),
             ("credentials", delta.credentials, delta.removed_credentials),
+            ("webhooks", delta.webhooks, delta.removed_webhooks),
+            ("deliveries", delta.deliveries, delta.removed_deliveries),
         ):
             if records or removed:
                 changed[name] = _patched(getattr(self, name), records, removed)

@@ -155,7 +155,7 @@ async def _converse(
         request += http.send(h11.Data(data=body)) or b"" if body else b""
         request += http.send(h11.EndOfMessage()) or b""
         write(stream.writer, request)
-        return await _read(http, stream.reader, max_bytes)
+        return await read_response(http, stream.reader, max_bytes)
     except h11.ProtocolError as error:
         raise FetchFailed("it does not speak HTTP") from error
     except (OSError, UnicodeError) as error:
@@ -169,9 +169,10 @@ def _failed(error: OSError | UnicodeError) -> FetchFailed:
     return FetchFailed(f"no connection: {known.lower() or type(error).__name__}")
 
 
-async def _read(
-    http: h11.Connection, reader: asyncio.StreamReader, max_bytes: int
+async def read_response(
+    http: h11.Connection, reader: asyncio.StreamReader, max_bytes: int = MAX_BODY_BYTES
 ) -> tuple[h11.Response, bytes]:
+    """Return the head and the body of the answer. Raises FetchFailed and what h11 raises."""
     response: h11.Response | None = None
     body = bytearray()
     while True:

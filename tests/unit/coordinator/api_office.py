@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import shutil
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -60,7 +61,9 @@ class Office:
             settings=world.settings,
             clock=world.clock,
             entropy=world.entropy,
+            trouble=lambda webhook: self.trouble(webhook),
         )
+        self.trouble: Callable[[str], str] = lambda webhook: ""
         api = Api(context, Gate(b"secret"))
         transport = httpx.ASGITransport(api.application(), client=("192.0.2.7", 1))
         self.http = httpx.AsyncClient(transport=transport, base_url=f"http://x{PREFIX}")
@@ -92,8 +95,9 @@ class Office:
         return await self.http.request(method, path, headers=headers, **more)
 
     async def told(self, method: str, path: str, **more: Any) -> Any:
+        status = more.pop("status", 200)
         answer = await self.ask(method, path, **more)
-        assert answer.status_code == 200, answer.text
+        assert answer.status_code == status, answer.text
         return answer.json()
 
     @property

@@ -12,10 +12,12 @@ from warren.coordinator.records import (
     AuditRecord,
     AuthKeyRecord,
     CredentialRecord,
+    DeliveryRecord,
     NodeRecord,
     PendingRecord,
     PolicyRecord,
     UserRecord,
+    WebhookRecord,
 )
 from warren.coordinator.snapshot import Snapshot
 from warren.keys import DiscoPublic, NodePublic
@@ -99,6 +101,17 @@ CREDENTIAL = CredentialRecord(
     expiry=LATER,
     description="CI",
 )
+WEBHOOK = WebhookRecord(
+    id="w1",
+    url="https://hooks.example.com/" + "x" * 900,
+    provider="slack",
+    subscriptions=("nodeCreated", "policyUpdate"),
+    secret="warren-webhook-w1-secret",
+    creator="ann",
+    created=START,
+    modified=LATER,
+)
+DELIVERY = DeliveryRecord(7, "w1", LATER, '{"message": "' + "ž" * 1000 + '"}')
 AUDIT = AuditRecord(
     wall=LATER.astimezone(timezone(timedelta(hours=9))),
     actor_kind="user",
@@ -119,6 +132,8 @@ EVERYTHING = Delta(
     pending=(PENDING,),
     policies=(POLICY, LONG_POLICY),
     credentials=(CREDENTIAL,),
+    webhooks=(WEBHOOK,),
+    deliveries=(DELIVERY,),
     settings={"last_id": "3", "last_ipv4": "100.64.0.2"},
     audit=(AUDIT, AUDIT),
 )

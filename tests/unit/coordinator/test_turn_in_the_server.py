@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from test_server import Running, free_port, joined
 
-from warren.coordinator.config import BadConfig, Config, check, load, turn_networks, turn_places
+from warren.coordinator.config import BadConfig, Config, check, load, networks, turn_places
 from warren.nat.turn.client import TurnClient
 from warren.nat.turn.credentials import timed_credentials
 from warren.nat.turn.events import Allocated, Event, Failed, Permitted, Refused
@@ -139,7 +139,7 @@ def test_settings() -> None:
         Endpoint.parse("[2001:db8::7]:5350"),
     ]
     assert turn_places(Config()) == []
-    assert [str(net) for net in turn_networks("10.0.0.0/8, fd00::/8,")] == [
+    assert [str(net) for net in networks("turn-allow", "10.0.0.0/8, fd00::/8,")] == [
         "10.0.0.0/8",
         "fd00::/8",
     ]

@@ -24,6 +24,7 @@ from warren.coordinator.api import (
     people,
     policy_file,
     shapes,
+    webhooks,
 )
 from warren.coordinator.api.openapi import describe
 from warren.coordinator.api.operation import (
@@ -52,6 +53,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *dns.OPERATIONS,
     *network.OPERATIONS,
     *contacts.OPERATIONS,
+    *webhooks.OPERATIONS,
     *not_offered.OPERATIONS,
 )
 MAX_BODY_BYTES = 4 << 20
@@ -157,7 +159,7 @@ class Api:
             body=_decoded(operation, await _body(request)),
         )
         try:
-            return _answer(await operation.work(call))
+            return _answer(await operation.work(call), operation.status)
         except PolicyRefused as error:
             return _problem(400, str(error), data=policy_file.failures(error))
         except NotPermitted as error:
@@ -304,11 +306,12 @@ def _decoded(operation: Operation, body: bytes) -> Any:
         raise _Stop(400, f"the request cannot be read: {error}") from None
 
 
-def _answer(value: object) -> Response:
+def _answer(value: object, status: int = 200) -> Response:
     if isinstance(value, Answer):
         headers = {**_HEADERS, **value.headers}
         return Response(value.body, value.status, headers, value.media_type)
-    return Response(msgspec.json.encode(value), media_type="application/json", headers=_HEADERS)
+    content = msgspec.json.encode(value)
+    return Response(content, status, media_type="application/json", headers=_HEADERS)
 
 
 def _slow_down(wait_s: float, why: str) -> _Stop:

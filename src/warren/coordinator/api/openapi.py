@@ -90,7 +90,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
             {"name": name, "in": "query", "required": False, "schema": {"type": "string"}}
             for name in operation.query
         ],
-        "responses": {"200": _success(operation.gives)} | _problems(),
+        "responses": {str(operation.status): _success(operation.gives)} | _problems(),
     }
     if operation.scope:
         described["description"] += f"\n\nNeeds the scope `{operation.scope}`."

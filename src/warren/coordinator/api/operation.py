@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from starlette.datastructures import QueryParams
@@ -19,6 +19,7 @@ from warren.coordinator.settings import Settings
 from warren.coordinator.snapshot import Snapshot
 from warren.edge.clock import Clock
 from warren.edge.entropy import Entropy
+from warren.nat.turn.reach import Reach
 
 _T = TypeVar("_T")
 
@@ -52,6 +53,10 @@ class Context:
     settings: Settings
     clock: Clock
     entropy: Entropy
+    reach: Reach = field(default_factory=Reach)
+    """Where webhooks may be."""
+    trouble: Callable[[str], str] = lambda webhook: ""
+    """Why a webhook was not reached the last time; empty: it was."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +113,7 @@ class Operation(NamedTuple):
     takes: Any = None
     gives: Any = None
     query: tuple[str, ...] = ()
+    status: int = 200
 
 
 def node_of(snapshot: Snapshot, wanted: str) -> NodeRecord:

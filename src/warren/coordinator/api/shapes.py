@@ -344,6 +344,43 @@ class NewContact(Shape, kw_only=True):
     email: str | None = None
 
 
+class Webhook(Shape, kw_only=True, omit_defaults=True):
+    """Where events are sent, and which. `secret` only in the answers that made it."""
+
+    endpoint_id: str
+    endpoint_url: str
+    provider_type: str
+    creator_login_name: str
+    created: datetime
+    last_modified: datetime
+    subscriptions: list[str]
+    secret: str = ""
+    waiting: int = 0
+    """Events that it has not heard of yet."""
+    problem: str = ""
+    """Why it could not be reached the last time."""
+
+
+class Webhooks(Shape, kw_only=True):
+    """Webhooks."""
+
+    webhooks: list[Webhook]
+
+
+class NewWebhook(Shape, kw_only=True):
+    """What makes a webhook. `providerType`: slack, mattermost, googlechat or discord; or empty."""
+
+    endpoint_url: str
+    provider_type: str = ""
+    subscriptions: list[str]
+
+
+class Subscriptions(Shape, kw_only=True):
+    """What a webhook is told of from now on."""
+
+    subscriptions: list[str]
+
+
 class LogActor(Shape, kw_only=True):
     """Who changed something."""
 

@@ -188,6 +188,8 @@ def snapshot_in(connection: Connection) -> Snapshot:
         credentials={
             r["id"]: rows.credential_from(r) for r in _all(connection, tables.credentials)
         },
+        webhooks={r["id"]: rows.webhook_from(r) for r in _all(connection, tables.webhooks)},
+        deliveries={r["id"]: rows.delivery_from(r) for r in _all(connection, tables.deliveries)},
         policies={r["id"]: rows.policy_from(r) for r in _all(connection, tables.policies)},
         settings={r["name"]: r["value"] for r in _all(connection, tables.settings)},
     )
@@ -198,11 +200,16 @@ def _all(connection: Connection, table: Table) -> Iterable[rows.Row]:
 
 
 def _apply(connection: Connection, delta: Delta) -> None:
+    if delta.removed_webhooks:
+        left = tables.deliveries.c.webhook_id.in_(delta.removed_webhooks)
+        connection.execute(tables.deliveries.delete().where(left))
     for removed, table in (
         (delta.removed_pending, tables.pending),
         (delta.removed_nodes, tables.nodes),
         (delta.removed_auth_keys, tables.auth_keys),
         (delta.removed_credentials, tables.credentials),
+        (delta.removed_deliveries, tables.deliveries),
+        (delta.removed_webhooks, tables.webhooks),
         (delta.removed_users, tables.users),
         (delta.removed_policies, tables.policies),
     ):
@@ -215,6 +222,8 @@ def _apply(connection: Connection, delta: Delta) -> None:
         (delta.pending, tables.pending),
         (delta.policies, tables.policies),
         (delta.credentials, tables.credentials),
+        (delta.webhooks, tables.webhooks),
+        (delta.deliveries, tables.deliveries),
     ):
         for record in records:
             _replace(connection, table, "id", rows.fitting(table, rows.to_row(record)))

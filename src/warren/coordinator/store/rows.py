@@ -13,10 +13,12 @@ from warren.coordinator.records import (
     AuditRecord,
     AuthKeyRecord,
     CredentialRecord,
+    DeliveryRecord,
     NodeRecord,
     PendingRecord,
     PolicyRecord,
     UserRecord,
+    WebhookRecord,
 )
 from warren.keys import DiscoPublic, MachinePublic, NodePublic, PublicKey
 from warren.netmap.codec import decode_json_untrusted, encode_json
@@ -34,6 +36,7 @@ _JSON_COLUMNS = {
     "approved_routes",
     "attributes",
     "scopes",
+    "subscriptions",
     "before",
     "after",
 }
@@ -44,6 +47,8 @@ _Record = (
     | PendingRecord
     | PolicyRecord
     | CredentialRecord
+    | WebhookRecord
+    | DeliveryRecord
     | AuditRecord
 )
 
@@ -116,6 +121,17 @@ def credential_from(row: Row) -> CredentialRecord:
         name: tuple(msgspec.json.decode(row[name], type=list[str])) for name in ("scopes", "tags")
     }
     return CredentialRecord(**{**row, **lists})
+
+
+def webhook_from(row: Row) -> WebhookRecord:
+    """Read a row of `webhooks`."""
+    subscriptions = tuple(msgspec.json.decode(row["subscriptions"], type=list[str]))
+    return WebhookRecord(**{**row, "subscriptions": subscriptions})
+
+
+def delivery_from(row: Row) -> DeliveryRecord:
+    """Read a row of `webhook_deliveries`."""
+    return DeliveryRecord(**row)
 
 
 def audit_from(row: Row) -> AuditRecord:

@@ -137,6 +137,29 @@ credentials = Table(
     Column("description", String(254), nullable=False),
 )
 
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("url", Text, nullable=False),
+    Column("provider", String(32), nullable=False),
+    Column("subscriptions", Text, nullable=False),
+    Column("secret", String(128), nullable=False),
+    # A name: a webhook outlives who made it.
+    Column("creator", String(254), nullable=False),
+    Column("created", UtcDateTime, nullable=False),
+    Column("modified", UtcDateTime, nullable=False),
+)
+
+deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("webhook_id", ForeignKey("webhooks.id"), nullable=False, index=True),
+    Column("created", UtcDateTime, nullable=False),
+    Column("event", Text, nullable=False),
+)
+
 audit = Table(
     "audit",
     metadata,
