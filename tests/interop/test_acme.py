@@ -69,7 +69,7 @@ async def acme(tmp_path: Path) -> AsyncIterator[tuple[Config, int]]:
     """A Pebble that validates on a port of ours; yields settings, and that port."""
     program = pebble()
     if program is None:
-        pytest.skip("pebble is not here; `make pebble` builds it")
+        pytest.skip("pebble is not here; `make go-peers` builds it")
     tls_port, api, manage, dns = (free_port() for _ in range(4))
     chain, key = make_self_signed("127.0.0.1", SystemClock().wall())
     (tmp_path / "ca.pem").write_bytes(chain)

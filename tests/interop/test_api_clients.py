@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import subprocess
@@ -200,6 +201,55 @@ async def test_its_devices(server: Running, client: Tailscale) -> None:
     await client.expire_device_key(device.device_id)
     await client.delete_device(device.device_id)
     assert await client.devices() == {}
+
+
+def go_program(name: str) -> Path:
+    program = Path(__file__).parents[2] / ".build/bin" / name
+    if not program.exists():
+        pytest.skip(f"{name} is not here; `make go-peers` builds it")
+    return program
+
+
+async def test_the_client_in_go(server: Running, client: Tailscale) -> None:
+    """All that the public Go client asks, and so the Terraform provider too."""
+    program = go_program("go-client")
+    await join(server, (await client.create_key(preauthorized=True)).key)
+    (device,) = (await client.devices()).values()
+    run = await asyncio.create_subprocess_exec(
+        program, server.url, server.token, device.node_id,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, problems = await run.communicate()
+    assert run.returncode == 0, problems.decode()
+    assert int(out.split()[0]) >= 70
+
+
+def test_webhooks_as_the_services_own_receiver_reads_them(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("webhook_delivery.py")
+    inside = 'ip link set lo up && exec "$@"'
+    run = subprocess.run(
+        ["unshare", "--net", "sh", "-c", inside, "-", sys.executable, str(script),
+         str(go_program("webhooks")), str(tmp_path)],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    taken, refused = run.stdout.splitlines()
+    assert "events received" in taken and "userCreated warren.internal User bob created" in taken
+    assert "signature does not match" in refused
+
+
+async def test_its_webhooks(server: Running, client: Tailscale) -> None:
+    made = await client.create_webhook(
+        endpoint_url="https://hooks.example/", subscriptions=["nodeCreated"]
+    )
+    assert made.secret and made.subscriptions == ["nodeCreated"]
+    await client.test_webhook(made.endpoint_id)
+    turned = await client.rotate_webhook_secret(made.endpoint_id)
+    assert turned.secret not in (None, made.secret)
+    await client.update_webhook(made.endpoint_id, subscriptions=["userCreated", "nodeDeleted"])
+    (shown,) = await client.webhooks()
+    assert shown.subscriptions == ["nodeDeleted", "userCreated"] and shown.secret is None
+    await client.delete_webhook(made.endpoint_id)
+    assert await client.webhooks() == []
 
 
 async def test_it_gets_its_own_access_tokens(server: Running) -> None:

@@ -17,7 +17,7 @@ AT = "/tailnet/-/dns"
 
 
 async def test_every_part_and_the_whole(office: Office) -> None:
-    assert await office.told("GET", f"{AT}/nameservers") == {"dns": [], "magicDNS": True}
+    assert await office.told("GET", f"{AT}/nameservers") == {"dns": []}
     told = await office.told(
         "POST", f"{AT}/nameservers", json={"dns": ["9.9.9.9", " 2620:FE::9 ", "9.9.9.9"]}
     )

@@ -26,9 +26,10 @@ SplitDns = dict[str, list[str] | None]
 """Domain → its resolvers; none, or null: it has none of its own any more."""
 
 
-async def nameservers(call: Call) -> shapes.NameserversSet:
+async def nameservers(call: Call) -> shapes.Nameservers:
     """Return the resolvers for all names."""
-    return _shown_nameservers(_now(call))
+    # Nothing beside it: the public Go client takes every member for a list of texts.
+    return shapes.Nameservers(dns=[server.address for server in _now(call).nameservers])
 
 
 async def set_nameservers(call: Call) -> shapes.NameserversSet:
@@ -38,7 +39,9 @@ async def set_nameservers(call: Call) -> shapes.NameserversSet:
     have no others.
     """
     given = _servers(call.body.dns)
-    return _shown_nameservers(await _change(call, lambda now: replace(now, nameservers=given)))
+    after = await _change(call, lambda now: replace(now, nameservers=given))
+    told = [server.address for server in after.nameservers]
+    return shapes.NameserversSet(dns=told, magic_dns=after.magic)
 
 
 async def preferences(call: Call) -> shapes.DnsPreferences:
@@ -125,11 +128,6 @@ def _servers(addresses: Iterable[str]) -> Nameservers:
     return tuple(Nameserver(address) for address in addresses)
 
 
-def _shown_nameservers(choice: DnsChoice) -> shapes.NameserversSet:
-    told = [server.address for server in choice.nameservers]
-    return shapes.NameserversSet(dns=told, magic_dns=choice.magic)
-
-
 def _shown_split(choice: DnsChoice) -> dict[str, list[str]]:
     return {name: [one.address for one in servers] for name, servers in choice.split.items()}
 
@@ -151,11 +149,13 @@ def _shown(choice: DnsChoice) -> shapes.DnsConfiguration:
     )
 
 
-def _pair(part: str, reads: Any, sets: Any, takes: Any, gives: Any, what: str) -> list[Operation]:
+def _pair(
+    part: str, reads: Any, sets: Any, takes: Any, what: str, gives: Any = None
+) -> list[Operation]:
     path = f"/tailnet/{{tailnet}}/dns/{part}"
     return [
-        Operation("GET", path, "dns:read", f"Return {what}", reads, gives=gives),
-        Operation("POST", path, "dns", f"Replace {what}", sets, takes, gives),
+        Operation("GET", path, "dns:read", f"Return {what}", reads, gives=takes),
+        Operation("POST", path, "dns", f"Replace {what}", sets, takes, gives or takes),
     ]
 
 
@@ -163,13 +163,13 @@ _SPLIT = "/tailnet/{tailnet}/dns/split-dns"
 _SPLIT_GIVEN = dict[str, list[str]]
 OPERATIONS = (
     *_pair("nameservers", nameservers, set_nameservers, shapes.Nameservers,
-           shapes.NameserversSet, "nameservers"),
+           "nameservers", shapes.NameserversSet),
     *_pair("preferences", preferences, set_preferences, shapes.DnsPreferences,
-           shapes.DnsPreferences, "DNS preferences"),
+           "DNS preferences"),
     *_pair("searchpaths", search_paths, set_search_paths, shapes.SearchPaths,
-           shapes.SearchPaths, "search paths"),
+           "search paths"),
     *_pair("configuration", configuration, set_configuration, shapes.DnsConfiguration,
-           shapes.DnsConfiguration, "the whole DNS configuration"),
+           "the whole DNS configuration"),
     Operation("GET", _SPLIT, "dns:read", "Return split DNS", split_dns, gives=_SPLIT_GIVEN),
     Operation("PATCH", _SPLIT, "dns", "Change split DNS", update_split_dns, SplitDns, _SPLIT_GIVEN),
     Operation("PUT", _SPLIT, "dns", "Replace split DNS", set_split_dns, SplitDns, _SPLIT_GIVEN),

@@ -31,6 +31,16 @@ async def services(call: Call) -> dict[str, list[Any]]:
     return {"vipServices": []}
 
 
+async def service(call: Call) -> object:
+    """Return a service: there is none."""
+    raise NotFound(f"there is no service {call.path['service'][:80]!r}")
+
+
+async def delete_service(call: Call) -> object:
+    """Remove a service: there is none."""
+    raise NotFound(f"there is no service {call.path['service'][:80]!r}")
+
+
 async def set_service(call: Call) -> object:
     """Refused: only machines have addresses."""
     raise NotOffered("this server gives addresses to machines only")
@@ -70,6 +80,10 @@ OPERATIONS = (
               "Not offered: posture integrations", add_posture_integration),
     Operation("GET", f"{_T}/vip-services", f"{_SETTINGS}:read",
               "List services (none)", services, gives=dict),
+    Operation("GET", f"{_T}/vip-services/{{service}}", f"{_SETTINGS}:read",
+              "Return a service (there is none)", service),
+    Operation("DELETE", f"{_T}/vip-services/{{service}}", _SETTINGS,
+              "Remove a service (there is none)", delete_service),
     Operation("PUT", f"{_T}/vip-services/{{service}}", _SETTINGS,
               "Not offered: services", set_service),
     Operation("GET", f"{_T}/logging/{{log}}/stream", f"{_LOGGING}:read",
