@@ -78,6 +78,10 @@ def serve(
         str | None,
         _flag("Private networks that TURN may reach, with commas [none].", "TURN_ALLOW"),
     ] = None,
+    metrics: Annotated[
+        str | None,
+        _flag("Port for metrics and health checks, such as 127.0.0.1:9090 [none].", "METRICS"),
+    ] = None,
     webhook_allow: Annotated[
         str | None,
         _flag("Private networks where webhooks may be, with commas [none].", "WEBHOOK_ALLOW"),

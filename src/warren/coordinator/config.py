@@ -65,6 +65,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     acme_directory: str = "https://acme-v02.api.letsencrypt.org/directory"
     acme_ca: str = ""
     """A PEM file with the root of a private ACME server."""
+    metrics: str = ""
+    """Address of a port for metrics and health checks, plain HTTP and without credentials, such as
+    127.0.0.1:9090; empty: none."""
     domain: str = "warren.internal"
     """MagicDNS suffix."""
     key_expiry: str = "180d"
@@ -101,7 +104,7 @@ def load(file: Path | None, overrides: Mapping[str, Any]) -> Config:
 
 def check(config: Config) -> None:
     """Look for settings that make no sense, alone or together. Raises BadConfig."""
-    for name in ("listen", "http", "stun"):
+    for name in ("listen", "http", "stun", "metrics"):
         text = getattr(config, name)
         if name == "stun":
             stun_groups(text)

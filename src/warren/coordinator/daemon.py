@@ -23,7 +23,7 @@ import uvloop
 from msgspec.structs import replace
 
 from warren import __version__
-from warren.coordinator import members
+from warren.coordinator import health, members
 from warren.coordinator.admin import shapes
 from warren.coordinator.admin.api import application
 from warren.coordinator.admin.office import Office
@@ -54,6 +54,7 @@ from warren.coordinator.frontdoor import answers, ts2021_taker
 from warren.coordinator.identity import Identity, load_identity
 from warren.coordinator.machine_api import MachineApi
 from warren.coordinator.mapper import Mapper
+from warren.coordinator.metrics import Meter, Present, Sources
 from warren.coordinator.presence import Presence
 from warren.coordinator.questions import Questions
 from warren.coordinator.region_keeper import RegionKeeper
@@ -63,7 +64,7 @@ from warren.coordinator.registry import Registry
 from warren.coordinator.session import Maps
 from warren.coordinator.settings import Settings
 from warren.coordinator.snapshot import Snapshot
-from warren.coordinator.store import Store, StoreProblem
+from warren.coordinator.store import AuditQuestion, Store, StoreProblem
 from warren.coordinator.turn_grants import TurnGrants
 from warren.coordinator.web import http_protocol, site
 from warren.coordinator.webhooks.sender import Sender
@@ -192,7 +193,10 @@ class Server:
         self._certificates = Certificates(config, state, host, relay_key, self._hub, clock, entropy)
         if config.tls != "off":
             self._certificates.load()
+        self._meter = Meter()
+        store.measure(self._meter.written)
         self._registry = Registry(store, store.load(), clock)
+        self._registry.watch(self._meter.changed)
         others = external_turn(config)
         self._grants = TurnGrants(
             self._identity.relay,
@@ -208,7 +212,7 @@ class Server:
             self._settings, self._regions.regions.derp_map, self._grants.capability
         )
         self._policy = Enforcement(self._registry.snapshot, clock.wall())
-        self._maps = Maps(self._registry, self._mapper, self._policy, clock, entropy)
+        self._maps = Maps(self._registry, self._mapper, self._policy, clock, entropy, self._meter)
         self._presence = Presence(self._registry, self._maps, self._settings, clock)
         self._registration = Registration(self._registry, self._settings, clock, entropy)
         self._questions = Questions(self._maps, self._settings.url, entropy)
@@ -285,6 +289,7 @@ class Server:
             self._datagrams += await open_stun(config.stun, self._clock.now)
         self._turn = self._listen_turn(own)
         await self._listen_admin()
+        await self._listen_metrics()
 
     def _listen_turn(self, own: Sequence[IPv4Network | IPv6Network]) -> TurnSite | None:
         places = turn_places(self._config)
@@ -336,6 +341,32 @@ class Server:
                 http_protocol(application(office)), sock=sock
             )
         )
+
+    async def _listen_metrics(self) -> None:
+        if not self._config.metrics:
+            return
+        assert self._sender is not None
+        sent = self._sender.counts
+        sources = Sources(
+            snapshot=lambda: self._registry.snapshot,
+            sessions=lambda: len(self._maps),
+            relay=self._counters,
+            relay_clients=lambda: len(self._hub),
+            webhooks=lambda: sent,
+        )
+        self._meter.registry.register(Present(sources, self._clock))
+
+        async def ready() -> None:
+            await self._registry.history(AuditQuestion(limit=1))
+
+        make = http_protocol(health.application(self._meter.registry, ready))
+        place = parse_address("metrics", self._config.metrics)
+        for sock in listen_tcp(*place, "--metrics"):
+            self._servers.append(await asyncio.get_running_loop().create_server(make, sock=sock))
+
+    def _counters(self) -> dict[str, int]:
+        turn = {} if self._turn is None else self._turn.counts()
+        return self._hub.counters() | turn
 
     def _routes(self) -> Routes:
         noise, entropy = self._identity.noise, self._entropy
@@ -441,7 +472,6 @@ class Server:
 
     def _about(self) -> shapes.ServerStatus:
         snapshot, wall = self._registry.snapshot, self._clock.wall()
-        turn = {} if self._turn is None else self._turn.counts()
         return shapes.ServerStatus(
             version=__version__,
             url=self._settings.url,
@@ -452,13 +482,14 @@ class Server:
             online=sum(node.online for node in snapshot.nodes.values()),
             pending=sum(p.expiry > wall and not p.rejected for p in snapshot.pending.values()),
             relay_clients=len(self._hub),
-            relay=self._hub.counters() | turn,
+            relay=self._counters(),
         )
 
     def _ports(self) -> str:
         config = self._config
         parts = [f"{config.listen} TLS"] if config.tls != "off" else []
         parts += [f"{config.http} HTTP"] if config.http else []
+        parts += [f"{config.metrics} metrics"] if config.metrics else []
         if config.relay and config.stun != "off":
             tests = abilities(stun_groups(config.stun))
             parts.append(f"{config.stun} STUN" + (f" {tests}" if tests else ""))

@@ -89,6 +89,7 @@ def answers(noise: MachinePrivate, addresses: Mapping[str, list[str]]) -> Mappin
     return {
         "/key": lambda head: keys,
         "/health": lambda head: Answer(200, b'{"status":"ok"}', _JSON),
+        "/healthz": lambda head: Answer(200, b'{"status":"ok"}', _JSON),
         "/bootstrap-dns": bootstrap_dns,
     }
 

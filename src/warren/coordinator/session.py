@@ -50,6 +50,26 @@ class Sink(Protocol):
         ...
 
 
+class Meter(Protocol):
+    """Counts what the sessions do."""
+
+    def message_sent(self, kind: str, size: int) -> None:
+        """A message of so many bytes left: `map`, `question` or `keepalive`."""
+        ...
+
+    def policy_followed(self, seconds: float) -> None:
+        """The compiled policy was brought up to a change."""
+        ...
+
+
+class _Uncounted:
+    def message_sent(self, kind: str, size: int) -> None:
+        pass
+
+    def policy_followed(self, seconds: float) -> None:
+        pass
+
+
 class Session:
     """One long poll of one node. compressed: whether it asked for zstd."""
 
@@ -89,9 +109,10 @@ class Session:
             while self._questions:
                 # A keep-alive: a node takes the question from it and reads no map.
                 asked = MapResponse(keep_alive=True, ping_request=self._questions.popleft())
-                await sink.send(frame(asked, self._compressed))
+                await self._send(sink, "question", frame(asked, self._compressed))
             if change is None:
-                await sink.send(KEEP_ALIVE if self._compressed else PLAIN_KEEP_ALIVE)
+                alive = KEEP_ALIVE if self._compressed else PLAIN_KEEP_ALIVE
+                await self._send(sink, "keepalive", alive)
                 continue
             if self._over:
                 return
@@ -113,13 +134,17 @@ class Session:
 
     async def _tell(self, sink: Sink, view: View | None) -> None:
         if view is None:
-            await sink.send(frame(self._maps.farewell(self._view), self._compressed))
+            await self._send(sink, "map", frame(self._maps.farewell(self._view), self._compressed))
             self._over = True
             return
         response = diff(self._view, view)
         if response is not None:
             self._view = view
-            await sink.send(frame(self._maps.completed(response), self._compressed))
+            await self._send(sink, "map", frame(self._maps.completed(response), self._compressed))
+
+    async def _send(self, sink: Sink, kind: str, data: bytes) -> None:
+        await sink.send(data)
+        self._maps.meter.message_sent(kind, len(data))
 
 
 class Maps:
@@ -132,7 +157,9 @@ class Maps:
         policy: CompiledPolicy,
         clock: Clock,
         entropy: Entropy,
+        meter: Meter | None = None,
     ) -> None:
+        self.meter: Meter = meter or _Uncounted()
         self._registry = registry
         self._mapper = mapper
         self._policy = policy
@@ -161,6 +188,10 @@ class Maps:
         """Let every poll end."""
         for session in self._sessions.values():
             session.end()
+
+    def __len__(self) -> int:
+        """How many nodes hang on a long poll."""
+        return len(self._sessions)
 
     def connected(self, node_id: int) -> bool:
         """Whether a node hangs on a long poll."""
@@ -222,7 +253,9 @@ class Maps:
     def _changed(self, change: Change) -> None:
         snapshot = self._registry.snapshot
         nodes = snapshot.nodes
+        began = self._clock.now()
         change = self._policy.follow(snapshot, change, self._clock.wall())
+        self.meter.policy_followed(self._clock.now() - began)
         self._mapper.forget(node_id for node_id in change.nodes if node_id not in nodes)
         for session in self._sessions.values():
             session.poke(change)

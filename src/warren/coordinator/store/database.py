@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
@@ -53,6 +53,9 @@ class AuditQuestion(NamedTuple):
     until: datetime | None = None
 
 
+Measure = Callable[[float, bool], None]
+
+
 class Store:
     """The coordinator's database, opened and migrated."""
 
@@ -61,6 +64,7 @@ class Store:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
         # Until when a server that is away is not asked again (monotonic seconds), and why.
         self._pause: tuple[float, str] | None = None
+        self._measure: Measure = lambda seconds, taken: None
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -125,7 +129,16 @@ class Store:
 
         Raises StoreProblem.
         """
-        await asyncio.get_running_loop().run_in_executor(self._writer, self.write_now, *deltas)
+        began, taken = time.monotonic(), False
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._writer, self.write_now, *deltas)
+            taken = True
+        finally:
+            self._measure(time.monotonic() - began, taken)
+
+    def measure(self, measure: Measure) -> None:
+        """Call `measure` after each write with its seconds, line included, and whether taken."""
+        self._measure = measure
 
     def write_now(self, *deltas: Delta) -> None:
         """Do the same in the calling thread. Raises StoreProblem."""
