@@ -1,4 +1,4 @@
-"""`warren admin`: users, keys and machines, over the server's socket."""
+"""`warren admin`: users, keys and machines, over the server's socket or its HTTP API."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from warren.cli.admin_access import audit, tokens
-from warren.cli.admin_place import Json, State, client
+from warren.cli.admin_dns import app as dns
+from warren.cli.admin_place import Json, State, client, reach_from_anywhere
 from warren.cli.admin_policy import app as policy
+from warren.cli.admin_webhooks import app as webhooks
 from warren.cli.table import table
 
 if TYPE_CHECKING:
@@ -24,9 +26,10 @@ _SETTINGS: dict[str, Any] = {
 }
 
 app = typer.Typer(
-    help="""Manage a server, on its machine and as its user.
+    help="""Manage a server: on its machine and as its user, or from anywhere with an API key.
 
-The server is found by --state; every command can print --json.
+The server is found by --state, or by --server URL with --key-file FILE; every command can print
+--json. What the API does not carry says so.
 
 Examples:
 
@@ -35,6 +38,8 @@ Examples:
   warren admin keys create --user alice --expires 1h
 
   warren admin nodes approve https://vpn.example.com/register/… --user alice
+
+  warren admin nodes list --server https://vpn.example.com --key-file ~/.warren-key
 """,
     **_SETTINGS,
 )
@@ -46,6 +51,8 @@ app.add_typer(keys, name="keys")
 app.add_typer(nodes, name="nodes")
 app.add_typer(policy, name="policy")
 app.add_typer(tokens, name="tokens")
+app.add_typer(dns, name="dns")
+app.add_typer(webhooks, name="webhooks")
 app.command("audit")(audit)
 
 NodeName = Annotated[str, typer.Argument(help="Name, id or address of the machine.")]
@@ -418,3 +425,6 @@ def _length(seconds: float) -> str:
 
 def _time(then: datetime) -> str:
     return then.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+reach_from_anywhere(app)

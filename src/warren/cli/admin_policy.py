@@ -71,7 +71,8 @@ def set_(
     if json:
         show.json(found)
     else:
-        print(f"Version {found.version} of the policy is in force.")
+        which = f"Version {found.version} of the" if found.version else "The"
+        print(f"{which} policy is in force.")
         for warning in found.warnings:
             print(f"! {warning[:1].upper()}{warning[1:]}.", file=sys.stderr)
 

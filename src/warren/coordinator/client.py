@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import http.client
 import socket
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
 from warren.coordinator.admin import shapes
+from warren.coordinator.api import shapes as wire
 
 _T = TypeVar("_T")
 
 SOCKET_NAME = "admin.sock"
 _MAX_ANSWER_BYTES = 64 << 20
+_JSON = {"content-type": "application/json", "accept": "application/json"}
 
 
 class AdminError(Exception):
     """The server refused, or cannot be reached. The text is a sentence for a person."""
+
+
+class Answer(NamedTuple):
+    """What a server answered; the headers' names are in lower case."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
 
 
 class AdminClient:
@@ -29,6 +40,7 @@ class AdminClient:
     def __init__(self, place: Path, timeout_s: float = 30.0) -> None:
         self._socket = place if place.suffix == ".sock" else place / SOCKET_NAME
         self._timeout_s = timeout_s
+        self._where = str(self._socket)
 
     def status(self) -> shapes.ServerStatus:
         """Return the server at a glance. Every method raises AdminError."""
@@ -153,30 +165,87 @@ class AdminClient:
         """Return an older policy."""
         return self._call("GET", f"/v1/policy/history/{version}", shapes.Policy)
 
+    def dns(self) -> wire.DnsConfiguration:
+        """Return what was chosen for names and resolvers."""
+        return self.api("GET", "/tailnet/-/dns/configuration", wire.DnsConfiguration)
+
+    def set_dns(self, choice: wire.DnsConfiguration) -> wire.DnsConfiguration:
+        """Replace it."""
+        return self.api("POST", "/tailnet/-/dns/configuration", wire.DnsConfiguration, choice)
+
+    def webhooks(self) -> list[wire.Webhook]:
+        """Return all webhooks."""
+        return self.api("GET", "/tailnet/-/webhooks", wire.Webhooks).webhooks
+
+    def create_webhook(self, new: wire.NewWebhook) -> wire.Webhook:
+        """Make a webhook; the answer holds its secret."""
+        return self.api("POST", "/tailnet/-/webhooks", wire.Webhook, new)
+
+    def subscribe_webhook(self, webhook: str, subscriptions: list[str]) -> wire.Webhook:
+        """Replace what a webhook is told of."""
+        new = wire.Subscriptions(subscriptions=subscriptions)
+        return self.api("PATCH", f"/webhooks/{_part(webhook)}", wire.Webhook, new)
+
+    def rotate_webhook(self, webhook: str) -> wire.Webhook:
+        """Give a webhook another secret; the answer holds it."""
+        return self.api("POST", f"/webhooks/{_part(webhook)}/rotate", wire.Webhook)
+
+    def test_webhook(self, webhook: str) -> wire.Webhook:
+        """Send a webhook a test event."""
+        self.api("POST", f"/webhooks/{_part(webhook)}/test", dict)
+        return self.api("GET", f"/webhooks/{_part(webhook)}", wire.Webhook)
+
+    def delete_webhook(self, webhook: str) -> wire.Webhook:
+        """Remove a webhook; return what it was."""
+        gone = self.api("GET", f"/webhooks/{_part(webhook)}", wire.Webhook)
+        self.api("DELETE", f"/webhooks/{_part(webhook)}", dict)
+        return gone
+
+    def api(self, method: str, path: str, kind: type[_T], body: object = None) -> _T:
+        """Ask the HTTP API, which the socket carries too."""
+        data = msgspec.json.encode(body) if body is not None else None
+        return self._read(self._asked(method, f"/api/v2{path}", data, _JSON), kind)
+
     def _of(self, node: str, verb: str) -> str:
         # A waiting machine shows its id at the end of a URL.
         return f"/v1/nodes/{_part(node.rstrip('/').rpartition('/')[2])}/{verb}"
 
     def _call(self, method: str, path: str, kind: type[_T], body: object = None) -> _T:
         data = msgspec.json.encode(body) if body is not None else None
+        return self._read(self._asked(method, path, data, _JSON), kind)
+
+    def _asked(
+        self, method: str, path: str, data: bytes | None, headers: Mapping[str, str]
+    ) -> Answer:
+        """Return the answer to a request that was carried out."""
+        answer = self._exchange(method, path, data, headers)
+        if answer.status >= 400:
+            raise AdminError(self._read(answer, shapes.Problem).message)
+        return answer
+
+    def _read(self, answer: Answer, kind: type[_T]) -> _T:
+        try:
+            return msgspec.json.decode(answer.body, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise AdminError(
+                f"the server at {self._where} answered {answer.status} and something that this "
+                "version cannot read; are both of the same version?"
+            ) from error
+
+    def _exchange(
+        self, method: str, path: str, data: bytes | None, headers: Mapping[str, str]
+    ) -> Answer:
+        """Ask, whatever comes of it."""
         connection = _UnixConnection(self._socket, self._timeout_s)
         try:
-            connection.request(method, path, data, {"content-type": "application/json"})
+            connection.request(method, path, data, dict(headers))
             response = connection.getresponse()
-            answer = response.read(_MAX_ANSWER_BYTES)
+            told = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, response.read(_MAX_ANSWER_BYTES), told)
         except (OSError, http.client.HTTPException) as error:
             raise AdminError(self._unreachable(error)) from error
         finally:
             connection.close()
-        try:
-            if response.status >= 400:
-                raise AdminError(msgspec.json.decode(answer, type=shapes.Problem).message)
-            return msgspec.json.decode(answer, type=kind)
-        except msgspec.DecodeError as error:
-            raise AdminError(
-                f"the server at {self._socket} answered {response.status} and something that this "
-                "version cannot read; are both of the same version?"
-            ) from error
 
     def _unreachable(self, error: Exception) -> str:
         if isinstance(error, PermissionError):

@@ -28,7 +28,7 @@ from warren.coordinator.admin import shapes
 from warren.coordinator.admin.api import application
 from warren.coordinator.admin.office import Office
 from warren.coordinator.admission import verify_route
-from warren.coordinator.api.application import Api
+from warren.coordinator.api.application import Api, administrator
 from warren.coordinator.api.operation import Context
 from warren.coordinator.auth import authkeys
 from warren.coordinator.auth.credentials import Gate
@@ -278,7 +278,8 @@ class Server:
         own = await asyncio.to_thread(local_networks)
         self._reach = Reach(own, networks("webhook-allow", config.webhook_allow))
         self._sender = Sender(self._registry, self._settings, self._reach, self._clock)
-        make_door = self._make_door = partial(Door, self._routes(), self._lobby)
+        api = self._api()
+        make_door = self._make_door = partial(Door, self._routes(api), self._lobby)
         if config.tls != "off":
             for sock in listen_tcp(*parse_address("listen", config.listen), "--listen"):
                 self._hub.listen(sock)
@@ -288,7 +289,7 @@ class Server:
         if config.relay:
             self._datagrams += await open_stun(config.stun, self._clock.now)
         self._turn = self._listen_turn(own)
-        await self._listen_admin()
+        await self._listen_admin(api)
         await self._listen_metrics()
 
     def _listen_turn(self, own: Sequence[IPv4Network | IPv6Network]) -> TurnSite | None:
@@ -324,7 +325,7 @@ class Server:
             problems=self._regions.problems() + ([] if regions else [_NO_REGION]),
         )
 
-    async def _listen_admin(self) -> None:
+    async def _listen_admin(self, api: Api) -> None:
         office = Office(
             self._registry,
             self._registration,
@@ -338,7 +339,7 @@ class Server:
         sock = listen_unix(self._state / SOCKET_NAME)
         self._servers.append(
             await asyncio.get_running_loop().create_unix_server(
-                http_protocol(application(office)), sock=sock
+                http_protocol(application(office, api.routes(administrator))), sock=sock
             )
         )
 
@@ -368,7 +369,7 @@ class Server:
         turn = {} if self._turn is None else self._turn.counts()
         return self._hub.counters() | turn
 
-    def _routes(self) -> Routes:
+    def _routes(self, api: Api) -> Routes:
         noise, entropy = self._identity.noise, self._entropy
         takers = dict(ts2021_taker(noise, self._machine_api.handle, entropy))
         small = dict(answers(noise, self._addresses))
@@ -376,7 +377,7 @@ class Server:
             takers.update(relay.takers(self._hub))
             small.update(relay.answers())
         pages = http_protocol(
-            site(self._registry, self._clock, [verify_route(self._is_ours), *self._api().routes()])
+            site(self._registry, self._clock, [verify_route(self._is_ours), *api.routes()])
         )
         return Routes(answers=small, takers=takers, fallback=pages)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Annotated, TypeVar
 
@@ -27,8 +27,8 @@ MAX_ENTRIES = 1000
 MAX_BODY_BYTES = 4 << 20
 
 
-def application(office: Office) -> Starlette:
-    """Return the application; `office` does the work."""
+def application(office: Office, more: Sequence[Route] = ()) -> Starlette:
+    """Return the application; `office` does the work. more: routes that stand beside it."""
 
     async def status(request: Request) -> object:
         return office.status()
@@ -150,6 +150,7 @@ def application(office: Office) -> Starlette:
             _route("GET", "/v1/policy/topology", topology),
             _route("GET", "/v1/policy/history", policy_history),
             _route("GET", "/v1/policy/history/{version:int}", policy_version),
+            *more,
         ]
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -37,11 +38,12 @@ from warren.coordinator.api.operation import (
     Operation,
 )
 from warren.coordinator.api.throttle import Throttle
-from warren.coordinator.audit import Actor
+from warren.coordinator.audit import ADMINISTRATOR, Actor
 from warren.coordinator.auth.credentials import ACCESS_LIFE, Gate, NotAllowed, Principal
 from warren.coordinator.policies import PolicyRefused
 from warren.coordinator.refusal import Conflict, NotFound, Refused
-from warren.coordinator.roles import allows
+from warren.coordinator.roles import OWNER, ROLES, allows
+from warren.coordinator.snapshot import Snapshot
 from warren.coordinator.store import StoreProblem
 
 PREFIX = "/api/v2"
@@ -86,6 +88,15 @@ td{{padding:.2rem .8rem .2rem 0;vertical-align:top}}code{{white-space:nowrap}}</
 _log = structlog.get_logger("api")
 
 
+Trusted = Callable[[Snapshot], Principal]
+
+
+def administrator(snapshot: Snapshot) -> Principal:
+    """Return who asks over the admin socket: what is made belongs to the first owner."""
+    owners = [user.id for user in snapshot.users.values() if user.role == OWNER]
+    return Principal("server", ADMINISTRATOR.name, min(owners, default=0), ROLES[OWNER])
+
+
 class _Stop(Exception):
     """Answer with this problem."""
 
@@ -106,13 +117,16 @@ class Api:
             describe(OPERATIONS, f"{context.settings.url}{PREFIX}")
         )
 
-    def routes(self) -> list[Route]:
-        """Return the routes, for the server's site."""
+    def routes(self, trusted: Trusted | None = None) -> list[Route]:
+        """Return the routes, for the server's site.
+
+        trusted: for the admin socket, where whoever asks needs no credential: who that is.
+        """
         by_path: dict[str, dict[str, Operation]] = {}
         for operation in OPERATIONS:
             by_path.setdefault(operation.path, {})[operation.method] = operation
         routes = [
-            Route(PREFIX + path, self._endpoint(methods), methods=_ANY)
+            Route(PREFIX + path, self._endpoint(methods, trusted), methods=_ANY)
             for path, methods in by_path.items()
         ]
         return [
@@ -127,14 +141,14 @@ class Api:
         """Return an application of the API alone."""
         return Starlette(routes=self.routes())
 
-    def _endpoint(self, methods: dict[str, Operation]) -> Any:
+    def _endpoint(self, methods: dict[str, Operation], trusted: Trusted | None) -> Any:
         async def endpoint(request: Request) -> Response:
             try:
                 operation = methods.get(request.method)
                 if operation is None:
                     allowed = ", ".join(sorted(methods))
                     raise _Stop(405, f"this path takes {allowed}", {"allow": allowed})
-                return await self._serve(operation, request)
+                return await self._serve(operation, request, trusted)
             except _Stop as stop:
                 return _problem(stop.status, stop.message, stop.headers)
             except ClientDisconnect:
@@ -142,8 +156,10 @@ class Api:
 
         return endpoint
 
-    async def _serve(self, operation: Operation, request: Request) -> Response:
-        who = self._who(request)
+    async def _serve(
+        self, operation: Operation, request: Request, trusted: Trusted | None
+    ) -> Response:
+        who = self._who(request) if trusted is None else trusted(self._context.registry.snapshot)
         if operation.scope and not allows(who.scopes, operation.scope):
             raise _Stop(403, f"this needs the scope {operation.scope!r}")
         tailnet = request.path_params.get("tailnet", "-")
@@ -152,7 +168,7 @@ class Api:
         call = Call(
             context=self._context,
             who=who,
-            by=Actor(who.kind, who.name, _address(request)),
+            by=ADMINISTRATOR if trusted else Actor(who.kind, who.name, _address(request)),
             path=request.path_params,
             query=request.query_params,
             headers=request.headers,

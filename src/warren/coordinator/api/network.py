@@ -58,18 +58,25 @@ async def change_settings(call: Call) -> shapes.TailnetSettings:
 
 
 class _Period(msgspec.Struct):
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_ENTRIES)] = MAX_ENTRIES
+    before: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
     start: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
     end: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
 
 
 async def configuration_log(call: Call) -> shapes.Logs:
-    """Return what was changed from `start` to `end`, oldest first: the newest 1000 of it."""
-    given = {name: call.query[name] for name in ("start", "end") if name in call.query}
+    """Return what was changed from `start` to `end`, oldest first: the newest 1000 of it.
+
+    `limit` for fewer; `before`: only entries older than the one with that `eventGroupID`, so that
+    all can be read in parts.
+    """
     try:
-        period = msgspec.convert(given, _Period)
+        period = msgspec.convert(dict(call.query), _Period, strict=False)
     except msgspec.ValidationError as error:
-        raise Refused(f"start and end are times like 2026-01-31T00:00:00Z: {error}") from None
-    question = AuditQuestion(limit=MAX_ENTRIES, since=period.start, until=period.end)
+        raise Refused(
+            f"start and end are times like 2026-01-31T00:00:00Z, limit and before numbers: {error}"
+        ) from None
+    question = AuditQuestion(period.limit, period.before, period.start, period.end)
     found = await call.context.registry.history(question)
     return shapes.Logs(
         tailnet_id=call.context.settings.domain, logs=[_entry(entry) for entry in reversed(found)]
@@ -127,6 +134,6 @@ OPERATIONS = (
         "Return what was changed",
         configuration_log,
         gives=shapes.Logs,
-        query=("start", "end"),
+        query=("start", "end", "limit", "before"),
     ),
 )

@@ -1,0 +1,204 @@
+"""`warren admin` over the HTTP API: it says what the socket says, and what it cannot do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from test_server import Running, joined
+from typer.testing import CliRunner
+
+from warren.cli.admin import app
+from warren.coordinator.admin import shapes
+from warren.coordinator.api import shapes as wire
+from warren.coordinator.api_client import ApiClient
+from warren.coordinator.client import AdminClient, AdminError
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
+    server = Running(tmp_path)
+    await server.start()
+    yield server
+    await server.stop()
+
+
+async def far_client(running: Running) -> ApiClient:
+    made = await running.admin(lambda near: near.create_token(shapes.NewToken(user="admin")))
+    return ApiClient(f"http://127.0.0.1:{running.http}", str(made.text))
+
+
+async def test_it_says_what_the_socket_says(running: Running) -> None:
+    async with joined(running, "one", "two"):
+        far = await far_client(running)
+
+        def compare(near: AdminClient) -> None:
+            assert far.users() == near.users()
+            assert far.tokens() == [replace(t, role="its user") for t in near.tokens()]
+            untold = {"capability_version": 0, "home_region": 0, "disco_key": "", "last_seen": None}
+            assert far.nodes().nodes == [replace(node, **untold) for node in near.nodes().nodes]
+            one = far.node("one")
+            for name in ("one.warren.internal.", str(one.id), one.stable_id, one.addresses[1]):
+                assert far.node(name) == one
+            near_keys, far_keys = near.keys(), far.keys()
+            uses = {key.id: key.uses for key in far_keys}
+            assert far_keys == [replace(key, uses=uses[key.id]) for key in near_keys]
+            text, etag = near.policy().text, near.policy().etag
+            assert (far.policy().text, far.policy().etag) == (text, etag)
+            whole = near.audit(100)
+            assert far.audit(100) == whole
+            assert far.audit(2) == whole[:2] and far.audit(2, before=whole[1].id) == whole[2:4]
+            assert far.audit(9, since=whole[0].time) == [
+                e for e in whole if e.time >= whole[0].time
+            ]
+
+        await running.admin(compare)
+
+
+async def test_it_does_what_the_socket_does(running: Running) -> None:
+    async with joined(running, "one"):
+        far = await far_client(running)
+
+        def work(near: AdminClient) -> None:
+            assert far.rename("one", "first").fqdn == "first.warren.internal"
+            assert far.tag("first", ["tag:a"]).tags == ["tag:a"] == near.node("first").tags
+            assert far.approve("first").authorized
+            assert far.expire("first").expired and near.node("first").state == "expired"
+            assert far.delete_node("first").name == "first" and near.nodes().nodes == []
+            made = far.create_key(shapes.NewAuthKey(reusable=True, tags=["tag:a"], expires="30d"))
+            assert made.key and made.user == "admin"
+            known = near.keys()
+            assert replace(made, key=None) in known
+            assert far.revoke_key(made.key).id == made.id
+            assert len(near.keys()) == len(known) - 1
+            client = far.create_token(shapes.NewToken(scopes=["dns:read"]))
+            assert client.text and client.kind == "client"
+            assert far.revoke_token(client.id).scopes == ["dns:read"]
+            near.create_user("bob")
+            assert far.set_role("Bob", "auditor").role == "auditor"
+            assert far.delete_user("bob").name == "bob"
+            edited = far.policy().etag
+            far.set_policy('{"grants": []}', "", edited)
+            with pytest.raises(AdminError, match="precondition failed"):
+                far.set_policy('{"grants": []}', "", edited)
+            assert near.policy().author == "admin"
+            assert far.check_policy('{"acls": []}').message == near.check_policy("{}").message
+            with pytest.raises(AdminError, match="line 1"):
+                far.check_policy('{"acls": 1}')
+
+        await running.admin(work)
+
+
+async def test_names_and_webhooks_from_both(running: Running) -> None:
+    far = await far_client(running)
+
+    def work(near: AdminClient) -> None:
+        for one, other, address in ((near, far, "9.9.9.9"), (far, near, "1.1.1.1")):
+            choice = wire.DnsConfiguration(nameservers=[wire.Resolver(address=address)])
+            assert one.set_dns(choice) == other.dns()
+            new = wire.NewWebhook(endpoint_url="https://x.invalid/", subscriptions=["nodeCreated"])
+            made = one.create_webhook(new)
+            assert made.secret and made.creator_login_name in ("administrator", "admin")
+            (shown,) = other.webhooks()
+            assert shown.endpoint_id == made.endpoint_id and not shown.secret
+            assert other.rotate_webhook(made.endpoint_id).secret not in ("", made.secret)
+            other.subscribe_webhook(made.endpoint_id, ["userCreated"])
+            assert one.test_webhook(made.endpoint_id).subscriptions == ["userCreated"]
+            assert one.delete_webhook(made.endpoint_id).endpoint_url == "https://x.invalid/"
+            assert other.webhooks() == []
+        actors = {entry.actor for entry in near.audit(100) if entry.target_kind == "webhook"}
+        assert actors == {"administrator", "admin"}
+
+    await running.admin(work)
+
+
+async def test_what_it_cannot_do_it_says(running: Running) -> None:
+    far = await far_client(running)
+
+    def work(near: AdminClient) -> None:
+        for call in (
+            far.status,
+            far.policy_history,
+            far.topology,
+            lambda: far.create_user("x"),
+            lambda: far.why("a", "b"),
+            lambda: far.reject("a"),
+        ):
+            with pytest.raises(AdminError, match="on the server's own machine"):
+                call()
+        for call, said in (
+            (lambda: far.create_token(shapes.NewToken(user="admin")), "only a client"),
+            (lambda: far.create_key(shapes.NewAuthKey(user="admin")), "leave --user out"),
+            (lambda: far.create_key(shapes.NewAuthKey(expires="never")), "at most 90 days"),
+            (lambda: far.approve("one", "admin"), "leave --user out"),
+            (lambda: far.node("nosuch"), "there is no node"),
+            (lambda: far.delete_user("nosuch"), "there is no user"),
+            (lambda: far.revoke_key("nosuch"), "there is no key"),
+            (lambda: ApiClient(far._where, "wrong").users(), "is not known here"),
+            (lambda: ApiClient("http://127.0.0.1:9", "k").users(), "does not answer"),
+            (lambda: ApiClient(f"https://127.0.0.1:{running.tls}", "k").users(), "not trusted"),
+            (lambda: ApiClient("http://203.0.113.9", "k"), "readable on the way"),
+            (lambda: ApiClient("vpn.example.com", "k"), "is not a server's URL"),
+            (lambda: ApiClient("https://[x", "k"), "is not a server's URL"),
+            (lambda: ApiClient("https://x", "a\nb"), "cannot be one"),
+        ):
+            with pytest.raises(AdminError, match=said):
+                call()
+        for host in ("localhost", "[::1]", "100.64.0.1", "[fd7a:115c:a1e0::1]"):
+            ApiClient(f"http://{host}:8080/", "k")
+
+    await running.admin(work)
+
+
+async def test_the_commands(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far = await far_client(running)
+    file = tmp_path / "key"
+    file.write_text(far._key + "\n")
+    away = ["--server", far._where, "--key-file", str(file)]
+
+    async def run(*args: str) -> Any:
+        result = await asyncio.to_thread(CliRunner().invoke, app, list(args))
+        assert result.exit_code == 0, (args, result.output, result.exception)
+        return result.output
+
+    for place in (["--state", str(running.state)], away):
+        assert json.loads(await run("users", "list", "--json", *place))[0]["name"] == "admin"
+        told = await run("dns", "nameservers", "9.9.9.9", "10.0.0.1:5353", "--override", *place)
+        assert "9.9.9.9, 10.0.0.1:5353, instead of machines' own" in told
+        assert "for corp.example" in await run("dns", "split", "Corp.example.", "10.0.0.2", *place)
+        assert "for corp.example" not in await run("dns", "split", "corp.example", *place)
+        assert "a.example, b.example" in await run(
+            "dns", "search", "a.example", "b.example", *place
+        )
+        assert "off" in await run("dns", "magic", "off", *place)
+        chosen = json.loads(await run("dns", "show", "--json", *place))
+        assert chosen["preferences"] == {"overrideLocalDNS": True, "magicDNS": False}
+        await run("dns", "nameservers", "--no-override", *place)
+        made = await run("webhooks", "create", "https://x.invalid/", *place)
+        hook = made.split()[1]
+        assert hook in await run("webhooks", "list", *place)
+        await run("webhooks", "subscribe", hook, "--event", "nodeCreated", *place)
+        assert (await run("webhooks", "rotate", hook, *place)).startswith("warren-webhook-")
+        assert "on its way" in await run("webhooks", "test", hook, *place)
+        assert "told of nothing" in await run("webhooks", "delete", hook, *place)
+        lines = (await run("audit", "--export", *place)).splitlines()
+        assert len(lines) > 5 and json.loads(lines[-1])["id"] == 1
+    monkeypatch.setenv("WARREN_ADMIN_SERVER", far._where)
+    monkeypatch.setenv("WARREN_ADMIN_KEY", far._key)
+    assert json.loads(await run("users", "list", "--json"))[0]["name"] == "admin"
+    monkeypatch.delenv("WARREN_ADMIN_KEY")
+    file.write_text("two\nlines")
+    for args, said in (
+        ([], "needs an API key"),
+        (["--key-file", str(file)], "not hold an API key on one line"),
+        (["--key-file", str(tmp_path / "none")], "no such file"),
+    ):
+        result = await asyncio.to_thread(CliRunner().invoke, app, ["users", "list", *args])
+        assert isinstance(result.exception, AdminError) and said in str(result.exception)
