@@ -168,10 +168,13 @@ def test_the_queue_is_bounded(office: Office) -> None:
     assert outbox.event_of(queues["w"][0]).message == "100", "the oldest went"
     batch = outbox.next_batch(queues["w"])
     assert batch == queues["w"][:50]
+    heavy = [Event("policyUpdate", wall, "x" * 300_000)] * 9
+    snapshot = snapshot.after(outbox.waiting(snapshot, Delta(), heavy, wall, only="v"))
+    assert len(outbox.by_webhook(snapshot)["v"]) == 6, "2 MiB at the most"
     large = [DeliveryRecord(n, "w", wall, "x" * 200_000) for n in range(3)]
     assert len(outbox.next_batch(large)) == 1
     assert outbox.too_old(snapshot, wall + timedelta(hours=23)) == ()
-    assert len(outbox.too_old(snapshot, wall + timedelta(days=1))) == 1000
+    assert len(outbox.too_old(snapshot, wall + timedelta(days=1))) == 506
 
 
 def test_chat_programs_are_sent_text(office: Office) -> None:

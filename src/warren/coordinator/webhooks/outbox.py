@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -15,7 +15,7 @@ from warren.coordinator.records import DeliveryRecord
 from warren.coordinator.snapshot import Snapshot
 from warren.coordinator.webhooks.events import Event, events_of, subscribed
 
-MAX_WAITING = 500
+MAX_WAITING, MAX_WAITING_CHARACTERS = 500, 1 << 21
 """Of one webhook; when more come, the oldest go."""
 MAX_AGE = timedelta(days=1)
 MAX_AT_ONCE = 50
@@ -63,11 +63,16 @@ def waiting(
 
 
 def _over(known: Mapping[int, DeliveryRecord], new: list[DeliveryRecord]) -> set[int]:
-    """Return the oldest of each webhook that are too many."""
-    by_hook: dict[str, list[int]] = defaultdict(list)
-    for one in (*known.values(), *new):
-        by_hook[one.webhook_id].append(one.id)
-    return {number for ids in by_hook.values() for number in sorted(ids)[:-MAX_WAITING]}
+    """Return the oldest of each webhook that are too many, or too large together."""
+    count: Counter[str] = Counter()
+    size: Counter[str] = Counter()
+    dropped = set()
+    for one in sorted((*known.values(), *new), key=lambda one: one.id, reverse=True):
+        count[one.webhook_id] += 1
+        size[one.webhook_id] += len(one.event)
+        if count[one.webhook_id] > MAX_WAITING or size[one.webhook_id] > MAX_WAITING_CHARACTERS:
+            dropped.add(one.id)
+    return dropped
 
 
 def by_webhook(snapshot: Snapshot) -> dict[str, list[DeliveryRecord]]:
