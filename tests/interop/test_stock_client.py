@@ -144,6 +144,20 @@ def test_a_new_node_appears_without_reconnecting(mesh: Mesh) -> None:
     assert bob.stop() == 0, bob.program.tail()
 
 
+def test_it_takes_the_networks_resolvers(mesh: Mesh) -> None:
+    """It says what it would tell its system, each time that it hears of another choice."""
+    mesh.server.admin("dns", "search", "corp.example")
+    mesh.server.admin("dns", "split", "corp.example", "10.0.0.53")
+    mesh.server.admin("dns", "nameservers", "9.9.9.9", "--override")
+
+    def told() -> str:
+        return next((line for line in reversed(mesh.dave.messages()) if "dns: Set:" in line), "")
+
+    mesh.world.wait(lambda: "9.9.9.9" in told(), 10, "the stock client has the nameserver")
+    assert "corp.example.:[10.0.0.53]" in told()
+    assert "SearchDomains:[warren.internal. corp.example.]" in told()
+
+
 def test_a_policy_change_stops_and_allows_without_reconnecting(mesh: Mesh) -> None:
     """Filters change under both: packets are refused by the one that receives them."""
     mesh.both_ways()
