@@ -10,6 +10,8 @@ import typer
 
 from warren.cli.admin_access import audit, tokens
 from warren.cli.admin_dns import app as dns
+from warren.cli.admin_machine import add_machine_commands
+from warren.cli.admin_network import contacts, settings
 from warren.cli.admin_place import Json, State, client, reach_from_anywhere
 from warren.cli.admin_policy import app as policy
 from warren.cli.admin_webhooks import app as webhooks
@@ -54,6 +56,8 @@ app.add_typer(tokens, name="tokens")
 app.add_typer(dns, name="dns")
 app.add_typer(webhooks, name="webhooks")
 app.command("audit")(audit)
+app.command("contacts")(contacts)
+app.add_typer(settings, name="settings")
 
 NodeName = Annotated[str, typer.Argument(help="Name, id or address of the machine.")]
 
@@ -427,4 +431,5 @@ def _time(then: datetime) -> str:
     return then.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
+add_machine_commands(nodes)
 reach_from_anywhere(app)

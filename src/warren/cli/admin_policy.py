@@ -102,6 +102,33 @@ def history(state: State = "", json: Json = False) -> None:
         print(f"{one.version:5}  {when}  {one.size_bytes:8} bytes  {author}")
 
 
+@app.command("preview")
+def preview(
+    file: _File,
+    user: Annotated[str, typer.Option(help="Which rules let their machines out.")] = "",
+    port: Annotated[
+        str, typer.Option(metavar="ADDRESS:PORT", help="Which rules let someone in there.")
+    ] = "",
+    state: State = "",
+    json: Json = False,
+) -> None:
+    """Say which rules of a policy meet a user, or an address and port.
+
+    Example: warren admin policy preview policy.hujson --port 100.64.0.7:443
+    """
+    if bool(user) == bool(port):
+        raise typer.BadParameter("say either --user NAME or --port ADDRESS:PORT")
+    kind, subject = ("user", user) if user else ("ipport", port)
+    found = client(state).preview_policy(_text(file), kind, subject)
+    if json:
+        show.json(found)
+        return
+    for match in found.matches:
+        print(f"line {match.line_number:5}  {', '.join(match.users)} → {', '.join(match.ports)}")
+    if not found.matches:
+        print(f"No rule meets {subject}.")
+
+
 def _text(file: Path) -> str:
     try:
         if str(file) == "-":

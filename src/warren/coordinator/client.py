@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import msgspec
 
@@ -165,6 +165,66 @@ class AdminClient:
         """Return an older policy."""
         return self._call("GET", f"/v1/policy/history/{version}", shapes.Policy)
 
+    def routes(self, node: str) -> wire.Routes:
+        """Return what a machine offers to route, and what of it is approved by hand."""
+        return self.api("GET", f"{self._device(node)}/routes", wire.Routes)
+
+    def set_routes(self, node: str, routes: list[str]) -> wire.Routes:
+        """Approve these routes of a machine, and no others."""
+        wish = wire.NewRoutes(routes=routes)
+        return self.api("POST", f"{self._device(node)}/routes", wire.Routes, wish)
+
+    def attributes(self, node: str) -> wire.Attributes:
+        """Return a machine's posture attributes."""
+        return self.api("GET", f"{self._device(node)}/attributes", wire.Attributes)
+
+    def set_attribute(self, node: str, name: str, value: str | bool | float) -> wire.Attributes:
+        """Set one of them."""
+        at = f"{self._device(node)}/attributes/{_part(name)}"
+        return self.api("POST", at, wire.Attributes, wire.NewAttribute(value=value))
+
+    def delete_attribute(self, node: str, name: str) -> wire.Attributes:
+        """Remove one of them."""
+        at = f"{self._device(node)}/attributes"
+        self.api("DELETE", f"{at}/{_part(name)}", dict)
+        return self.api("GET", at, wire.Attributes)
+
+    def set_key_expiry(self, node: str, expires: bool) -> shapes.Node:
+        """Let a machine's key expire, or not."""
+        wish = wire.KeyExpiry(key_expiry_disabled=not expires)
+        self.api("POST", f"{self._device(node)}/key", dict, wish)
+        return self.node(node)
+
+    def readdress(self, node: str, ipv4: str) -> shapes.Node:
+        """Give a machine another address."""
+        found = self.node(node)
+        self.api("POST", f"/device/{found.stable_id}/ip", dict, wire.Address(ipv4=ipv4))
+        return self.node(found.stable_id)
+
+    def settings(self) -> wire.TailnetSettings:
+        """Return the network's settings."""
+        return self.api("GET", "/tailnet/-/settings", wire.TailnetSettings)
+
+    def change_settings(self, wish: wire.SettingsPatch) -> wire.TailnetSettings:
+        """Change settings; what is left out stays."""
+        return self.api("PATCH", "/tailnet/-/settings", wire.TailnetSettings, wish)
+
+    def contacts(self) -> wire.Contacts:
+        """Return whom to write to about the network."""
+        return self.api("GET", "/tailnet/-/contacts", wire.Contacts)
+
+    def set_contact(self, kind: str, email: str) -> wire.Contacts:
+        """Set whom to write to."""
+        wish = wire.NewContact(email=email)
+        self.api("PATCH", f"/tailnet/-/contacts/{_part(kind)}", dict, wish)
+        return self.contacts()
+
+    def preview_policy(self, text: str, kind: str, subject: str) -> wire.Preview:
+        """Return the rules of a policy that meet a `user`, or an `ipport`."""
+        query = urlencode({"type": kind, "previewFor": subject})
+        path = f"/api/v2/tailnet/-/acl/preview?{query}"
+        return self._read(self._asked("POST", path, text.encode(), _JSON), wire.Preview)
+
     def dns(self) -> wire.DnsConfiguration:
         """Return what was chosen for names and resolvers."""
         return self.api("GET", "/tailnet/-/dns/configuration", wire.DnsConfiguration)
@@ -205,6 +265,9 @@ class AdminClient:
         """Ask the HTTP API, which the socket carries too."""
         data = msgspec.json.encode(body) if body is not None else None
         return self._read(self._asked(method, f"/api/v2{path}", data, _JSON), kind)
+
+    def _device(self, node: str) -> str:
+        return f"/device/{self.node(node).stable_id}"
 
     def _of(self, node: str, verb: str) -> str:
         # A waiting machine shows its id at the end of a URL.

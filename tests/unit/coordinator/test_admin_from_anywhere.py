@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -155,6 +154,48 @@ async def test_what_it_cannot_do_it_says(running: Running) -> None:
     await running.admin(work)
 
 
+async def run(*args: str) -> str:
+    """Run a command; return what it prints, without what the server here logs meanwhile."""
+    result = await asyncio.to_thread(CliRunner().invoke, app, list(args))
+    assert result.exit_code == 0, (args, result.output, result.exception)
+    lines = result.output.splitlines(keepends=True)
+    return "".join(line for line in lines if " [info " not in line)
+
+
+async def test_commands_for_machines_and_the_network(running: Running, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.hujson"
+    policy.write_text('{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["443"]}]}')
+    async with joined(running, "one"):
+        far = await far_client(running)
+        (tmp_path / "key").write_text(far._key)
+        away = ["--server", far._where, "--key-file", str(tmp_path / "key")]
+        for place, ipv4 in ((["--state", str(running.state)], "100.99.0.1"), (away, "100.99.0.2")):
+            nodes = ("nodes", "routes", "one")
+            assert "10.0.0.0/8  no       yes" in await run(*nodes, "10.0.0.0/8", *place)
+            told = json.loads(await run(*nodes, "--none", "--json", *place))
+            assert told == {"advertisedRoutes": [], "enabledRoutes": []}
+            assert json.loads(await run(*nodes, "--all", "--json", *place)) == told
+            nodes = ("nodes", "attributes", "one")
+            assert "gold" in await run(*nodes, "custom:tier", "gold", *place)
+            assert "3.5" in await run(*nodes, "custom:n", "3.5", *place)
+            told = json.loads(await run(*nodes, "custom:yes", "true", "--json", *place))
+            assert told["attributes"]["custom:yes"] is True
+            assert "custom:tier" not in await run(*nodes, "custom:tier", "--remove", *place)
+            assert "not expire" in await run("nodes", "key-expiry", "one", "off", *place)
+            assert "expires on" in await run("nodes", "key-expiry", "one", "on", *place)
+            assert f"{ipv4} and fd7a:" in await run("nodes", "address", "one", ipv4, *place)
+            told = await run("settings", "set", "--approve-machines", "--key-days", "9", *place)
+            assert "yes" in told and "after 9 days" in told
+            assert "no" in await run("settings", "set", "--no-approve-machines", *place)
+            assert "after 9 days" in await run("settings", "show", *place)
+            assert "a@b.example" in await run("contacts", "support", "a@b.example", *place)
+            assert "a@b.example" in await run("contacts", *place)
+            told = await run("policy", "preview", str(policy), "--port", f"{ipv4}:443", *place)
+            assert told == "line     1  * → *:443\n"
+            told = await run("policy", "preview", str(policy), "--port", f"{ipv4}:80", *place)
+            assert told == f"No rule meets {ipv4}:80.\n"
+
+
 async def test_the_commands(
     running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,11 +203,6 @@ async def test_the_commands(
     file = tmp_path / "key"
     file.write_text(far._key + "\n")
     away = ["--server", far._where, "--key-file", str(file)]
-
-    async def run(*args: str) -> Any:
-        result = await asyncio.to_thread(CliRunner().invoke, app, list(args))
-        assert result.exit_code == 0, (args, result.output, result.exception)
-        return result.output
 
     for place in (["--state", str(running.state)], away):
         assert json.loads(await run("users", "list", "--json", *place))[0]["name"] == "admin"
