@@ -335,7 +335,7 @@ TARGETS = [
     Target("engine_stream", engine.stream, turn.streams),
     Target("questions", questions.entry, questions.questions),
     Target("credentials", credentials.entry, credentials.texts),
-    Target("api-texts", api_texts.entry, api_texts.texts),
+    Target("api_texts", api_texts.entry, api_texts.texts),
     Target("policy", policy.entry, policy.policies),
     Target("derp_map", policy.derp_map, policy.derp_maps),
     Target("backup_archive", backup.archive, backup.archives),

@@ -163,9 +163,24 @@ class ApiClient(AdminClient):
     # Machines.
 
     def nodes(self) -> shapes.Listing:
-        """Return all machines. Those that wait to join are not told over the API."""
+        """Return all machines, and those that wait."""
         found = self.api("GET", "/tailnet/-/devices?fields=all", wire.Devices).devices
-        return shapes.Listing(nodes=[_node(device) for device in found], pending=[])
+        waiting = self.api("GET", "/tailnet/-/device-requests", wire.DeviceRequests).requests
+        return shapes.Listing(
+            nodes=[_node(device) for device in found],
+            pending=[
+                shapes.Pending(
+                    id=one.id,
+                    hostname=one.hostname,
+                    os=one.os,
+                    requested_tags=one.requested_tags,
+                    created=one.created,
+                    expiry=one.expires,
+                    node_key=one.node_key,
+                )
+                for one in waiting
+            ],
+        )
 
     def node(self, node: str) -> shapes.Node:
         """Return one machine, named by id, name or address."""
@@ -174,10 +189,7 @@ class ApiClient(AdminClient):
             called = (str(one.id), one.stable_id.lower(), one.name, one.fqdn, *one.addresses)
             if wanted in called:
                 return one
-        raise AdminError(
-            f"there is no node {node!r}; what still waits to join is approved on the server's own "
-            "machine"
-        )
+        raise AdminError(f"there is no node {node!r}")
 
     def delete_node(self, node: str) -> shapes.Node:
         """Remove a machine."""
@@ -186,10 +198,29 @@ class ApiClient(AdminClient):
         return found
 
     def approve(self, node: str, user: str = "", tags: list[str] | None = None) -> shapes.Node:
-        """Approve a machine that is in the network already."""
-        if user or tags is not None:
-            raise AdminError("over the API a machine is approved as it is; leave --user out")
-        return self._change(node, "authorized", wire.Authorization(authorized=True))
+        """Admit a machine; `node` may be the URL that it shows."""
+        waiting = self._waiting(node)
+        if waiting is None:
+            return self._change(node, "authorized", wire.Authorization(authorized=True))
+        wish = wire.DeviceApproval(user=user, tags=tags)
+        path = f"/tailnet/-/device-requests/{waiting}/approve"
+        return self.node(self.api("POST", path, wire.Joined, wish).node_id)
+
+    def reject(self, node: str) -> shapes.Problem:
+        """Turn a waiting machine away; return what was said of it."""
+        waiting = self._waiting(node)
+        if waiting is None:
+            raise AdminError(f"no machine waits under {node!r}")
+        self.api("POST", f"/tailnet/-/device-requests/{waiting}/reject", dict)
+        return shapes.Problem(message="turned away")
+
+    def _waiting(self, node: str) -> str | None:
+        """Return the id of a machine that waits, by that, its URL or its host name."""
+        name = node.rstrip("/").rpartition("/")[2]
+        found = [one.id for one in self.nodes().pending if name in (one.id, one.hostname)]
+        if len(found) > 1:
+            raise AdminError(f"several machines called {name!r} wait; name one by its id")
+        return found[0] if found else None
 
     def rename(self, node: str, name: str) -> shapes.Node:
         """Give a machine another name; empty: its own again."""
@@ -225,6 +256,16 @@ class ApiClient(AdminClient):
         if why := msgspec.json.decode(answer.body, type=dict[str, Any]).get("message"):
             raise AdminError(str(why))
         return shapes.Problem(message="this policy would be taken")
+
+    def policy_history(self) -> list[shapes.PolicyVersion]:
+        """Return the versions that are kept, newest first."""
+        found = self.api("GET", "/tailnet/-/acl/versions", wire.PolicyVersions).versions
+        return [shapes.PolicyVersion(**msgspec.structs.asdict(one)) for one in found]
+
+    def policy_version(self, version: int) -> shapes.Policy:
+        """Return an older policy."""
+        path = f"/api/v2/tailnet/-/acl/versions/{version}"
+        return _policy(self._asked("GET", path, None, _HUJSON))
 
     def audit(
         self, limit: int, before: int | None = None, since: datetime | None = None

@@ -390,6 +390,7 @@ class Server:
             settings=self._settings,
             clock=self._clock,
             entropy=self._entropy,
+            registration=self._registration,
             reach=self._reach,
             trouble=self._sender.trouble,
         )

@@ -18,6 +18,7 @@ from warren.coordinator.api.application import PREFIX, Api
 from warren.coordinator.api.operation import Context
 from warren.coordinator.auth import credentials
 from warren.coordinator.auth.credentials import API, Gate
+from warren.coordinator.auth.flow import Registration
 from warren.coordinator.delta import Delta
 from warren.coordinator.registry import Registry
 from warren.coordinator.roles import ROLES
@@ -56,11 +57,13 @@ class Office:
             )
         )
         self.registry = Registry(self.store, self.store.load(), world.clock)
+        self.registration = Registration(self.registry, world.settings, world.clock, world.entropy)
         context = Context(
             registry=self.registry,
             settings=world.settings,
             clock=world.clock,
             entropy=world.entropy,
+            registration=self.registration,
             trouble=lambda webhook: self.trouble(webhook),
         )
         self.trouble: Callable[[str], str] = lambda webhook: ""

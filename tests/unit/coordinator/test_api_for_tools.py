@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+from collections import defaultdict
 
 import pytest
 from api_office import Office
+from coordinator_world import machine_key, request
 
+from warren.coordinator.api.application import OPERATIONS
 from warren.coordinator.auth.credentials import CLIENT
 
 
@@ -142,3 +145,65 @@ async def test_a_wrong_basic_is_no_client(office: Office) -> None:
     text = base64.b64encode(f":{secret}".encode()).decode()
     answer = await office.http.get("/tailnet/-/devices", headers={"authorization": f"Basic {text}"})
     assert answer.status_code == 401
+
+
+async def test_machines_that_wait(office: Office) -> None:
+    path = "/tailnet/-/device-requests"
+    for name in ("two", "three", "four"):
+        key = machine_key(name).public()
+        await office.registration.register(key, request(name, hostname=name))
+    listed = (await office.told("GET", path))["requests"]
+    assert [one["hostname"] for one in listed] == ["two", "three", "four"]
+    two, three, four = (f"{path}/{one['id']}" for one in listed)
+    auditor = office.tokens["auditor"]
+    assert (await office.ask("POST", f"{two}/approve", auditor, json={})).status_code == 403
+    answer = await office.ask("POST", f"{two}/approve", json={})
+    assert answer.status_code == 400 and "which user" in answer.json()["message"]
+    joined = await office.told("POST", f"{two}/approve", json={"user": "ann"})
+    assert (await office.told("GET", f"/device/{joined['nodeId']}"))["user"] == "ann"
+    # A client lets machines in with its tags, and only with those.
+    wish = {"keyType": "client", "scopes": ["devices:core"], "tags": ["tag:ci"]}
+    made = await office.told("POST", "/tailnet/-/keys", json=wish)
+    form = {"client_id": made["id"], "client_secret": made["key"]}
+    granted = (await office.http.post("/oauth/token", data=form)).json()["access_token"]
+    for tags in (None, [], ["tag:prod"], ["tag:ci", "tag:prod"]):
+        body = {"user": "ann", "tags": tags}
+        answer = await office.ask("POST", f"{three}/approve", granted, json=body)
+        assert answer.status_code == 403
+    answer = await office.ask("POST", f"{three}/approve", granted, json={"tags": ["tag:ci"]})
+    assert answer.status_code == 200
+    assert (await office.told("GET", f"/device/{answer.json()['id']}"))["tags"] == ["tag:ci"]
+    await office.told("POST", f"{four}/reject")
+    assert (await office.told("GET", path))["requests"] == []
+    for gone in (two, f"{path}/nosuch"):
+        assert (
+            await office.ask("POST", f"{gone}/approve", json={"user": "ann"})
+        ).status_code == 404
+    log = (await office.told("GET", "/tailnet/-/logging/configuration"))["logs"]
+    assert {entry["actor"]["loginName"] for entry in log if entry["action"] == "CREATE"} >= {
+        "owner"
+    }
+
+
+HOSTILE = (
+    "' OR 1=1 --", "%00", "%0d%0ax:%20y", "..%2f..%2f", "\u2028\u202e", "9" * 400, "-1", "{x}",
+)  # fmt: skip
+
+
+async def test_hostile_names(office: Office) -> None:
+    """In any place of any path, and in any query: refused or not found, and never said raw."""
+    tried = 0
+    for operation in OPERATIONS:
+        if "{" not in operation.path.replace("{tailnet}", "") and not operation.query:
+            continue
+        content = b"" if operation.takes is None else b"{}"
+        for value in HOSTILE:
+            office.world.clock.advance(1)
+            names = defaultdict(lambda value=value: value, {"tailnet": "-"})
+            query = "&".join(f"{name}={value}" for name in operation.query)
+            path = f"{operation.path.format_map(names)}?{query}"
+            answer = await office.ask(operation.method, path, content=content)
+            assert answer.status_code < 500 or answer.status_code == 501, (path, answer.text)
+            assert "x" not in answer.headers and "\r" not in answer.text
+            tried += 1
+    assert tried > 300

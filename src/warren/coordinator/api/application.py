@@ -24,6 +24,7 @@ from warren.coordinator.api import (
     not_offered,
     people,
     policy_file,
+    requests,
     shapes,
     webhooks,
 )
@@ -49,6 +50,7 @@ from warren.coordinator.store import StoreProblem
 PREFIX = "/api/v2"
 OPERATIONS: tuple[Operation, ...] = (
     *devices.OPERATIONS,
+    *requests.OPERATIONS,
     *keys.OPERATIONS,
     *people.OPERATIONS,
     *policy_file.OPERATIONS,

@@ -22,6 +22,8 @@ _TEXTS = {
     "contact": "`account`, `support` or `security`.",
     "log": "`configuration` or `network`.",
     "service": "A service's name.",
+    "request": "A waiting machine's id.",
+    "version": "A version's number.",
     "webhook": "A webhook's id.",
     "attribute": "An attribute's name, which begins with `custom:`.",
 }

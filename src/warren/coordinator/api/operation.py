@@ -10,6 +10,7 @@ from starlette.datastructures import QueryParams
 
 from warren.coordinator.audit import Actor
 from warren.coordinator.auth.credentials import Principal
+from warren.coordinator.auth.flow import Registration
 from warren.coordinator.delta import Delta
 from warren.coordinator.records import NodeRecord
 from warren.coordinator.refusal import NotFound, Refused
@@ -53,6 +54,8 @@ class Context:
     settings: Settings
     clock: Clock
     entropy: Entropy
+    registration: Registration | None = None
+    """Lets machines in that wait."""
     reach: Reach = field(default_factory=Reach)
     """Where webhooks may be."""
     trouble: Callable[[str], str] = lambda webhook: ""

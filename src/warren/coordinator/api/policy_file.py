@@ -12,7 +12,7 @@ from warren.coordinator.api.operation import Answer, Call, Changed, Operation
 from warren.coordinator.delta import Delta
 from warren.coordinator.policies import PolicyChanged, PolicyRefused
 from warren.coordinator.policy_topology import topology_of
-from warren.coordinator.refusal import Refused
+from warren.coordinator.refusal import NotFound, Refused
 from warren.coordinator.snapshot import Snapshot
 from warren.netmap.endpoint import Endpoint, MalformedEndpoint
 from warren.policy.explain import rules_of, rules_to
@@ -52,6 +52,32 @@ async def write(call: Call) -> Answer:
     except PolicyChanged as error:
         raise Changed(f"precondition failed, invalid old hash: {error}") from error
     return _answer(call, call.snapshot)
+
+
+async def versions(call: Call) -> shapes.PolicyVersions:
+    """List the versions that are kept, the newest first."""
+    return shapes.PolicyVersions(
+        versions=[
+            shapes.PolicyVersion(
+                version=record.id,
+                etag=record.etag,
+                author=record.author,
+                created=record.created,
+                size_bytes=len(record.text.encode()),
+            )
+            for _, record in sorted(call.snapshot.policies.items(), reverse=True)
+        ]
+    )
+
+
+async def version(call: Call) -> Answer:
+    """Return an older policy, as its author wrote it."""
+    wanted = call.path["version"]
+    number = int(wanted[:9]) if wanted.isascii() and wanted.isdecimal() else 0
+    record = call.snapshot.policies.get(number)
+    if record is None:
+        raise NotFound(f"version {wanted[:40]} of the policy is not kept")
+    return Answer(record.text.encode(), HUJSON, {"ETag": f'"{record.etag}"'})
 
 
 async def validate(call: Call) -> object:
@@ -155,6 +181,22 @@ def _text(body: bytes) -> str:
 _PATH = "/tailnet/{tailnet}/acl"
 OPERATIONS = (
     Operation("GET", _PATH, "policy_file:read", "Return the policy", read, gives=bytes),
+    Operation(
+        "GET",
+        f"{_PATH}/versions",
+        "policy_file:read",
+        "List versions",
+        versions,
+        gives=shapes.PolicyVersions,
+    ),
+    Operation(
+        "GET",
+        f"{_PATH}/versions/{{version}}",
+        "policy_file:read",
+        "Return an older policy",
+        version,
+        gives=bytes,
+    ),
     Operation("POST", _PATH, "policy_file", "Replace the policy", write, bytes, bytes),
     Operation(
         "POST",

@@ -129,6 +129,54 @@ class ManyAttributes(Shape, kw_only=True):
     comment: str = ""
 
 
+class DeviceRequest(Shape, kw_only=True):
+    """A machine that waits to join."""
+
+    id: str
+    hostname: str
+    os: str
+    requested_tags: list[str]
+    created: datetime
+    expires: datetime
+    node_key: str
+
+
+class DeviceRequests(Shape, kw_only=True):
+    """Machines that wait to join."""
+
+    requests: list[DeviceRequest]
+
+
+class DeviceApproval(Shape, kw_only=True):
+    """For whom a machine joins: a log-in name; empty: the only user. Tags null: as it asked."""
+
+    user: str = ""
+    tags: list[str] | None = None
+
+
+class Joined(Shape, kw_only=True):
+    """The machine that is in the network now."""
+
+    id: str
+    node_id: str
+
+
+class PolicyVersion(Shape, kw_only=True):
+    """One version of the policy, without its text."""
+
+    version: int
+    etag: str
+    author: str
+    created: datetime
+    size_bytes: int
+
+
+class PolicyVersions(Shape, kw_only=True):
+    """Versions that are kept, the newest first."""
+
+    versions: list[PolicyVersion]
+
+
 class CreateDevices(Shape, kw_only=True):
     """What machines join with a key."""
 
