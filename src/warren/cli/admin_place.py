@@ -38,7 +38,7 @@ KeyFile = Annotated[
         "--key-file",
         metavar="FILE",
         envvar="WARREN_ADMIN_KEY_FILE",
-        help="File with an API key for --server [the key itself in WARREN_ADMIN_KEY].",
+        help="File with an API key or client secret for --server [or WARREN_ADMIN_KEY].",
     ),
 ]
 _KEY = "WARREN_ADMIN_KEY"

@@ -23,11 +23,16 @@ from warren.coordinator.durations import parse_duration
 
 _T = TypeVar("_T")
 _MAX_ANSWER_BYTES = 64 << 20
+_TOKEN = "/api/v2/oauth/token"  # noqa: S105
+_CLIENT = "warren-client-"
 _HUJSON = {"accept": "application/hujson", "content-type": "application/hujson"}
 
 
 class ApiClient(AdminClient):
-    """Talks to the server at a URL with an API key. Raises AdminError."""
+    """Talks to the server at a URL with an API key, or an OAuth client's secret.
+
+    Raises AdminError.
+    """
 
     def __init__(self, server: str, key: str, timeout_s: float = 30.0) -> None:
         try:
@@ -286,6 +291,21 @@ class ApiClient(AdminClient):
             "the API cannot do this; run it on the server's own machine, without --server"
         )
 
+    def _authorization(self, path: str) -> dict[str, str]:
+        """Return the header. A client's secret first gets a token, which lasts for an hour."""
+        if path == _TOKEN:
+            return {}
+        if self._key.startswith(_CLIENT):
+            form = {
+                "client_id": self._key.removeprefix(_CLIENT).partition("-")[0],
+                "client_secret": self._key,
+                "grant_type": "client_credentials",
+            }
+            headers = {"content-type": "application/x-www-form-urlencoded"}
+            answer = self._asked("POST", _TOKEN, urlencode(form).encode(), headers)
+            self._key = self._read(answer, wire.AccessToken).access_token
+        return {"authorization": f"Bearer {self._key}"}
+
     def _exchange(
         self, method: str, path: str, data: bytes | None, headers: Mapping[str, str]
     ) -> Answer:
@@ -298,8 +318,7 @@ class ApiClient(AdminClient):
         else:
             made = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
         try:
-            bearer = {"authorization": f"Bearer {self._key}"}
-            made.request(method, path, data, {**headers, **bearer})
+            made.request(method, path, data, {**headers, **self._authorization(path)})
             response = made.getresponse()
             told = {name.lower(): value for name, value in response.getheaders()}
             return Answer(response.status, response.read(_MAX_ANSWER_BYTES), told)

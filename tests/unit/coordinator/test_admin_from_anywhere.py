@@ -77,6 +77,10 @@ async def test_it_does_what_the_socket_does(running: Running) -> None:
             assert len(near.keys()) == len(known) - 1
             client = far.create_token(shapes.NewToken(scopes=["dns:read"]))
             assert client.text and client.kind == "client"
+            program = ApiClient(far._where, client.text)
+            assert program.dns() == near.dns()
+            with pytest.raises(AdminError, match="users:read"):
+                program.users()
             assert far.revoke_token(client.id).scopes == ["dns:read"]
             near.create_user("bob")
             assert far.set_role("Bob", "auditor").role == "auditor"
@@ -141,6 +145,7 @@ async def test_what_it_cannot_do_it_says(running: Running) -> None:
             (lambda: far.delete_user("nosuch"), "there is no user"),
             (lambda: far.revoke_key("nosuch"), "there is no key"),
             (lambda: ApiClient(far._where, "wrong").users(), "is not known here"),
+            (lambda: ApiClient(far._where, "warren-client-x-y").users(), "is not known here"),
             (lambda: ApiClient("http://127.0.0.1:9", "k").users(), "does not answer"),
             (lambda: ApiClient(f"https://127.0.0.1:{running.tls}", "k").users(), "not trusted"),
             (lambda: ApiClient("http://203.0.113.9", "k"), "readable on the way"),

@@ -310,6 +310,16 @@ async def test_a_name_that_leads_inside(office: Office) -> None:
         assert "http:// is only" in at.sender.trouble(made["endpointId"])
 
 
+async def test_nothing_stops_the_sender(office: Office) -> None:
+    async with post(office, ["no address", "127.0.0.1"]) as at:
+        made = await hook(office, f"http://hooks.example:{at.port}/")
+        await office.told("POST", f"/webhooks/{made['endpointId']}/test", status=202)
+        await at.failed(1)
+        assert "could not be asked" in at.sender.trouble(made["endpointId"])
+        await at.later(6)
+        await at.settled()
+
+
 async def test_what_only_the_clock_brings(office: Office) -> None:
     async with post(office) as at:
         await hook(office, f"http://hooks.example:{at.port}/")

@@ -30,7 +30,7 @@ from warren.coordinator.webhooks.events import expiries
 from warren.coordinator.webhooks.messages import SIGNATURE_HEADER, body, signature
 from warren.edge.aside import run_aside
 from warren.edge.clock import Clock
-from warren.edge.dial import verified_tls
+from warren.edge.dial import reason, verified_tls
 from warren.edge.fetch import FetchFailed
 from warren.edge.post import Place, post
 from warren.nat.turn.reach import Reach
@@ -166,6 +166,9 @@ class Sender:
             await self._registry.observe(lambda _: Delta(removed_deliveries=gone))
         except FetchFailed as failed:
             self._failed(hook, str(failed))
+        except (OSError, ValueError) as error:
+            # Such as certificates of this machine that cannot be read: no reason to stop.
+            self._failed(hook, f"it could not be asked: {reason(error)}")
         finally:
             # Only now: until they are gone from the queue they would be sent once more.
             self._busy.discard(hook.id)
