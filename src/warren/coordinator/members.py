@@ -153,6 +153,18 @@ def tag(node: NodeRecord, tags: Collection[str], wall: datetime, life: timedelta
     return changed_node(node, Facet.OWNER | Facet.MEMBERSHIP, "tagged", tags=new, key_expiry=expiry)
 
 
+def without_expired(node: NodeRecord, wall: datetime) -> NodeRecord:
+    """Return a node without the attributes whose time is over; the same if there are none."""
+    over = {name for name, when in node.attribute_expiries.items() if when <= wall}
+    if not over:
+        return node
+    return replace(
+        node,
+        attributes={name: v for name, v in node.attributes.items() if name not in over},
+        attribute_expiries={n: t for n, t in node.attribute_expiries.items() if n not in over},
+    )
+
+
 def expire(node: NodeRecord, wall: datetime) -> Delta:
     """End a node's key now."""
     return changed_node(node, Facet.MEMBERSHIP, "expired", key_expiry=wall)

@@ -58,6 +58,7 @@ class Presence:
             try:
                 await self._expire()
                 await self._remove_ephemeral()
+                await self._expire_attributes()
             except StoreProblem as problem:
                 _log.warning("nodes were not removed", problem=str(problem))
             try:
@@ -115,6 +116,24 @@ class Presence:
 
         await self._registry.commit(decide)
 
+    async def _expire_attributes(self) -> None:
+        wall = self._clock.wall()
+
+        def decide(snapshot: Snapshot) -> tuple[Delta | None, None]:
+            pairs = [(node, members.without_expired(node, wall)) for node in self._dated(snapshot)]
+            changed = {new.id: new for old, new in pairs if new is not old}
+            if not changed:
+                return None, None
+            why = frozenset({"attribute expired"})
+            change = Change(dict.fromkeys(changed, Facet.OWNER), why=why)
+            return Delta(nodes=tuple(changed.values()), change=change), None
+
+        await self._registry.commit(decide)
+
+    def _dated(self, snapshot: Snapshot) -> list[NodeRecord]:
+        """Return the nodes that have attributes which expire."""
+        return [node for node in snapshot.nodes.values() if node.attribute_expiries]
+
     def _goes_at(self, node: NodeRecord) -> datetime | None:
         """When an absent ephemeral node is removed; None for every other node."""
         if not node.ephemeral or node.online:
@@ -131,6 +150,7 @@ class Presence:
             # Seen from the last look, not from now: a time that came just after it counts.
             if node.key_expiry is not None and self._checked < node.key_expiry < longest:
                 times.append(node.key_expiry)
+            times += node.attribute_expiries.values()
             goes = self._goes_at(node)
             if goes is not None:
                 times.append(goes)

@@ -61,6 +61,8 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Routes (CIDR) that an administrator approved; a policy may approve more."""
     attributes: Mapping[str, str | int | float | bool] = {}
     """What a policy's postures may ask for, set by an administrator or a program."""
+    attribute_expiries: Mapping[str, datetime] = {}
+    """When some of the attributes are removed by themselves."""
     online: bool = False
 
     @property

@@ -75,6 +75,10 @@ func devices(c *tailscale.Client, id string) {
 	told := got("Devices.GetPostureAttributes", must(d.GetPostureAttributes(ctx, id)))
 	hold("Devices.GetPostureAttributes", told.Attributes["custom:tier"] == "gold", told)
 	done("Devices.DeletePostureAttribute", d.DeletePostureAttribute(ctx, id, "custom:tier"))
+	wish.Expiry = tailscale.Time{Time: time.Now().Add(time.Hour).Truncate(time.Second)}
+	done("Devices.SetPostureAttribute", d.SetPostureAttribute(ctx, id, "custom:tier", wish))
+	told = must(d.GetPostureAttributes(ctx, id))
+	hold("Devices.SetPostureAttribute", told.Expiries["custom:tier"].Equal(wish.Expiry.Time), told)
 	wish.Expiry = tailscale.Time{Time: time.Now()}
 	refused("Devices.SetPostureAttribute", 400, d.SetPostureAttribute(ctx, id, "custom:tier", wish))
 	whole := got("Devices.GetWithAllFields", must(d.GetWithAllFields(ctx, id)))

@@ -50,6 +50,7 @@ NODE = NodeRecord(
     auth_key_id="k1",
     approved_routes=("10.0.0.0/8",),
     attributes={"custom:odd": ODD, "custom:n": 1, "custom:yes": True, "custom:half": 0.5},
+    attribute_expiries={"custom:n": LATER},
 )
 PLAIN_NODE = NodeRecord(
     id=3,

@@ -73,7 +73,8 @@ async def test_attributes_of_several_machines(office: Office) -> None:
     for bad in (
         {office.node: {"node:os": {"value": 1}}},
         {office.node: given, stable: given},
-        {office.node: {"custom:x": {"value": 1, "expiry": "2030-01-01T00:00:00Z"}}},
+        {office.node: {"custom:x": {"value": 1, "expiry": "2026-03-01T12:00:00Z"}}},
+        {office.node: {"custom:x": {"value": 1, "expiry": "2030-01-01T00:00:00"}}},
     ):
         assert (await office.ask("PATCH", path, json={"nodes": bad})).status_code == 400
     answer = await office.ask("PATCH", path, json={"nodes": {"nosuch": given}})

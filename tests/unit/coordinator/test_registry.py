@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from coordinator_world import START, CountedEntropy, World
 from msgspec.structs import replace
 
 from warren.coordinator import members
-from warren.coordinator.change import Change
+from warren.coordinator.change import Change, Facet
 from warren.coordinator.default_policy import AllowAll
 from warren.coordinator.delta import Delta
 from warren.coordinator.mapper import Mapper
@@ -110,6 +111,7 @@ class Watch:
         await self.presence._tell_absent()
         await self.presence._expire()
         await self.presence._remove_ephemeral()
+        await self.presence._expire_attributes()
 
 
 @pytest.fixture
@@ -120,6 +122,7 @@ def watch(world: World, tmp_path: Path) -> Watch:
     text, _ = world.auth_key(user)
     world.register("m2", "n2", auth_key=text, hostname="lasting")
     store = Store.open(f"sqlite:///{tmp_path / 'warren.db'}")
+    store.write_now(Delta(users=tuple(world.snapshot.users.values())))
     return Watch(world, store)
 
 
@@ -153,6 +156,27 @@ async def test_online_keeps_an_ephemeral_node(watch: Watch) -> None:
     watch.clock.advance(61)
     await watch.look()
     assert names(watch) == ["lasting"]
+
+
+async def test_attributes_whose_time_is_over_go(watch: Watch) -> None:
+    wall = watch.clock.wall()
+    lasting = members.find_node(watch.registry.snapshot, "lasting")
+    dated = members.changed_node(
+        lasting,
+        Facet.OWNER,
+        "test",
+        attributes={"custom:a": 1, "custom:b": 2},
+        attribute_expiries={"custom:a": wall + timedelta(seconds=9)},
+    )
+    await watch.registry.commit(lambda _: (dated, None))
+    assert watch.presence._sleep_s() == pytest.approx(9)
+    watch.clock.advance(8)
+    await watch.look()
+    assert members.find_node(watch.registry.snapshot, "lasting").attributes["custom:a"] == 1
+    watch.clock.advance(1)
+    await watch.look()
+    left = members.find_node(watch.registry.snapshot, "lasting")
+    assert (left.attributes, left.attribute_expiries) == ({"custom:b": 2}, {})
 
 
 async def test_expiry_is_told_once(watch: Watch) -> None:

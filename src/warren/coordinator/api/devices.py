@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from ipaddress import IPv4Address, ip_network
 
 import msgspec
@@ -148,13 +149,15 @@ async def set_routes(call: Call) -> shapes.Routes:
 
 async def attributes(call: Call) -> shapes.Attributes:
     """Return a machine's posture attributes: what it says itself, and what was set."""
-    return shapes.Attributes(attributes=facts_of(node_of(call.snapshot, call.path["device"])))
+    node = node_of(call.snapshot, call.path["device"])
+    return shapes.Attributes(attributes=facts_of(node), expiries=dict(node.attribute_expiries))
 
 
 async def set_attribute(call: Call) -> shapes.Attributes:
     """Set one posture attribute of a machine; its name begins with `custom:`."""
     name, wish = call.path["attribute"], call.body
-    await call.change_node(lambda node: _with_attributes(node, {name: wish}))
+    wall = call.context.clock.wall()
+    await call.change_node(lambda node: _with_attributes(node, {name: wish}, wall))
     return await attributes(call)
 
 
@@ -164,9 +167,12 @@ async def set_attributes(call: Call) -> object:
     if len(wish.nodes) > MAX_AT_ONCE:
         raise Refused(f"{MAX_AT_ONCE} machines at once are the most")
 
+    wall = call.context.clock.wall()
+
     def decide(snapshot: Snapshot) -> tuple[Delta, None]:
         deltas = [
-            _with_attributes(node_of(snapshot, name), given) for name, given in wish.nodes.items()
+            _with_attributes(node_of(snapshot, name), given, wall)
+            for name, given in wish.nodes.items()
         ]
         change = Change()
         for delta in deltas:
@@ -180,9 +186,12 @@ async def set_attributes(call: Call) -> object:
     return {}
 
 
-def _with_attributes(node: NodeRecord, given: Mapping[str, shapes.NewAttribute | None]) -> Delta:
-    new = dict(node.attributes)
+def _with_attributes(
+    node: NodeRecord, given: Mapping[str, shapes.NewAttribute | None], wall: datetime
+) -> Delta:
+    new, expiries = dict(node.attributes), dict(node.attribute_expiries)
     for name, wish in given.items():
+        expiries.pop(name, None)
         if wish is None:
             new.pop(name, None)
             continue
@@ -190,23 +199,26 @@ def _with_attributes(node: NodeRecord, given: Mapping[str, shapes.NewAttribute |
             raise Refused(f"an attribute is called {_CUSTOM}name, with letters, digits and _")
         if max(len(name), len(str(wish.value))) > MAX_ATTRIBUTE_CHARACTERS + len(_CUSTOM):
             raise Refused(f"an attribute has {MAX_ATTRIBUTE_CHARACTERS} characters at the most")
-        if wish.expiry not in (None, shapes.NEVER):
-            raise Refused("attributes do not expire here; remove it when its time is over")
+        if wish.expiry is not None and wish.expiry != shapes.NEVER:
+            if wish.expiry <= wall:
+                raise Refused(f"the time of {name} would be over already")
+            expiries[name] = wish.expiry
         new[name] = wish.value
     if len(new) > MAX_ATTRIBUTES:
         raise Refused(f"a machine has {MAX_ATTRIBUTES} attributes at the most")
-    return members.changed_node(node, Facet.OWNER, "attribute", attributes=new)
+    return members.changed_node(
+        node, Facet.OWNER, "attribute", attributes=new, attribute_expiries=expiries
+    )
 
 
 async def delete_attribute(call: Call) -> object:
     """Remove one posture attribute of a machine."""
-    name = call.path["attribute"]
+    name, wall = call.path["attribute"], call.context.clock.wall()
 
     def decide(node: NodeRecord) -> Delta:
         if name not in node.attributes:
             raise NotFound(f"the machine has no attribute {name[:80]!r} that was set")
-        new = {key: value for key, value in node.attributes.items() if key != name}
-        return members.changed_node(node, Facet.OWNER, "attribute", attributes=new)
+        return _with_attributes(node, {name: None}, wall)
 
     return await call.change_node(decide)
 

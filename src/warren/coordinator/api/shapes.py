@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -118,7 +118,7 @@ class NewAttribute(Shape, kw_only=True):
     """A posture attribute's value."""
 
     value: str | bool | int | float
-    expiry: datetime | None = None
+    expiry: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
     comment: str = ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
@@ -35,6 +36,7 @@ _JSON_COLUMNS = {
     "tags",
     "approved_routes",
     "attributes",
+    "attribute_expiries",
     "scopes",
     "subscriptions",
     "before",
@@ -87,6 +89,9 @@ def node_from(row: Row) -> NodeRecord:
             "tags": tuple(msgspec.json.decode(row["tags"], type=list[str])),
             "approved_routes": tuple(msgspec.json.decode(row["approved_routes"], type=list[str])),
             "attributes": msgspec.json.decode(row["attributes"], type=dict[str, Any]),
+            "attribute_expiries": msgspec.json.decode(
+                row["attribute_expiries"], type=dict[str, datetime]
+            ),
         }
     )
 

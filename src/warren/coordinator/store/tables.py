@@ -81,6 +81,7 @@ nodes = Table(
     Column("auth_key_id", String(32)),
     Column("approved_routes", Text, nullable=False),
     Column("attributes", Text, nullable=False),
+    Column("attribute_expiries", Text, nullable=False),
 )
 
 auth_keys = Table(

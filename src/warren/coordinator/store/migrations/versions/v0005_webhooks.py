@@ -1,4 +1,4 @@
-"""Webhooks, and what they have not heard of yet."""
+"""Webhooks, and what they have not heard of yet; when machines' attributes expire."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add both tables."""
+    """Add all of it."""
+    op.add_column(
+        "nodes", sa.Column("attribute_expiries", sa.Text, nullable=False, server_default="{}")
+    )
     op.create_table(
         "webhooks",
         sa.Column("id", sa.String(32), nullable=False),
@@ -43,3 +46,5 @@ def downgrade() -> None:
     """Remove them."""
     op.drop_table("webhook_deliveries")
     op.drop_table("webhooks")
+    with op.batch_alter_table("nodes") as nodes:
+        nodes.drop_column("attribute_expiries")
