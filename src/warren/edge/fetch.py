@@ -3,6 +3,7 @@
 `fetch` is for routers in the local network: no names, no TLS, no proxy, no cookies; a body of
 bounded size, a bounded time for the whole, and few redirects, none of them to another machine.
 `fetch_url` is for servers that a person named: with TLS and proxy, and without redirects.
+`connect` and `converse` are what is below both, for others that have limits of their own.
 """
 
 from __future__ import annotations
@@ -78,9 +79,8 @@ async def fetch_url(
     try:
         async with asyncio.timeout(limit_s):
             stream = await dial(target, limit_s)
-            response, content = await _converse(
-                stream, parts.netloc.rpartition("@")[2], method, path, headers, body, max_bytes
-            )
+            named = [("host", parts.netloc.rpartition("@")[2]), *headers]
+            response, content = await converse(stream, method, path, named, body, max_bytes)
     except TimeoutError:
         raise FetchFailed(f"it did not answer within {limit_s:g} s") from None
     except DialFailed as error:
@@ -125,39 +125,65 @@ async def _once(
     body: bytes,
     local_ip: str | None,
 ) -> tuple[h11.Response, bytes]:
+    stream = await connect(server, local_ip=local_ip)
+    return await converse(stream, method, path, [("host", str(server)), *headers], body)
+
+
+async def connect(
+    server: Endpoint,
+    *,
+    tls: ssl.SSLContext | None = None,
+    name: str | None = None,
+    local_ip: str | None = None,
+) -> Stream:
+    """Open a connection to an address, not a name. Raises FetchFailed.
+
+    tls: None for a clear connection. name: whose certificate it must show.
+    """
     try:
-        stream = Stream(
+        return Stream(
             *await asyncio.open_connection(
-                str(server.ip), server.port, local_addr=(local_ip, 0) if local_ip else None
+                str(server.ip),
+                server.port,
+                ssl=tls,
+                server_hostname=name if tls else None,
+                local_addr=(local_ip, 0) if local_ip else None,
             )
         )
+    except ssl.SSLCertVerificationError as error:
+        raise FetchFailed(f"its certificate is not trusted ({error.verify_message})") from error
+    except ssl.SSLError as error:
+        raise FetchFailed(f"it does not speak TLS ({error.reason or error})") from error
     except (OSError, UnicodeError) as error:
         raise _failed(error) from error
-    return await _converse(stream, str(server), method, path, headers, body, MAX_BODY_BYTES)
 
 
-async def _converse(
+async def converse(
     stream: Stream,
-    host: str,
     method: str,
-    path: str,
+    target: str,
     headers: Sequence[tuple[str, str]],
     body: bytes,
-    max_bytes: int,
+    max_bytes: int = MAX_BODY_BYTES,
 ) -> tuple[h11.Response, bytes]:
-    """Ask on a stream, read the answer, and close it."""
+    """Ask on a stream, read the answer, and close it. Raises FetchFailed.
+
+    headers: the host and whatever else is the caller's to say.
+    """
     http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
     try:
-        lines = [("host", host), ("connection", "close"), ("user-agent", "warren"), *headers]
+        lines = [*headers, ("connection", "close"), ("user-agent", "warren")]
         if method != "GET":
             lines.append(("content-length", str(len(body))))
-        request = http.send(h11.Request(method=method, target=path, headers=lines)) or b""
+        request = http.send(h11.Request(method=method, target=target, headers=lines)) or b""
         request += http.send(h11.Data(data=body)) or b"" if body else b""
         request += http.send(h11.EndOfMessage()) or b""
         write(stream.writer, request)
-        return await read_response(http, stream.reader, max_bytes)
+        return await _read(http, stream.reader, max_bytes)
     except h11.ProtocolError as error:
         raise FetchFailed("it does not speak HTTP") from error
+    except ssl.SSLError as error:
+        raise FetchFailed(f"its TLS broke ({error.reason or error})") from error
     except (OSError, UnicodeError) as error:
         raise _failed(error) from error
     finally:
@@ -169,10 +195,9 @@ def _failed(error: OSError | UnicodeError) -> FetchFailed:
     return FetchFailed(f"no connection: {known.lower() or type(error).__name__}")
 
 
-async def read_response(
-    http: h11.Connection, reader: asyncio.StreamReader, max_bytes: int = MAX_BODY_BYTES
+async def _read(
+    http: h11.Connection, reader: asyncio.StreamReader, max_bytes: int
 ) -> tuple[h11.Response, bytes]:
-    """Return the head and the body of the answer. Raises FetchFailed and what h11 raises."""
     response: h11.Response | None = None
     body = bytearray()
     while True:

@@ -6,10 +6,12 @@ import asyncio
 import hashlib
 import hmac
 import json
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +26,9 @@ from warren.coordinator.webhooks import outbox
 from warren.coordinator.webhooks.events import CATEGORIES, KINDS, Event, events_of, subscribed
 from warren.coordinator.webhooks.messages import body
 from warren.coordinator.webhooks.sender import Sender
+from warren.edge.clock import SystemClock
+from warren.edge.dial import verified_tls
+from warren.edge.tls import make_self_signed
 from warren.nat.turn.reach import Reach
 
 EVERYTHING = "categoryTailnetManagement"
@@ -233,9 +238,15 @@ class Post:
 
 
 @asynccontextmanager
-async def post(office: Office, addresses: list[str] | None = None) -> AsyncIterator[Post]:
+async def post(
+    office: Office,
+    addresses: list[str] | None = None,
+    served: ssl.SSLContext | None = None,
+    trusted: ssl.SSLContext | None = None,
+) -> AsyncIterator[Post]:
+    """served, trusted: with TLS, what the receiver shows and the sender believes."""
     receiver = Receiver()
-    server = await asyncio.start_server(receiver.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(receiver.serve, "127.0.0.1", 0, ssl=served)
     told = ["127.0.0.1"] if addresses is None else addresses
     sender = Sender(
         office.registry,
@@ -243,6 +254,7 @@ async def post(office: Office, addresses: list[str] | None = None) -> AsyncItera
         HERE,
         office.world.clock,
         resolve=lambda host: [ip_address(told.pop(0) if len(told) > 1 else told[0])],
+        tls=trusted,
     )
     office.trouble = sender.trouble
     running = asyncio.get_running_loop().create_task(sender.run())
@@ -269,6 +281,30 @@ async def test_it_is_sent_and_signed(office: Office) -> None:
         assert mac == "v1=" + hmac.new(secret, signed, hashlib.sha256).hexdigest()
         await at.settled()
         assert at.sender.counts == {"sent": 1, "failed": 0, "dropped": 0}
+
+
+async def test_only_to_who_shows_the_right_certificate(office: Office, tmp_path: Path) -> None:
+    chain, key = make_self_signed("hooks.example", SystemClock().wall())
+    (tmp_path / "chain.pem").write_bytes(chain)
+    (tmp_path / "key.pem").write_bytes(key)
+    served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    served.load_cert_chain(tmp_path / "chain.pem", tmp_path / "key.pem")
+    known = ssl.create_default_context(cadata=chain.decode())
+    for url, trusted, why in (
+        ("https://hooks.example", verified_tls(), "is not trusted (self"),
+        ("https://other.example", known, "is not trusted (Hostname mismatch"),
+        ("https://hooks.example", known, ""),
+    ):
+        async with post(office, served=served, trusted=trusted) as at:
+            made = await hook(office, f"{url}:{at.port}/in")
+            await office.told("POST", f"/webhooks/{made['endpointId']}/test", status=202)
+            if why:
+                await at.failed(1)
+                assert why in at.sender.trouble(made["endpointId"]) and not at.receiver.got
+            else:
+                assert [event["type"] for event in await at.receiver.next()] == ["test"]
+                await at.settled()
+            await office.told("DELETE", f"/webhooks/{made['endpointId']}")
 
 
 async def test_it_is_sent_again(office: Office) -> None:

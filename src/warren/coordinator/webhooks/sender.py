@@ -34,6 +34,7 @@ from warren.edge.dial import reason, verified_tls
 from warren.edge.fetch import FetchFailed
 from warren.edge.post import Place, post
 from warren.nat.turn.reach import Reach
+from warren.netmap.endpoint import Endpoint
 
 _log = structlog.get_logger("webhooks")
 
@@ -193,8 +194,7 @@ class Sender:
         if secure and self._tls is None:
             self._tls = await asyncio.to_thread(verified_tls)
         place = Place(
-            ip=ip,
-            port=parts.port or (443 if secure else 80),
+            at=Endpoint(ip, parts.port or (443 if secure else 80)),
             host=host,
             authority=parts.netloc,
             target=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
