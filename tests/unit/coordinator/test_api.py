@@ -51,10 +51,11 @@ async def test_who_may_do_what(operation: Operation, office: Office) -> None:
             assert "scope" in answer.json()["message"]
 
 
-@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda o: f"{o.method} {o.path}")
+WITH_JSON = [operation for operation in OPERATIONS if operation.takes not in (None, bytes)]
+
+
+@pytest.mark.parametrize("operation", WITH_JSON, ids=lambda o: f"{o.method} {o.path}")
 async def test_bad_bodies(operation: Operation, office: Office) -> None:
-    if operation.takes in (None, bytes):
-        return
     path = path_of(operation, office)
     for content in (b"", b"{", b"[]", b"\xff", b'"x"', b"[" * 10_000):
         answer = await office.ask(operation.method, path, content=content)
