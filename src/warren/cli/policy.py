@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from warren.cli import show
-from warren.cli.admin_place import Json, State, client
+from warren.cli.admin_place import Json, State, client, reach_from_anywhere
 from warren.policy.document import parse_policy_untrusted
 from warren.policy.explain import Way, difference, find_nodes, ways, who_can
 from warren.policy.hujson import MAX_BYTES
@@ -224,3 +224,6 @@ def compile_lines() -> None:
             raise _leave(f"line {number}: not JSON") from None
         sys.stdout.write(codec.dumps(verdict_untrusted(question)) + "\n")
         sys.stdout.flush()
+
+
+reach_from_anywhere(app)

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 from test_server import Running, joined
+from typer import Typer
 from typer.testing import CliRunner
 
 from warren.cli.admin import app
+from warren.cli.policy import app as policy_app
 from warren.coordinator.admin import shapes
 from warren.coordinator.api import shapes as wire
 from warren.coordinator.api_client import ApiClient
@@ -91,6 +93,7 @@ async def test_it_does_what_the_socket_does(running: Running) -> None:
                 far.set_policy('{"grants": []}', "", edited)
             assert near.policy().author == "admin"
             assert far.policy_history() == near.policy_history()
+            assert far.topology() == near.topology()
             assert far.policy_version(1).text == near.policy_version(1).text
             assert far.check_policy('{"acls": []}').message == near.check_policy("{}").message
             with pytest.raises(AdminError, match="line 1"):
@@ -128,7 +131,6 @@ async def test_what_it_cannot_do_it_says(running: Running) -> None:
     def work(near: AdminClient) -> None:
         for call in (
             far.status,
-            far.topology,
             lambda: far.create_user("x"),
             lambda: far.why("a", "b"),
         ):
@@ -161,9 +163,9 @@ async def test_what_it_cannot_do_it_says(running: Running) -> None:
     await running.admin(work)
 
 
-async def run(*args: str) -> str:
+async def run(*args: str, of: Typer = app) -> str:
     """Run a command; return what it prints, without what the server here logs meanwhile."""
-    result = await asyncio.to_thread(CliRunner().invoke, app, list(args))
+    result = await asyncio.to_thread(CliRunner().invoke, of, list(args))
     assert result.exit_code == 0, (args, result.output, result.exception)
     lines = result.output.splitlines(keepends=True)
     return "".join(line for line in lines if " [info " not in line)
@@ -172,7 +174,7 @@ async def run(*args: str) -> str:
 async def test_commands_for_machines_and_the_network(running: Running, tmp_path: Path) -> None:
     policy = tmp_path / "policy.hujson"
     policy.write_text('{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["443"]}]}')
-    async with joined(running, "one"):
+    async with joined(running, "one", "two"):
         far = await far_client(running)
         (tmp_path / "key").write_text(far._key)
         away = ["--server", far._where, "--key-file", str(tmp_path / "key")]
@@ -199,6 +201,8 @@ async def test_commands_for_machines_and_the_network(running: Running, tmp_path:
             assert "a@b.example" in await run("contacts", *place)
             told = await run("policy", "preview", str(policy), "--port", f"{ipv4}:443", *place)
             assert told == "line     1  * → *:443\n"
+            (way,) = json.loads(await run("who-can", f"{ipv4}:22", "--json", *place, of=policy_app))
+            assert way["source"] == "two", way
             told = await run("policy", "preview", str(policy), "--port", f"{ipv4}:80", *place)
             assert told == f"No rule meets {ipv4}:80.\n"
 

@@ -11,7 +11,7 @@ from warren.coordinator.api import shapes
 from warren.coordinator.api.operation import Answer, Call, Changed, Operation
 from warren.coordinator.delta import Delta
 from warren.coordinator.policies import PolicyChanged, PolicyRefused
-from warren.coordinator.policy_topology import topology_of
+from warren.coordinator.policy_topology import shown_topology, topology_of
 from warren.coordinator.refusal import NotFound, Refused
 from warren.coordinator.snapshot import Snapshot
 from warren.netmap.endpoint import Endpoint, MalformedEndpoint
@@ -78,6 +78,16 @@ async def version(call: Call) -> Answer:
     if record is None:
         raise NotFound(f"version {wanted[:40]} of the policy is not kept")
     return Answer(record.text.encode(), HUJSON, {"ETag": f'"{record.etag}"'})
+
+
+async def topology(call: Call) -> dict[str, Any]:
+    """Return people and machines as a policy sees them: what `warren policy` compares for.
+
+    Needs `devices:core:read` and `users:read`, too.
+    """
+    call.need("devices:core:read")
+    call.need("users:read")
+    return shown_topology(call.snapshot)
 
 
 async def validate(call: Call) -> object:
@@ -181,6 +191,14 @@ def _text(body: bytes) -> str:
 _PATH = "/tailnet/{tailnet}/acl"
 OPERATIONS = (
     Operation("GET", _PATH, "policy_file:read", "Return the policy", read, gives=bytes),
+    Operation(
+        "GET",
+        f"{_PATH}/topology",
+        "policy_file:read",
+        "Return whom it is for",
+        topology,
+        gives=dict,
+    ),
     Operation(
         "GET",
         f"{_PATH}/versions",
