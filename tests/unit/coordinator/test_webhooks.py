@@ -17,8 +17,11 @@ from typing import Any
 import pytest
 from api_office import Office
 from msgspec.structs import replace
+from test_server import Running
 
 from warren.coordinator import members
+from warren.coordinator.api import shapes
+from warren.coordinator.client import AdminError
 from warren.coordinator.config import BadConfig, Config, check
 from warren.coordinator.delta import Delta
 from warren.coordinator.records import DeliveryRecord, WebhookRecord
@@ -378,3 +381,31 @@ async def test_what_only_the_clock_brings(office: Office) -> None:
 def test_where_webhooks_may_be() -> None:
     with pytest.raises(BadConfig, match="webhook-allow"):
         check(Config(webhook_allow="home"))
+
+
+async def test_a_whole_server_sends(tmp_path: Path) -> None:
+    """Also after a restart: what waits then was kept."""
+    receiver = Receiver()
+    receiver.answer = b"HTTP/1.1 503 Later\r\ncontent-length: 0\r\n\r\n"
+    listening = await asyncio.start_server(receiver.serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/"
+    wish = shapes.NewWebhook(endpoint_url=url, subscriptions=["userCreated"])
+    running = Running(tmp_path)
+    await running.start()
+    with pytest.raises(AdminError, match="--webhook-allow"):
+        await running.admin(lambda client: client.create_webhook(wish))
+    await running.stop()
+    running.settings["webhook_allow"] = "127.0.0.1/32"
+    await running.start()
+    await running.admin(lambda client: client.create_webhook(wish))
+    await running.admin(lambda client: client.create_user("bob"))
+    (event,) = await receiver.next()
+    assert (event["type"], event["data"]["actor"]) == ("userCreated", "administrator")
+    await running.stop()
+    receiver.answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+    await running.start()
+    assert await receiver.next() == [event]
+    (shown,) = await running.admin(lambda client: client.webhooks())
+    assert not shown.problem
+    await running.stop()
+    listening.close()
