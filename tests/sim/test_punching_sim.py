@@ -9,7 +9,7 @@ import pytest
 
 from warren.lab.sim import MODELS, NatModel, PortRule, SimNode, SimTailnet, SimWorld, StockNode
 from warren.paths.punching.attempt import Outcome
-from warren.paths.punching.hard import SOCKETS
+from warren.paths.punching.hard import CALL_PORTS, SOCKETS
 from warren.paths.punching.puncher import BACKOFF_S
 from warren.paths.punching.sockets import Aside
 
@@ -111,6 +111,29 @@ def test_other_patterns(make_warren_world: Make, rule: PortRule) -> None:
         one, other = pair(make_warren_world(seed), hard, "port-restricted")
         times.append(connect(one, other, 12.0))
     assert within(times, 3.0) >= 0.95
+
+
+@pytest.mark.parametrize("stock", [False, True])
+@pytest.mark.parametrize(
+    ("step", "flows_per_s"), [(1, 300), (2, 100), (3, 20), (7, 0), (7, 1000), (-1, 300), (-4, 20)]
+)
+def test_ports_in_turn_are_predicted(
+    make_warren_world: Make, step: int, flows_per_s: float, stock: bool
+) -> None:
+    """Also by another step than 1, and where others behind the same router take ports between."""
+    rule = PortRule("sequential", step=step, other_flows_per_s=flows_per_s)
+    hard = NatModel("odd", "odd", *_SYMMETRIC, ports=rule)
+    for seed in range(10):
+        one, other = pair(make_warren_world(seed), hard, "port-restricted", stock)
+        took = connect(one, other, 10.0)
+        assert took is not None and took < 2.0
+        (attempt,) = one.paths[other.key].attempts
+        assert attempt.allocation == f"sequential, step {step}"
+        if isinstance(other, SimNode):
+            # By chance it would take some 170.
+            assert sum(each.probes for each in other.paths[one.key].attempts) <= 64
+        else:
+            assert attempt.probes <= CALL_PORTS
 
 
 _SYMMETRIC = ("address-and-port-dependent", "address-and-port-dependent")

@@ -61,6 +61,11 @@ def test_sequential_ports_with_their_step(step: int) -> None:
     assert (found.pattern, found.step) == (Pattern.SEQUENTIAL, step)
 
 
+def test_a_counter_that_others_moved_far_since_the_older_samples() -> None:
+    found = infer(samples([30000, 30007, 41207, 41214, 41564, 41571, 41963, 41970]))
+    assert (found.pattern, found.step) == (Pattern.SEQUENTIAL, 7)
+
+
 def test_sequential_ports_round_the_end_of_the_range() -> None:
     found = infer(samples([65533, 65534, 65535, 1024, 1025]))
     assert (found.pattern, found.step) == (Pattern.SEQUENTIAL, 1)

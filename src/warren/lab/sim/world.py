@@ -57,6 +57,8 @@ class Host:
         self.segment = segment
         self.latency_s = latency_s
         self.loss = 0.0
+        self.last_out = 0.0
+        """When what it sent last left its link: a link carries one packet after the other."""
         self._world = world
         self._sockets: dict[int, Handler] = {}
         self._next_port = _FIRST_EPHEMERAL
@@ -211,7 +213,8 @@ class SimWorld:
             self.chart.add(self.now, host.name, str(dst.ip), what, "lost")
             return
         sent_at = self.now
-        self.after(delay_s, lambda: self._cross(host, src, dst, data, what, sent_at))
+        host.last_out = max(host.last_out, self.now + delay_s)
+        self.at(host.last_out, lambda: self._cross(host, src, dst, data, what, sent_at))
 
     def _cross(
         self, host: Host, src: Endpoint, dst: Endpoint, data: bytes, what: str, sent_at: float

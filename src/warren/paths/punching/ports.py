@@ -29,6 +29,9 @@ SCAN_WIDTH = 2048
 """The widest block that is scanned for a single port: 20 s at the rate."""
 
 _NEWEST = 16
+_SMALL_GAP = 64
+_LATEST = 6
+"""So many samples come from one attempt, within a fraction of a second."""
 _PREDICTED_MAX = 48
 _NEIGHBOURS = 8
 _NEIGHBOURED = 4
@@ -147,7 +150,8 @@ def infer(samples: Sequence[Sample]) -> Allocation:
     newest = in_time[-_NEWEST:]
     if len(newest) < 2:
         return Allocation(Pattern.UNKNOWN, ports)
-    step = _step(newest)
+    # A busy router's counter may have gone far since the older samples.
+    step = _step(newest) or (_step(newest[-_LATEST:]) if len(newest) > _LATEST else 0)
     if step:
         return Allocation(Pattern.SEQUENTIAL, ports, step=step)
     spread = max(newest) - min(newest)
@@ -253,10 +257,12 @@ def _step(in_time: Sequence[int]) -> int:
     """Return the signed step of a sequential allocator, or 0 if the ports are none.
 
     Other flows take ports between ours, so gaps are multiples of the step. How large they may be
-    grows with the number of gaps that agree in sign: a few small ones, or many larger ones.
+    grows with the number of gaps that agree in sign: a few small ones, or many larger ones. Two
+    small ones among some speak for it too: sockets that were opened one right after the other.
     """
     gaps = [_gap(a, b) for a, b in pairwise(in_time)]
-    allowed = 64 if len(gaps) < 4 else 512 if len(gaps) < 6 else 4096
+    small = sum(abs(gap) <= _SMALL_GAP for gap in gaps)
+    allowed = _SMALL_GAP if len(gaps) < 4 else 512 if len(gaps) < 6 and small < 2 else 4096
     rising = sum(gap > 0 for gap in gaps)
     sign = 1 if 2 * rising > len(gaps) else -1
     fitting = [gap for gap in gaps if gap * sign > 0 and abs(gap) <= allowed]
