@@ -6,7 +6,14 @@ import sys
 
 import msgspec
 
-from warren.node.schema import NatReport, NetcheckReport, PeerStatus, PingReply, Status
+from warren.node.schema import (
+    NatReport,
+    NetcheckReport,
+    PeerStatus,
+    PingReply,
+    RegionLatency,
+    Status,
+)
 
 _STATES = {
     "stopped": "Stopped. `warren up` brings this machine back.",
@@ -79,6 +86,20 @@ def status(value: Status) -> None:
     table(rows)
     link = "connected" if value.connected else "not connected"
     print(f"\n{link} to {value.server_url}, home relay {home}, UDP port {value.port}")
+    if len(value.regions) > 1:
+        known = sorted(value.regions, key=lambda region: (region.latency_ms or 1e9, region.region))
+        print("relays: " + ", ".join(f"{_region(r)} {_latency(r)}" for r in known))
+
+
+def _region(region: RegionLatency) -> str:
+    """Name a region for people, and by the code and number that other places show."""
+    if region.name:
+        return f"{region.name} ({region.code}, {region.region})"
+    return f"{region.code} ({region.region})"
+
+
+def _latency(region: RegionLatency) -> str:
+    return "no answer" if region.latency_ms is None else f"{region.latency_ms:.1f} ms"
 
 
 def _peer_row(peer: PeerStatus) -> list[str]:
@@ -165,8 +186,7 @@ def netcheck(report: NetcheckReport) -> None:
     rows.append(["home relay", report.home_region_code or "none"])
     rows += [["endpoint", endpoint] for endpoint in report.endpoints]
     for region in report.regions:
-        latency = "no answer" if region.latency_ms is None else f"{region.latency_ms:.1f} ms"
-        rows.append([f"relay {region.code} ({region.region})", latency])
+        rows.append([f"relay {_region(region)}", _latency(region)])
     for router in report.routers:
         rows += [[f"router {router.address}", protocol.text] for protocol in router.protocols]
     table(rows)

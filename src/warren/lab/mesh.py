@@ -116,6 +116,34 @@ class Server:
         return next((node for node in self.nodes() if node["name"] == name), None)
 
 
+class RelayServer:
+    """`warren relay` on a public host; it asks the coordinator at `server` whom to serve."""
+
+    def __init__(self, part: Part, state: Path, server: str, region: int) -> None:
+        self.part = part
+        self._argv = [*_COMMAND, "relay", "--state", str(state), "--server", server]
+        self._argv += ["--host", str(part.address), "--region-id", str(region)]
+        self._argv += ["--region-code", part.name, "--region-name", f"Relay {part.name}"]
+        self._argv += ["--listen", f"{part.address}:{SERVER_TLS_PORT}"]
+        self._argv += ["--stun", f"{part.address}:{STUN_PORT}"]
+        self._program: Program | None = None
+
+    @property
+    def program(self) -> Program:
+        """The running relay."""
+        if self._program is None:
+            raise ProgramFailed("the relay was not started")
+        return self._program
+
+    def start(self, deadline_s: float = 20.0) -> dict[str, Any]:
+        """Start it and wait until it serves; its region as it prints it for --derp-map."""
+        self._program = self.part.spawn(self._argv, "relay", env=command_environment())
+        self._program.wait_output("\n}\n", deadline_s)
+        text = self._program.output()
+        found: dict[str, Any] = json.loads(text[text.index("\n{") : text.index("\n}\n") + 2])
+        return found
+
+
 @dataclass(frozen=True)
 class Pong:
     """One answered ping. path: the peer's address and port when it came directly."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from warren.netmap.endpoint import Endpoint
@@ -71,6 +71,19 @@ class Report:
     def with_relay_latency(self, latency: Mapping[int, float]) -> Report:
         """Add round trips that were measured over HTTPS, for use where UDP is blocked."""
         return replace(self, latency_relay={**self.latency_relay, **latency})
+
+    def only(self, regions: Container[int]) -> Report:
+        """Return the same without the latencies of other regions."""
+
+        def kept(latency: Mapping[int, float]) -> dict[int, float]:
+            return {region: s for region, s in latency.items() if region in regions}
+
+        return replace(
+            self,
+            latency_v4=kept(self.latency_v4),
+            latency_v6=kept(self.latency_v6),
+            latency_relay=kept(self.latency_relay),
+        )
 
 
 class History:

@@ -41,6 +41,10 @@ NAMES_AGAIN_TIMEOUT_S = 1.0
 """Where every name is known from before, a slow resolver does not hold up the measuring."""
 ENDPOINTS_MAX = 64
 STUN_SERVERS_MAX = 8
+FIRST_HOME_S = 0.4
+"""Without an answer by STUN for so long, a node without a home takes one by other means."""
+AVOID_S = 60.0
+"""For so long a region whose relay died is no home, though its STUN server may answer."""
 
 # PROTOCOL §3.2.
 TYPE_LOCAL, TYPE_STUN, TYPE_PORTMAPPED, TYPE_STUN_LOCAL_PORT = 1, 2, 3, 4
@@ -100,6 +104,7 @@ class Measuring:
         self.stun_servers: tuple[Endpoint, ...] = ()
         """The servers that the last measuring could ask over IPv4."""
         self.home_region = 0
+        self._avoided: dict[int, float] = {}
         self._measured: tuple[OwnEndpoint, ...] = ()
         self._under_way: asyncio.Task[None] | None = None
         self.resolved: dict[str, list[str]] = {}
@@ -111,7 +116,11 @@ class Measuring:
         if derp_map == self._derp_map:
             return
         self._derp_map = derp_map
-        regions = [number for number, region in (derp_map.regions or {}).items() if region]
+        regions = [
+            number
+            for number, region in (derp_map.regions or {}).items()
+            if region and not region.no_measure_no_home
+        ]
         if self.home_region not in regions:
             # With one region there is nothing to choose: do not wait for a measuring.
             self.home_region = regions[0] if len(regions) == 1 else 0
@@ -138,10 +147,30 @@ class Measuring:
         mapped = [OwnEndpoint(endpoint, TYPE_PORTMAPPED) for endpoint in self._mapped]
         return self._outside([*mapped, *self._measured])
 
+    @property
+    def latency(self) -> dict[int, float]:
+        """The lowest latency of late of each region, in seconds."""
+        return self._history.fastest(self._clock.now())
+
     def want(self, full: bool = False) -> None:
         """Measure soon; a measuring under way, or just done, serves too unless `full`."""
         self._want_full = self._want_full or full
         self._wanted.set()
+
+    def leave_home(self) -> bool:
+        """The home's relay is dead: take the best other region, by what is known; False: none.
+
+        Measuring first would take seconds where UDP is blocked.
+        """
+        now = self._clock.now()
+        self._avoided[self.home_region] = now + AVOID_S
+        others = self._home_regions() - {self.home_region}
+        if not others:
+            return False
+        fastest = self._history.fastest(now)
+        best = min(others & fastest.keys(), key=lambda n: (fastest[n], n), default=0)
+        self.home_region = best or fallback_region(sorted(others), b"warren")
+        return True
 
     def network_changed(self) -> None:
         """Measure anew; a measuring under way is of another network, and is not waited for."""
@@ -223,7 +252,10 @@ class Measuring:
         fastest = None if full else self._history.fastest(now)
         self._netcheck = Netcheck(targets, self._entropy, now, fastest, self.home_region)
         try:
-            report = await self._drive(self._netcheck)
+            async with asyncio.TaskGroup() as tasks:
+                first = tasks.create_task(self._take_first_home())
+                report = await self._drive(self._netcheck)
+                first.cancel()
         finally:
             self._netcheck = None
         if not report.udp:
@@ -236,6 +268,18 @@ class Measuring:
         self._history.add(report)
         self.home_region = self._choose_home(report)
         self._measured = await self._measured_endpoints(report)
+
+    async def _take_first_home(self) -> None:
+        """Where UDP is blocked, do not wait for the end of the measuring to have a relay at all."""
+        if self.home_region:
+            return
+        await asyncio.sleep(FIRST_HOME_S)
+        regions = self._home_regions()
+        found = compile_regions(self._derp_map, self.resolved)
+        times = await handshake_times({n: found[n] for n in regions}, self._clock)
+        if times and not self.home_region:
+            self.home_region = min(times, key=lambda number: (times[number], number))
+            self._on_result()
 
     async def _drive(self, netcheck: Netcheck) -> Report:
         while True:
@@ -251,19 +295,33 @@ class Measuring:
                         await self._answered.wait()
             netcheck.handle_timeout(self._clock.now())
 
+    def _home_regions(self) -> set[int]:
+        """Return the regions that may be home: with relays, and none that died a moment ago.
+
+        Where all of them did, any may.
+        """
+        now = self._clock.now()
+        listed = self._derp_map.regions or {}
+        usable = {
+            number
+            for number, nodes in compile_regions(self._derp_map, self.resolved).items()
+            if nodes and (region := listed[number]) is not None and not region.no_measure_no_home
+        }
+        self._avoided = {
+            number: until
+            for number, until in self._avoided.items()
+            if until > now and number in listed and not self._relay_is_up(number)
+        }
+        return usable - self._avoided.keys() or usable
+
     def _choose_home(self, report: Report) -> int:
-        regions = [
-            n for n, nodes in compile_regions(self._derp_map, self.resolved).items() if nodes
-        ]
+        regions = self._home_regions()
         heard = report.finished if self._relay_is_up(self.home_region) else None
         params = self._derp_map.home_params
         scores = params.region_score if params else None
-        chosen = preferred_region(report, self._history, self.home_region, heard, scores)
-        if chosen in regions:
-            return chosen
-        if self.home_region in regions:
-            return self.home_region
-        return fallback_region(regions, b"warren")
+        home = self.home_region if self.home_region in regions else 0
+        chosen = preferred_region(report.only(regions), self._history, home, heard, scores)
+        return chosen or home or fallback_region(sorted(regions), b"warren")
 
     async def _measured_endpoints(self, report: Report) -> tuple[OwnEndpoint, ...]:
         port4, port6 = self._ports

@@ -26,10 +26,9 @@ from warren.node.schema import (
     NatReport,
     NetcheckReport,
     PortMapProtocol,
-    RegionLatency,
     RouterReport,
 )
-from warren.node.statuses import region_code
+from warren.node.statuses import region_code, region_latencies
 
 _PORTAL_PORT = 80
 
@@ -83,17 +82,6 @@ def netcheck_report(
     nat: NatFacts,
 ) -> NetcheckReport:
     """Put the whole report together. home: the region in use. endpoints: this node's own."""
-    latency = measured.latency
-    regions = [
-        RegionLatency(
-            region=number,
-            code=region.region_code,
-            name=region.region_name,
-            latency_ms=latency[number] * 1000 if number in latency else None,
-        )
-        for number, region in sorted((view.derp_map.regions or {}).items())
-        if region is not None
-    ]
     return NetcheckReport(
         udp=measured.udp,
         ipv4=str(measured.global_v4) if measured.global_v4 else None,
@@ -101,7 +89,7 @@ def netcheck_report(
         mapping_varies=measured.mapping_varies,
         home_region=home,
         home_region_code=region_code(view, home),
-        regions=regions,
+        regions=region_latencies(view, measured.latency),
         endpoints=endpoints,
         routers=[_router_report(router) for router in routers],
         nat4=nat.nat4,

@@ -114,6 +114,15 @@ class SelfStatus(msgspec.Struct, kw_only=True):
     key_expiry: str | None = None
 
 
+class RegionLatency(msgspec.Struct, kw_only=True):
+    """What was measured of one relay region; no latency: no answer."""
+
+    region: int
+    code: str
+    name: str
+    latency_ms: float | None = None
+
+
 class Status(msgspec.Struct, kw_only=True):
     """Everything that `warren status` shows.
 
@@ -137,19 +146,11 @@ class Status(msgspec.Struct, kw_only=True):
     domain: str = ""
     self_node: SelfStatus | None = msgspec.field(default=None, name="self")
     peers: list[PeerStatus] = []
+    regions: list[RegionLatency] = []
     health: list[str] = []
     drops: dict[str, int] = {}
     pid: int = 0
     state_dir: str = ""
-
-
-class RegionLatency(msgspec.Struct, kw_only=True):
-    """What was measured of one relay region; no latency: no answer."""
-
-    region: int
-    code: str
-    name: str
-    latency_ms: float | None = None
 
 
 class PortMapProtocol(msgspec.Struct, kw_only=True):

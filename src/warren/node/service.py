@@ -66,9 +66,12 @@ from warren.node.why_facts import gather
 from warren.node.why_turn import turn_sentences
 
 HOUSEKEEPING_S = 60.0
-HOME_GRACE_S = 5.0
-"""A home relay that restarts is back by then; one that is not may lose its place."""
+HOME_GRACE_S = 1.0
+"""A home relay whose connection was cut is back by then; one that is not loses its place …"""
+RESTART_GRACE_S = 5.0
+"""… and one that said that it restarts is waited for so long."""
 LOG_OUT_TIMEOUT_S = 30.0
+NO_REGION = "This network has no relay: machines meet only where a direct path is found at once."
 
 log = structlog.get_logger(__name__)
 
@@ -149,6 +152,7 @@ class NodeService:
         self._device = DeviceKeeper(make_routes, self._bump)
         self._pinger = Pinger(engine, self._dataplane, clock, entropy)
         self._faults: dict[str, str] = {}
+        self._restarting: set[int] = set()
         self._desired: Desired = NOTHING
         self._generation = 0
         self._seq = 1
@@ -210,6 +214,7 @@ class NodeService:
             domain=view.domain,
             self_node=statuses.self_status(view, self._measuring.home_region, endpoints),
             peers=listed if peers else [],
+            regions=statuses.region_latencies(view, self._measuring.latency),
             health=self._health(view),
             drops=self._drops(snapshot),
             pid=os.getpid(),
@@ -377,9 +382,12 @@ class NodeService:
             self._set_fault(f"region-{event.region}", event.error or event.health)
             if event.connected:
                 self._dataplane.relay_connected(event.region)
+                # It says something while it serves: it will not for long.
+                (self._restarting.add if event.health else self._restarting.discard)(event.region)
             elif event.error and event.region == self._measuring.home_region:
+                grace_s = RESTART_GRACE_S if event.region in self._restarting else HOME_GRACE_S
                 loop = asyncio.get_running_loop()
-                loop.call_later(HOME_GRACE_S, self._look_for_a_home, event.region)
+                loop.call_later(grace_s, self._look_for_a_home, event.region)
         elif isinstance(event, Fault):
             log.error("engine", message=event.message, fatal=event.fatal)
             self._set_fault("engine", event.message)
@@ -390,9 +398,12 @@ class NodeService:
             self.dialer.finish(event)
 
     def _look_for_a_home(self, region: int) -> None:
-        """Measure anew if the home relay is still away; another region may become home."""
+        """If the home relay is still away, go to another region at once, then measure anew."""
         away = not self._engine.snapshot().regions.get(region, False)
         if away and region == self._measuring.home_region:
+            if self._measuring.leave_home():
+                log.info("home moves", away_from=region, to=self._measuring.home_region)
+                self._on_measured()
             self._measuring.want(full=True)
 
     # What the membership tells.
@@ -574,6 +585,8 @@ class NodeService:
         own = (self._desired.filter_fault, self._membership.clock_warning, self._device.problem)
         told = [*view.health]
         told += [m.title or m.text for _, m in sorted(view.display_messages.items())]
+        if view.node is not None and not any((view.derp_map.regions or {}).values()):
+            told.append(NO_REGION)
         return [text for text in (*own, *self._faults.values(), *told) if text]
 
     def _set_fault(self, name: str, text: str) -> None:

@@ -11,7 +11,7 @@ from warren.keys import NodePublic
 from warren.netmap.node import Node
 from warren.netmap.view import View
 from warren.node.reconcile import home_region
-from warren.node.schema import PathStatus, PeerStatus, SelfStatus
+from warren.node.schema import PathStatus, PeerStatus, RegionLatency, SelfStatus
 from warren.node.turn_peers import TurnPath
 from warren.paths.machine import PeerPaths
 from warren.paths.peer_relay.client import Session
@@ -36,6 +36,20 @@ def self_status(view: View, home: int, endpoints: list[str]) -> SelfStatus | Non
         endpoints=endpoints,
         key_expiry=expiry.isoformat() if expiry and expiry.year > 1 else None,
     )
+
+
+def region_latencies(view: View, latency: Mapping[int, float]) -> list[RegionLatency]:
+    """Return the relay regions by number. latency: seconds by region, where it is known."""
+    return [
+        RegionLatency(
+            region=number,
+            code=region.region_code,
+            name=region.region_name,
+            latency_ms=latency[number] * 1000 if number in latency else None,
+        )
+        for number, region in sorted((view.derp_map.regions or {}).items())
+        if region is not None
+    ]
 
 
 def peer_statuses(

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from warren.cli import main
@@ -340,10 +341,20 @@ def test_what_the_daemon_refuses(daemon: Daemon, run: Run) -> None:
     assert run("down") == (1, "", "warren: It is busy.\n")
 
 
+def test_status_names_the_regions_the_nearest_first(daemon: Daemon, run: Run) -> None:
+    far = RegionLatency(region=900, code="home", name="Home", latency_ms=31.25)
+    near = RegionLatency(region=901, code="fra", name="", latency_ms=2)
+    dead = RegionLatency(region=902, code="x", name="Nowhere")
+    daemon.now = msgspec.structs.replace(RUNNING, regions=[far, dead, near])
+    _, out, _ = run("status")
+    line = "relays: fra (901) 2.0 ms, Home (home, 900) 31.2 ms, Nowhere (x, 902) no answer"
+    assert line in out.splitlines()
+
+
 def test_netcheck(daemon: Daemon, run: Run) -> None:
     code, out, _ = run("netcheck")
     assert code == 0
-    assert "relay home (900)" in out
+    assert "relay Home (home, 900)" in out
     assert "1.5 ms" in out
     for words in ("symmetric NAT (hard)", "sequential, step 2", "1492 bytes", "captive portal"):
         assert words in out

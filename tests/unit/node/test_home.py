@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from node_coordinator import FakeCoordinator
 
 from warren.edge.clock import SystemClock
@@ -164,3 +165,46 @@ async def test_home_stays_where_a_relay_is_back_at_once(
     lone.engine.give(RegionState(region=2, connected=False, error="it restarts", health=""))
     await asyncio.sleep(0.4)
     assert lone.engine.home == 2
+
+
+async def test_home_leaves_a_relay_that_died_at_once_though_its_stun_answers(lone: Lone) -> None:
+    """Within 2 s and by what is known, not by a measuring; and it is not back a moment later."""
+    lone.network.latency_s = {server(1): 0.08, server(2): 0.01, server(3): 0.05}
+    await lone.join(1, 2, 3)
+    await lone.until(lambda: lone.engine.home == 2)
+    lone.engine.regions[2] = False
+    lone.engine.give(RegionState(region=2, connected=False, error="it was reset", health=""))
+    await lone.until(lambda: lone.engine.home == 3, 2.0)
+    await lone.until(lambda: lone.told() == 3)
+    await lone.service._measuring.measure_now()
+    assert 2 in lone.measured()
+    assert lone.engine.home == 3
+
+
+async def test_home_waits_for_a_relay_that_said_that_it_restarts(
+    lone: Lone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "HOME_GRACE_S", 0.05)
+    lone.network.latency_s = {server(1): 0.08, server(2): 0.01}
+    await lone.join(1, 2)
+    await lone.until(lambda: lone.engine.home == 2)
+    lone.engine.give(RegionState(region=2, connected=True, error="", health="it restarts"))
+    lone.engine.regions[2] = False
+    lone.engine.give(RegionState(region=2, connected=False, error="it is gone", health=""))
+    await asyncio.sleep(0.3)
+    assert lone.engine.home == 2
+
+
+async def test_a_region_that_is_never_home_is_none_when_the_home_dies(lone: Lone) -> None:
+    lone.network.latency_s = {server(1): 0.08, server(2): 0.01}
+    await lone.join(1, 2)
+    await lone.until(lambda: lone.engine.home == 2)
+    found = derp_map(1, 2)
+    assert found.regions is not None
+    assert found.regions[1] is not None
+    found.regions[1] = structs.replace(found.regions[1], no_measure_no_home=True)
+    lone.coordinator.send_map(MapResponse(derp_map=found))
+    measuring = lone.service._measuring
+    await lone.until(lambda: measuring._derp_map == found)
+    assert not measuring.leave_home()
+    assert measuring.home_region == 2
