@@ -1,13 +1,14 @@
-"""Our server alone, between two clients that nobody here wrote: map, deltas, relay and STUN."""
+"""Our server and our relays, between clients that nobody here wrote: map, deltas, relay, STUN."""
 
 from __future__ import annotations
 
 import http.client
+import json
 from collections.abc import Iterator
 
 import pytest
 
-from warren.lab.mesh import Server
+from warren.lab.mesh import RelayServer, Server
 from warren.lab.plan import Host, Plan, Router
 from warren.lab.stock import StockClient
 from warren.lab.world import World
@@ -19,12 +20,15 @@ PLAN = Plan(
         Router("home-a", kind="port-restricted", address="203.0.113.10"),
         Router("home-b", kind="udp-blocked", address="203.0.113.20"),
         Router("home-c", kind="port-restricted", address="203.0.113.30"),
+        Router("home-d", kind="symmetric", address="203.0.113.40"),
     ),
     hosts=(
         Host("server", address="198.51.100.10"),
         Host("ann", behind="home-a"),
         Host("ben", behind="home-b"),
         Host("cid", behind="home-c"),
+        Host("dan", behind="home-d"),
+        Host("far", address="192.0.2.10"),
     ),
 )
 
@@ -37,7 +41,10 @@ def world(stock_client: None) -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def server(world: World) -> Iterator[Server]:
-    server = Server(world["server"], world.scratch / "server")
+    regions = world.scratch / "regions.json"
+    server = Server(world["server"], world.scratch / "server", more=("--derp-map", str(regions)))
+    far = RelayServer(world["far"], world.scratch / "far", server.url, 901)
+    regions.write_text(json.dumps(far.start()))
     server.start()
     server.create_user("tester")
     yield server
@@ -100,3 +107,19 @@ def test_they_meet_in_our_network(world: World, server: Server) -> None:
     cid.wait_state("NeedsLogin", 15)
     assert server.node("cid") is None
     fetches(world, ann, server, ben)
+
+
+def test_two_regions_tell_a_hard_nat(world: World, server: Server) -> None:
+    """One server cannot tell it; a client that asks ours in two places can, and measures both."""
+    dan = join(world, server, "dan")
+
+    def report() -> str:
+        return next((line for line in dan.messages() if "mapvarydest=true" in line), "")
+
+    world.wait(lambda: "900v4" in report() and "901v4" in report(), 10, "dan knows its NAT")
+
+    def homes() -> dict[str, int]:
+        found = server.admin("regions")["homes"]
+        return dict(found) if sum(found.values()) >= 3 else {}
+
+    assert set(world.wait(homes, 10, "every client has told its home")) <= {"900", "901"}
