@@ -25,6 +25,7 @@ KEPT_ENTRIES = 200_000
 _UNTOLD = {
     "digest",
     "secret",
+    "password",  # `password_set` says that there is another
     "hostinfo",
     "endpoints",
     "last_seen",
@@ -88,6 +89,7 @@ def entries(
         ("auth key", before.auth_keys, delta.auth_keys, delta.removed_auth_keys),
         ("webhook", before.webhooks, delta.webhooks, delta.removed_webhooks),
         ("credential", before.credentials, delta.credentials, delta.removed_credentials),
+        ("invite", before.invites, delta.invites, delta.removed_invites),
     ):
         for key, old, new in _pairs(known, records, removed):
             named = (getattr(new or old, field, "") for field in ("name", "description", "url"))

@@ -11,6 +11,7 @@ from warren.coordinator.records import (
     AuthKeyRecord,
     CredentialRecord,
     DeliveryRecord,
+    InviteRecord,
     NodeRecord,
     PendingRecord,
     PolicyRecord,
@@ -31,6 +32,7 @@ class Delta:
     credentials: tuple[CredentialRecord, ...] = ()
     webhooks: tuple[WebhookRecord, ...] = ()
     deliveries: tuple[DeliveryRecord, ...] = ()
+    invites: tuple[InviteRecord, ...] = ()
     audit: tuple[AuditRecord, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     removed_users: tuple[int, ...] = ()
@@ -41,4 +43,5 @@ class Delta:
     removed_credentials: tuple[str, ...] = ()
     removed_webhooks: tuple[str, ...] = ()
     removed_deliveries: tuple[int, ...] = ()
+    removed_invites: tuple[str, ...] = ()
     change: Change = NO_CHANGE

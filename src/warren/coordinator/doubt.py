@@ -23,6 +23,7 @@ _KINDS = (
     "credentials",
     "webhooks",
     "deliveries",
+    "invites",
 )
 
 

@@ -262,13 +262,16 @@ def _moved(numbers: Any) -> Change:
     return Change(dict.fromkeys(numbers, Facet.OWNER))
 
 
-def _identity(snapshot: Snapshot, number: int) -> tuple[str, str] | None:
+_Identity = tuple[str, str, frozenset[str]]
+
+
+def _identity(snapshot: Snapshot, number: int) -> _Identity | None:
     user = snapshot.users.get(number)
-    return None if user is None else (user.name, user.role)
+    return None if user is None else (user.name, user.role, frozenset(user.groups))
 
 
-def _identity_of(user: User | None) -> tuple[str, str] | None:
-    return None if user is None else (user.login, user.role)
+def _identity_of(user: User | None) -> _Identity | None:
+    return None if user is None else (user.login, user.role, user.groups)
 
 
 def _alike(before: Node | None, after: Node | None, asked: frozenset[str]) -> bool:

@@ -46,24 +46,66 @@ def create_user(snapshot: Snapshot, name: str, display_name: str, wall: datetime
     return Delta(users=(user,), settings={LAST_ID: str(user.id)})
 
 
-def delete_user(snapshot: Snapshot, name: str) -> Delta:
-    """Remove a user and their auth keys; one who still owns nodes stays."""
+def delete_user(snapshot: Snapshot, name: str, *, with_nodes: bool = False) -> Delta:
+    """Remove a user with their keys, tokens and invites; one who owns nodes only with those."""
     user = find_user(snapshot, name)
-    owned = sum(node.user_id == user.id for node in snapshot.nodes.values())
-    if owned:
-        raise Conflict(
-            f"{user.name} still owns {owned} node{'s' if owned > 1 else ''}; delete those first"
-        )
+    owned = tuple(node.id for node in snapshot.nodes.values() if node.user_id == user.id)
+    if owned and not with_nodes:
+        plural = "s" if len(owned) > 1 else ""
+        raise Conflict(f"{user.name} still owns {len(owned)} node{plural}; delete those first")
     keys = tuple(key.id for key in snapshot.auth_keys.values() if key.user_id == user.id)
     tokens = tuple(t.id for t in snapshot.credentials.values() if t.user_id == user.id)
-    return Delta(removed_users=(user.id,), removed_auth_keys=keys, removed_credentials=tokens)
+    invites = tuple(invite.id for invite in snapshot.invites.values() if invite.user_id == user.id)
+    return Delta(
+        removed_users=(user.id,),
+        removed_nodes=owned,
+        removed_auth_keys=keys,
+        removed_credentials=tokens,
+        removed_invites=invites,
+        change=Change(dict.fromkeys(owned, Facet.MEMBERSHIP), why=frozenset({"user deleted"})),
+    )
+
+
+def suspend(snapshot: Snapshot, user: UserRecord, wall: datetime) -> Delta:
+    """Shut a user out: their machines' keys end, and nothing of theirs opens anything.
+
+    Tagged machines are nobody's and stay. There is always an owner who is not suspended.
+    """
+    others = (u for u in snapshot.users.values() if u.role == OWNER and not u.suspended)
+    if user.role == OWNER and all(other.id == user.id for other in others):
+        raise Conflict(f"{user.name} is the only owner; make another user owner first")
+    cut = tuple(
+        replace(node, key_expiry=wall)
+        for node in snapshot.nodes.values()
+        if node.user_id == user.id and not node.tags and not node.expired(wall)
+    )
+    invites = tuple(invite.id for invite in snapshot.invites.values() if invite.user_id == user.id)
+    facets = dict.fromkeys((node.id for node in cut), Facet.MEMBERSHIP)
+    return Delta(
+        users=(replace(user, suspended=True),),
+        nodes=cut,
+        removed_invites=invites,
+        change=Change(facets, why=frozenset({"user suspended"})),
+    )
+
+
+def restore(user: UserRecord) -> Delta:
+    """Let a suspended user in again; each of their machines has to log in."""
+    return Delta(users=(replace(user, suspended=False),))
+
+
+def check_active(snapshot: Snapshot, user_id: int) -> None:
+    """Go on only if the user is not suspended. Raises Refused."""
+    user = snapshot.users[user_id]
+    if user.suspended:
+        raise Refused(f"the user {user.name} is suspended; an administrator can restore them")
 
 
 def set_role(snapshot: Snapshot, user: UserRecord, role: str) -> Delta:
     """Give a user another role. There is always an owner."""
     if role not in ROLES:
         raise Refused(f"{role!r} is no role; there are {', '.join(ROLES)}")
-    owners = sum(other.role == OWNER for other in snapshot.users.values())
+    owners = sum(other.role == OWNER and not other.suspended for other in snapshot.users.values())
     if user.role == OWNER and role != OWNER and owners == 1:
         raise Conflict(f"{user.name} is the only owner; make another user owner first")
     return Delta(

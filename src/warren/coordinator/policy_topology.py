@@ -24,7 +24,7 @@ def topology_of(snapshot: Snapshot) -> Topology:
 
 def policy_user(record: UserRecord) -> User:
     """Return a user as a policy sees them: by log-in name."""
-    return User(record.name, record.name, record.role)
+    return User(record.name, record.name, record.role, frozenset(record.groups))
 
 
 def policy_node(record: NodeRecord, users: dict[int, User]) -> Node:
@@ -82,7 +82,13 @@ def shown_topology(snapshot: Snapshot) -> dict[str, Any]:
     names = {user.id: user.name for user in snapshot.users.values()}
     ordered = sorted(snapshot.users.values(), key=lambda user: (user.role != "owner", user.id))
     users = [
-        {"id": user.id, "name": user.name, "email": user.name, "role": user.role}
+        {
+            "id": user.id,
+            "name": user.name,
+            "email": user.name,
+            "role": user.role,
+            "groups": list(user.groups),
+        }
         for user in ordered
     ]
     nodes = {

@@ -29,6 +29,17 @@ class UserRecord(msgspec.Struct, frozen=True, kw_only=True):
     display_name: str
     created: datetime
     role: str = "member"
+    issuer: str = ""
+    """The identity provider that knows this person, by its URL, …"""
+    subject: str = ""
+    """… and what it calls them, for ever; both empty: nobody logs in as this user by a provider."""
+    groups: tuple[str, ...] = ()
+    """The policy's names of their groups at the provider, as of the last log-in."""
+    password: str = ""
+    """The argon2 hash of a password, in its usual text form; empty: there is none."""
+    password_set: datetime | None = None
+    suspended: bool = False
+    last_login: datetime | None = None
 
 
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,6 +189,21 @@ class DeliveryRecord(msgspec.Struct, frozen=True):
     webhook_id: str
     created: datetime
     event: str
+
+
+class InviteRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A one-time link with which a user first logs in, or sets another password.
+
+    Only the SHA-256 of its secret is kept. renames: the user has a stand-in's name and takes the
+    one of whoever logs in by a provider.
+    """
+
+    id: str
+    user_id: int
+    digest: bytes
+    created: datetime
+    expiry: datetime
+    renames: bool = False
 
 
 class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from warren.coordinator.records import (
     AuthKeyRecord,
     CredentialRecord,
     DeliveryRecord,
+    InviteRecord,
     NodeRecord,
     PendingRecord,
     PolicyRecord,
@@ -36,6 +37,7 @@ class Snapshot:
     credentials: Mapping[str, CredentialRecord] = field(default_factory=dict)
     webhooks: Mapping[str, WebhookRecord] = field(default_factory=dict)
     deliveries: Mapping[int, DeliveryRecord] = field(default_factory=dict)
+    invites: Mapping[str, InviteRecord] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -73,6 +75,7 @@ class Snapshot:
             ("credentials", delta.credentials, delta.removed_credentials),
             ("webhooks", delta.webhooks, delta.removed_webhooks),
             ("deliveries", delta.deliveries, delta.removed_deliveries),
+            ("invites", delta.invites, delta.removed_invites),
         ):
             if records or removed:
                 changed[name] = _patched(getattr(self, name), records, removed)

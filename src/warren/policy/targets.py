@@ -102,6 +102,9 @@ class Targets:
         if word.startswith("group:"):
             logins = self.policy.groups.get(word, ())
             found = {user.login: user for login in logins for user in self._person(login)}
+            # Beside the policy's own groups there are those of identity providers.
+            wanted = word.lower()
+            found |= {user.login: user for user in everyone if wanted in user.groups}
             return sorted(found.values(), key=lambda user: self._places[user.login])
         return self._person(word)
 

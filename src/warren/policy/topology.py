@@ -17,11 +17,15 @@ _MAX_NODES = 20_000
 
 @dataclass(slots=True, eq=False)
 class User:
-    """A user; `login` is an e-mail address, `role` one of §12.2's."""
+    """A user; `login` is an e-mail address, `role` one of §12.2's.
+
+    groups: names of groups, in lower case, that an identity provider says they are in.
+    """
 
     name: str
     login: str
     role: str = "admin"
+    groups: frozenset[str] = frozenset()
 
     @property
     def domain(self) -> str:
@@ -95,6 +99,7 @@ def parse_topology_untrusted(data: Any) -> Topology:
                 str(user["name"]),
                 str(user.get("email") or user["name"]),
                 str(user.get("role") or ("admin" if number else "owner")),
+                frozenset(str(group).lower() for group in user.get("groups") or []),
             )
             for number, user in enumerate(data.get("users") or [])
         ]

@@ -13,6 +13,7 @@ from warren.coordinator.records import (
     AuthKeyRecord,
     CredentialRecord,
     DeliveryRecord,
+    InviteRecord,
     NodeRecord,
     PendingRecord,
     PolicyRecord,
@@ -26,7 +27,20 @@ from warren.netmap.node import Hostinfo, NetInfo
 LATER = START + timedelta(days=1, microseconds=123456)
 ODD = "žluť 🐇 'quoted' \"twice\" \\back\nline; DROP TABLE users; -- %s :name"
 
-USER = UserRecord(id=1, name="a" * 254, display_name=ODD, created=START, role="owner")
+USER = UserRecord(
+    id=1,
+    name="a" * 254,
+    display_name=ODD,
+    created=START,
+    role="owner",
+    issuer="https://login.example.com/realms/ž",
+    subject="s" * 255,
+    groups=("group:a@example.com", ODD),
+    password="$argon2id$v=19$m=65536,t=3,p=4$c2FsdA$aGFzaA",
+    password_set=LATER,
+    suspended=True,
+    last_login=LATER,
+)
 NODE = NodeRecord(
     id=2,
     stable_id="n2CNTRL",
@@ -113,6 +127,9 @@ WEBHOOK = WebhookRecord(
     modified=LATER,
 )
 DELIVERY = DeliveryRecord(7, "w1", LATER, '{"message": "' + "ž" * 1000 + '"}')
+INVITE = InviteRecord(
+    id="i1", user_id=1, digest=b"\xff" * 32, created=START, expiry=LATER, renames=True
+)
 AUDIT = AuditRecord(
     wall=LATER.astimezone(timezone(timedelta(hours=9))),
     actor_kind="user",
@@ -135,6 +152,7 @@ EVERYTHING = Delta(
     credentials=(CREDENTIAL,),
     webhooks=(WEBHOOK,),
     deliveries=(DELIVERY,),
+    invites=(INVITE,),
     settings={"last_id": "3", "last_ipv4": "100.64.0.2"},
     audit=(AUDIT, AUDIT),
 )

@@ -89,6 +89,8 @@ async def key_expiry(call: Call) -> object:
     disabled = call.body.key_expiry_disabled
 
     def decide(node: NodeRecord) -> Delta:
+        if not node.tags:
+            members.check_active(call.snapshot, node.user_id)
         renewed = node.key_expiry or (None if life is None else wall + life)
         expiry = None if disabled else renewed
         return members.changed_node(node, Facet.MEMBERSHIP, "key expiry", key_expiry=expiry)

@@ -55,6 +55,40 @@ async def delete(call: Call) -> object:
     return {}
 
 
+async def suspend(call: Call) -> object:
+    """Shut a person out: their machines' keys end, and none of theirs gets in again."""
+    wall = call.context.clock.wall()
+
+    def decide(snapshot: Snapshot) -> tuple[Delta, None]:
+        user = _manageable(call, snapshot)
+        return members.suspend(snapshot, user, wall), None
+
+    await call.commit(decide)
+    return {}
+
+
+async def restore(call: Call) -> object:
+    """Let a suspended person in again; their machines have to log in."""
+
+    def decide(snapshot: Snapshot) -> tuple[Delta, None]:
+        return members.restore(_manageable(call, snapshot)), None
+
+    await call.commit(decide)
+    return {}
+
+
+def _manageable(call: Call, snapshot: Snapshot) -> UserRecord:
+    """Return the user that the path names, who may do no more than who asks."""
+    user = _find(snapshot, call.path["user"])
+    if user.role == OWNER and not (
+        call.who.kind == "user" and snapshot.users[call.who.user_id].role == OWNER
+    ):
+        raise NotPermitted("only an owner suspends or restores another")
+    if not covers(call.who.scopes, user.role):
+        raise NotPermitted(f"the role {user.role!r} may do more than you")
+    return user
+
+
 def _find(snapshot: Snapshot, wanted: str) -> UserRecord:
     user = snapshot.users.get(int(wanted[:18])) if wanted.isascii() and wanted.isdecimal() else None
     if user is None:
@@ -75,7 +109,7 @@ def _show(call: Call, user: UserRecord) -> shapes.User:
         tailnet_id=call.context.settings.domain,
         created=user.created,
         role=user.role,
-        status="active" if owned else "idle",
+        status="suspended" if user.suspended else "active" if owned else "idle",
         device_count=len(owned),
         last_seen=max(seen, default=None),
         currently_connected=connected,
@@ -94,5 +128,7 @@ OPERATIONS = (
     ),
     Operation("GET", "/users/{user}", "users:read", "Return a person", one, gives=shapes.User),
     Operation("POST", "/users/{user}/role", "users", "Give another role", set_role, shapes.Role),
+    Operation("POST", "/users/{user}/suspend", "users", "Shut a person out", suspend),
+    Operation("POST", "/users/{user}/restore", "users", "Let a person in again", restore),
     Operation("POST", "/users/{user}/delete", "users", "Remove a person", delete),
 )

@@ -151,7 +151,7 @@ class Gate:
             raise NotAllowed("the access token is not known here")
         access = msgspec.json.decode(body, type=_Access)  # ours: the MAC says so
         record = snapshot.credentials.get(access.client)
-        if record is None or not record.usable(wall):
+        if record is None or not record.usable(wall) or snapshot.users[record.user_id].suspended:
             raise NotAllowed("the OAuth client of this access token is gone")
         if access.ends <= wall.timestamp():
             raise NotAllowed("the access token has expired; get a new one")
@@ -177,6 +177,8 @@ def _known(text: str, kind: str, snapshot: Snapshot, wall: datetime) -> Credenti
         raise NotAllowed("the API key is not known here")
     if not record.usable(wall):
         raise NotAllowed("the API key has expired; make a new one")
+    if snapshot.users[record.user_id].suspended:
+        raise NotAllowed("the user of this API key is suspended")
     return record
 
 

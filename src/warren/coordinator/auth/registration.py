@@ -89,6 +89,7 @@ def approve(
     tags: None grants those that the machine asked for.
     """
     pending = find_pending(desk, pending_id)
+    members.check_active(desk.snapshot, user_id)
     granted = tuple(sorted(pending.hostinfo.request_tags)) if tags is None else tags
     for text in granted:
         if not is_tag(text):
@@ -183,6 +184,7 @@ def _with_auth_key(
 ) -> Outcome:
     assert request.auth is not None
     key = authkeys.check(request.auth.auth_key, desk.snapshot.auth_keys, desk.wall)
+    members.check_active(desk.snapshot, key.user_id)
     asked = set(request.hostinfo.request_tags)
     unknown = [
         tag

@@ -203,6 +203,7 @@ def snapshot_in(connection: Connection) -> Snapshot:
         },
         webhooks={r["id"]: rows.webhook_from(r) for r in _all(connection, tables.webhooks)},
         deliveries={r["id"]: rows.delivery_from(r) for r in _all(connection, tables.deliveries)},
+        invites={r["id"]: rows.invite_from(r) for r in _all(connection, tables.invites)},
         policies={r["id"]: rows.policy_from(r) for r in _all(connection, tables.policies)},
         settings={r["name"]: r["value"] for r in _all(connection, tables.settings)},
     )
@@ -223,6 +224,7 @@ def _apply(connection: Connection, delta: Delta) -> None:
         (delta.removed_credentials, tables.credentials),
         (delta.removed_deliveries, tables.deliveries),
         (delta.removed_webhooks, tables.webhooks),
+        (delta.removed_invites, tables.invites),
         (delta.removed_users, tables.users),
         (delta.removed_policies, tables.policies),
     ):
@@ -237,6 +239,7 @@ def _apply(connection: Connection, delta: Delta) -> None:
         (delta.credentials, tables.credentials),
         (delta.webhooks, tables.webhooks),
         (delta.deliveries, tables.deliveries),
+        (delta.invites, tables.invites),
     ):
         for record in records:
             _replace(connection, table, "id", rows.fitting(table, rows.to_row(record)))

@@ -15,6 +15,7 @@ from warren.coordinator.records import (
     AuthKeyRecord,
     CredentialRecord,
     DeliveryRecord,
+    InviteRecord,
     NodeRecord,
     PendingRecord,
     PolicyRecord,
@@ -39,6 +40,7 @@ _JSON_COLUMNS = {
     "attribute_expiries",
     "scopes",
     "subscriptions",
+    "groups",
     "before",
     "after",
 }
@@ -51,6 +53,7 @@ _Record = (
     | CredentialRecord
     | WebhookRecord
     | DeliveryRecord
+    | InviteRecord
     | AuditRecord
 )
 
@@ -71,7 +74,8 @@ def to_row(record: _Record) -> dict[str, Any]:
 
 def user_from(row: Row) -> UserRecord:
     """Read a row of `users`."""
-    return UserRecord(**row)
+    groups = tuple(msgspec.json.decode(row["groups"], type=list[str]))
+    return UserRecord(**{**row, "groups": groups})
 
 
 def node_from(row: Row) -> NodeRecord:
@@ -137,6 +141,11 @@ def webhook_from(row: Row) -> WebhookRecord:
 def delivery_from(row: Row) -> DeliveryRecord:
     """Read a row of `webhook_deliveries`."""
     return DeliveryRecord(**row)
+
+
+def invite_from(row: Row) -> InviteRecord:
+    """Read a row of `invites`."""
+    return InviteRecord(**row)
 
 
 def audit_from(row: Row) -> AuditRecord:

@@ -53,6 +53,13 @@ users = Table(
     Column("display_name", String(254), nullable=False),
     Column("created", UtcDateTime, nullable=False),
     Column("role", String(32), nullable=False),
+    Column("issuer", String(254), nullable=False),
+    Column("subject", String(255), nullable=False),
+    Column("groups", Text, nullable=False),
+    Column("password", String(254), nullable=False),
+    Column("password_set", UtcDateTime),
+    Column("suspended", Boolean, nullable=False),
+    Column("last_login", UtcDateTime),
 )
 
 nodes = Table(
@@ -159,6 +166,17 @@ deliveries = Table(
     Column("webhook_id", ForeignKey("webhooks.id"), nullable=False, index=True),
     Column("created", UtcDateTime, nullable=False),
     Column("event", Text, nullable=False),
+)
+
+invites = Table(
+    "invites",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("user_id", ForeignKey("users.id"), nullable=False, index=True),
+    Column("digest", LargeBinary(32), nullable=False),
+    Column("created", UtcDateTime, nullable=False),
+    Column("expiry", UtcDateTime, nullable=False),
+    Column("renames", Boolean, nullable=False),
 )
 
 audit = Table(
