@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from warren.cli import show
 from warren.cli.admin_access import audit, tokens
 from warren.cli.admin_dns import app as dns
 from warren.cli.admin_machine import add_machine_commands
 from warren.cli.admin_network import contacts, settings
 from warren.cli.admin_place import Json, State, client, reach_from_anywhere
 from warren.cli.admin_policy import app as policy
+from warren.cli.admin_users import users
 from warren.cli.admin_webhooks import app as webhooks
 from warren.cli.table import table
 
@@ -35,7 +37,7 @@ The server is found by --state, or by --server URL with --key-file FILE; every c
 
 Examples:
 
-  warren admin users create alice
+  warren admin users invite alice
 
   warren admin keys create --user alice --expires 1h
 
@@ -45,7 +47,6 @@ Examples:
 """,
     **_SETTINGS,
 )
-users = typer.Typer(help="Who owns machines.", **_SETTINGS)
 keys = typer.Typer(help="Auth keys, with which machines join unattended.", **_SETTINGS)
 nodes = typer.Typer(help="The machines of the network.", **_SETTINGS)
 app.add_typer(users, name="users")
@@ -67,7 +68,7 @@ def status(state: State = "", json: Json = False) -> None:
     """Show the server at a glance."""
     found = client(state).status()
     if json:
-        _print_json(found)
+        show.json(found)
         return
     table(
         ["", ""],
@@ -95,7 +96,7 @@ def regions(state: State = "", json: Json = False) -> None:
     """
     found = client(state).regions()
     if json:
-        _print_json(found)
+        show.json(found)
         return
     rows = [
         [
@@ -116,55 +117,6 @@ def regions(state: State = "", json: Json = False) -> None:
     table(["region", "code", "name", "relays", "home of", "from"], rows)
     for problem in found.problems:
         print(f"! {problem[:1].upper()}{problem[1:]}.", file=sys.stderr)
-
-
-@users.command("create")
-def users_create(
-    name: Annotated[str, typer.Argument(help="Log-in name: an e-mail address or a word.")],
-    display_name: Annotated[str, typer.Option(help="Name for people.")] = "",
-    state: State = "",
-    json: Json = False,
-) -> None:
-    """Add a user.
-
-    Example: warren admin users create alice@example.com --display-name "Alice"
-    """
-    user = client(state).create_user(name, display_name)
-    _done(user, json, f"User {user.name} is there.")
-
-
-@users.command("list")
-def users_list(state: State = "", json: Json = False) -> None:
-    """List the users."""
-    found = client(state).users()
-    rows = [
-        [str(u.id), u.name, u.display_name, u.role, str(u.nodes), _age(u.created)] for u in found
-    ]
-    _list(found, json, ["id", "name", "display name", "role", "machines", "created"], rows)
-
-
-@users.command("role")
-def users_role(
-    name: Annotated[str, typer.Argument(help="Log-in name.")],
-    role: Annotated[str, typer.Argument(help="owner, admin, network-admin, it-admin, …")],
-    state: State = "",
-    json: Json = False,
-) -> None:
-    """Give a user another role.
-
-    Example: warren admin users role alice admin
-    """
-    user = client(state).set_role(name, role)
-    _done(user, json, f"User {user.name} is {user.role} now.")
-
-
-@users.command("delete")
-def users_delete(
-    name: Annotated[str, typer.Argument(help="Log-in name.")], state: State = "", json: Json = False
-) -> None:
-    """Remove a user who owns no machines, and their auth keys."""
-    user = client(state).delete_user(name)
-    _done(user, json, f"User {user.name} is gone.")
 
 
 @keys.command("create")
@@ -202,7 +154,7 @@ def keys_create(
             description=description,
         )
     )
-    _done(key, json, key.key or "")
+    show.done(key, json, key.key or "")
 
 
 @keys.command("list")
@@ -224,7 +176,7 @@ def keys_revoke(
 ) -> None:
     """Remove an auth key. Machines that joined with it stay."""
     gone = client(state).revoke_key(key)
-    _done(gone, json, f"Auth key {gone.id} is gone.")
+    show.done(gone, json, f"Auth key {gone.id} is gone.")
 
 
 @nodes.command("list")
@@ -232,7 +184,7 @@ def nodes_list(state: State = "", json: Json = False) -> None:
     """List the machines, and those that wait for approval."""
     found = client(state).nodes()
     if json:
-        _print_json(found)
+        show.json(found)
         return
     rows = [
         [str(n.id), n.name, n.addresses[0], ",".join(n.tags) or n.user, n.os, n.state, _seen(n)]
@@ -299,7 +251,7 @@ def nodes_approve(
     Example: warren admin nodes approve https://vpn.example.com/register/… --user alice
     """
     found = client(state).approve(node, user, tag)
-    _done(found, json, f"{found.name} is in the network: {found.addresses[0]}.")
+    show.done(found, json, f"{found.name} is in the network: {found.addresses[0]}.")
 
 
 @nodes.command("reject")
@@ -310,7 +262,7 @@ def nodes_reject(
 ) -> None:
     """Turn a waiting machine away."""
     answer = client(state).reject(node)
-    _done(answer, json, "It was turned away.")
+    show.done(answer, json, "It was turned away.")
 
 
 @nodes.command("rename")
@@ -322,7 +274,7 @@ def nodes_rename(
 ) -> None:
     """Give a machine another name."""
     found = client(state).rename(node, name)
-    _done(found, json, f"It is called {found.fqdn} now.")
+    show.done(found, json, f"It is called {found.fqdn} now.")
 
 
 @nodes.command("tag")
@@ -337,26 +289,26 @@ def nodes_tag(
     Example: warren admin nodes tag web-1 tag:web tag:prod
     """
     found = client(state).tag(node, tags or [])
-    _done(found, json, f"{found.name} has {', '.join(found.tags) or 'no tags'} now.")
+    show.done(found, json, f"{found.name} has {', '.join(found.tags) or 'no tags'} now.")
 
 
 @nodes.command("expire")
 def nodes_expire(node: NodeName, state: State = "", json: Json = False) -> None:
     """End a machine's key: it must log in again."""
     found = client(state).expire(node)
-    _done(found, json, f"The key of {found.name} is over.")
+    show.done(found, json, f"The key of {found.name} is over.")
 
 
 @nodes.command("delete")
 def nodes_delete(node: NodeName, state: State = "", json: Json = False) -> None:
     """Remove a machine from the network."""
     found = client(state).delete_node(node)
-    _done(found, json, f"{found.name} is gone.")
+    show.done(found, json, f"{found.name} is gone.")
 
 
 def _show(node: shapes.Node, json: bool) -> None:
     if json:
-        _print_json(node)
+        show.json(node)
         return
     rows = [
         ["name", node.fqdn],
@@ -375,25 +327,11 @@ def _show(node: shapes.Node, json: bool) -> None:
     table(["", ""], rows, headless=True)
 
 
-def _done(value: object, json: bool, sentence: str) -> None:
-    if json:
-        _print_json(value)
-    else:
-        print(sentence)
-
-
 def _list(value: object, json: bool, columns: list[str], rows: list[list[str]]) -> None:
     if json:
-        _print_json(value)
+        show.json(value)
     else:
         table(columns, rows)
-
-
-def _print_json(value: object) -> None:
-    import msgspec
-
-    data = msgspec.json.format(msgspec.json.encode(value), indent=2)
-    sys.stdout.write(data.decode() + "\n")
 
 
 def _kind(key: shapes.AuthKey) -> str:

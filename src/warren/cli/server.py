@@ -150,6 +150,9 @@ def serve(
             "--verify-clients/--no-verify-clients",
         ),
     ] = None,
+    oidc: Annotated[
+        str | None, _flag("File with [[oidc]] tables, if --config has none [none].", "OIDC")
+    ] = None,
     log_level: Annotated[
         str | None, _flag("debug, info, warning or error [info].", "LOG_LEVEL")
     ] = None,
@@ -190,10 +193,13 @@ def _announce(ready: Ready, directory: Path) -> None:
     print(f"Warren serves {ready.url} ({ready.ports}).")
     for warning in ready.warnings:
         print(f"! {warning}.", file=sys.stderr)
-    if ready.join is not None:
+    if ready.first is not None:
         print(
-            "\nThis is the first start. Join a first machine, within a day, with:\n\n"
-            f"    {ready.join}\n\n"
+            "\nThis is the first start. Become its owner in a browser, within a day, at:\n\n"
+            f"    {ready.first.owner}\n\n"
+            f"(another link: warren admin users invite admin --state {directory})\n\n"
+            "Join a first machine with:\n\n"
+            f"    {ready.first.join}\n\n"
             f"More keys: warren admin keys create --state {directory} --user admin\n"
         )
     sys.stdout.flush()

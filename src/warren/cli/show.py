@@ -31,6 +31,14 @@ def json(value: object) -> None:
     sys.stdout.write(data.decode() + "\n")
 
 
+def done(value: object, json_wanted: bool, sentence: str) -> None:
+    """Say that something was done, or print what came of it as JSON."""
+    if json_wanted:
+        json(value)
+    else:
+        print(sentence)
+
+
 def json_line(value: object) -> None:
     """Print one line of JSON, at once."""
     sys.stdout.write(msgspec.json.encode(value).decode() + "\n")

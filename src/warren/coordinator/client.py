@@ -59,9 +59,22 @@ class AdminClient:
         new = shapes.NewUser(name=name, display_name=display_name)
         return self._call("POST", "/v1/users", shapes.User, new)
 
-    def delete_user(self, name: str) -> shapes.User:
-        """Remove a user who owns no nodes."""
-        return self._call("DELETE", f"/v1/users/{_part(name)}", shapes.User)
+    def delete_user(self, name: str, with_nodes: bool = False) -> shapes.User:
+        """Remove a user; one who owns nodes only with those."""
+        query = "?machines=true" if with_nodes else ""
+        return self._call("DELETE", f"/v1/users/{_part(name)}{query}", shapes.User)
+
+    def invite(self, name: str, new: shapes.NewInvite) -> shapes.Invite:
+        """Make a one-time link for a user, who is created if need be."""
+        return self._call("POST", f"/v1/users/{_part(name)}/invite", shapes.Invite, new)
+
+    def suspend(self, name: str) -> shapes.User:
+        """Shut a user out."""
+        return self._call("POST", f"/v1/users/{_part(name)}/suspend", shapes.User)
+
+    def restore(self, name: str) -> shapes.User:
+        """Let a suspended user in again."""
+        return self._call("POST", f"/v1/users/{_part(name)}/restore", shapes.User)
 
     def keys(self) -> list[shapes.AuthKey]:
         """Return all auth keys."""

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from warren.coordinator.durations import parse_duration
-from warren.edge.settings import HOST, check_acme, check_tls, read_settings
+from warren.coordinator.login import providers
+from warren.edge.settings import HOST, check_acme, check_tls, read_settings, read_toml
 from warren.edge.settings import BadConfig as BadConfig
 from warren.edge.settings import parse_address as parse_address
 from warren.edge.settings import stun_groups as stun_groups
@@ -88,6 +89,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     wire's DERP map, or TOML likewise where the name ends in .toml."""
     verify_clients: bool = True
     """The relay serves only machines of this network."""
+    oidc: str | list[providers.ProviderConfig] = ""
+    """Identity providers: `[[oidc]]` tables of this file, or another file that has them."""
     log_level: str = "info"
     log_format: str = "text"
 
@@ -144,6 +147,7 @@ def check(config: Config) -> None:
         raise BadConfig("region-code and region-name can't be empty")
     if config.relay_host and not HOST.fullmatch(config.relay_host):
         raise BadConfig(f"relay-host is {config.relay_host!r}; it is a name or an address")
+    identity_providers(config)
     _check_url(config)
     check_acme(config, urlsplit(public_url(config)).hostname or "")
 
@@ -227,6 +231,26 @@ def derp_map_places(config: Config) -> list[str]:
     if len(set(places)) != len(places):
         raise BadConfig("derp-map names the same place twice")
     return places
+
+
+def identity_providers(config: Config) -> list[providers.ProviderConfig]:
+    """Return the providers by which people log in. Raises BadConfig."""
+    found = config.oidc
+    if isinstance(found, str):
+        values = read_toml(Path(found).expanduser()) if found else {}
+        try:
+            found = msgspec.convert(values, _Providers).oidc
+        except msgspec.ValidationError as error:
+            raise BadConfig(f"{config.oidc}: {error}") from error
+    try:
+        providers.check(found)
+    except ValueError as error:
+        raise BadConfig(f"oidc: {error}") from error
+    return found
+
+
+class _Providers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    oidc: list[providers.ProviderConfig] = []
 
 
 def turn_secret(config: Config) -> bytes:

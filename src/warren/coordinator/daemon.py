@@ -39,6 +39,7 @@ from warren.coordinator.config import (
     Config,
     derp_map_places,
     external_turn,
+    identity_providers,
     networks,
     parse_address,
     public_url,
@@ -52,6 +53,11 @@ from warren.coordinator.durations import parse_duration
 from warren.coordinator.enforcement import Enforcement
 from warren.coordinator.frontdoor import answers, ts2021_taker
 from warren.coordinator.identity import Identity, load_identity
+from warren.coordinator.login import invites
+from warren.coordinator.login.opening import check_providers, open_providers
+from warren.coordinator.login.passwords import Passwords
+from warren.coordinator.login.sessions import Sessions
+from warren.coordinator.login.site import Site as LoginSite
 from warren.coordinator.machine_api import MachineApi
 from warren.coordinator.mapper import Mapper
 from warren.coordinator.metrics import Meter, Present, Sources
@@ -101,18 +107,26 @@ _STOP_S = 1.0
 _KICK_DELAY_S = 1.0
 _NO_REGION = "there is no relay, so machines meet only where a direct path is found at once"
 _ACCESS_PURPOSE = b"warren api access tokens 1"
+_SESSION_PURPOSE = b"warren browser sessions 1"
 
 
 class AlreadyRunning(Exception):
     """Another server uses the state directory. The text is a sentence for a person."""
 
 
+class FirstStart(NamedTuple):
+    """join: how a first machine joins. owner: the link that makes who opens it the owner."""
+
+    join: str
+    owner: str
+
+
 class Ready(NamedTuple):
-    """What a person is told once the server listens; `join` only at the first start."""
+    """What a person is told once the server listens; `first` only at the first start."""
 
     url: str
     ports: str
-    join: str | None
+    first: FirstStart | None
     warnings: tuple[str, ...]
 
 
@@ -143,12 +157,13 @@ def run(config: Config, state: Path, ready: Callable[[Ready], None]) -> None:
 
 
 def check(config: Config, state: Path) -> None:
-    """Look whether a server could start: state, database, keys, certificate, relay regions.
+    """Look whether a server could start: state, database, keys, certificate, regions, providers.
 
-    Nothing is written where there is nothing yet. Raises as `run` does.
+    Nothing is written where there is nothing yet. Raises as `run` does, and ProviderProblem.
     """
     if config.database or (state / DATABASE_NAME).exists():
         Store.look(_database(config, state))
+    check_providers(identity_providers(config), public_url(config))
     if not state.exists():
         with TemporaryDirectory() as scratch:
             _check_keys(config, Path(scratch))
@@ -246,8 +261,8 @@ class Server:
         loop.add_signal_handler(signal.SIGHUP, self._regions.look)
         try:
             await self._listen()
-            join = await self._first_user()
-            ready(Ready(self._settings.url, self._ports(), join, self._warnings()))
+            first = await self._first_user()
+            ready(Ready(self._settings.url, self._ports(), first, self._warnings()))
             assert self._sender is not None
             async with asyncio.TaskGroup() as tasks:
                 running = [
@@ -377,14 +392,36 @@ class Server:
             takers.update(relay.takers(self._hub))
             small.update(relay.answers())
         pages = http_protocol(
-            site(self._registry, self._clock, [verify_route(self._is_ours), *api.routes()])
+            site([verify_route(self._is_ours), *self._login().routes(), *api.routes()])
         )
         return Routes(answers=small, takers=takers, fallback=pages)
 
+    def _login(self) -> LoginSite:
+        sessions = Sessions(
+            self._secret(_SESSION_PURPOSE),
+            self._settings.url.startswith("https:"),
+            self._clock,
+            self._entropy,
+        )
+        return LoginSite(
+            self._registry,
+            self._registration,
+            open_providers(
+                identity_providers(self._config), self._settings.url, self._clock, self._entropy
+            ),
+            sessions,
+            Passwords(),
+            self._clock,
+            self._entropy,
+        )
+
+    def _secret(self, purpose: bytes) -> bytes:
+        # Derived from the key that the state keeps anyway, as TURN's secret is.
+        return hmac.digest(self._identity.noise.reveal(), purpose, hashlib.sha256)
+
     def _api(self) -> Api:
         assert self._sender is not None
-        # Derived from the key that the state keeps anyway, as TURN's secret is.
-        secret = hmac.digest(self._identity.noise.reveal(), _ACCESS_PURPOSE, hashlib.sha256)
+        secret = self._secret(_ACCESS_PURPOSE)
         context = Context(
             registry=self._registry,
             settings=self._settings,
@@ -396,11 +433,11 @@ class Server:
         )
         return Api(context, Gate(secret))
 
-    async def _first_user(self) -> str | None:
-        """At the first start: make a user and a key for one machine; return how it joins."""
-        wall = self._clock.wall()
+    async def _first_user(self) -> FirstStart | None:
+        """At the first start: make the owner's user, their link, and a key for one machine."""
+        wall, url = self._clock.wall(), self._settings.url
 
-        def decide(snapshot: Snapshot) -> tuple[Delta | None, str | None]:
+        def decide(snapshot: Snapshot) -> tuple[Delta | None, FirstStart | None]:
             if snapshot.settings.get(members.LAST_ID):
                 return None, None
             delta = members.create_user(snapshot, FIRST_USER, "", wall)
@@ -412,10 +449,27 @@ class Server:
                 pre_approved=True,
                 description="made at the first start",
             )
-            return Delta(users=delta.users, auth_keys=(record,), settings=delta.settings), text
+            invited, link = invites.make(
+                snapshot,
+                delta.users[0],
+                wall=wall,
+                life=_FIRST_KEY_LIFE,
+                entropy=self._entropy,
+                renames=True,
+            )
+            made = Delta(
+                users=delta.users,
+                auth_keys=(record,),
+                invites=invited.invites,
+                settings=delta.settings,
+            )
+            first = FirstStart(
+                join=f"warren up --server {url} --auth-key {text}",
+                owner=f"{url}{invites.PATH}{link}",
+            )
+            return made, first
 
-        key = await self._registry.commit(decide)
-        return None if key is None else f"warren up --server {self._settings.url} --auth-key {key}"
+        return await self._registry.commit(decide)
 
     async def _learn_addresses(self) -> None:
         """Look our own name up: a resolver that does not answer holds nothing up."""

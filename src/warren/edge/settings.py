@@ -62,7 +62,7 @@ def read_settings(kind: type[_S], file: Path | None, overrides: Mapping[str, Any
 
     Raises BadConfig.
     """
-    values = _read(file) if file is not None else {}
+    values = read_toml(file) if file is not None else {}
     values.update(
         {name.replace("_", "-"): value for name, value in overrides.items() if value is not None}
     )
@@ -132,7 +132,8 @@ def check_acme(config: TlsSettings, host: str) -> None:
         raise BadConfig(f"tls = acme needs a name in the url; {host} is an address")
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_toml(file: Path) -> dict[str, Any]:
+    """Return what a TOML file says. Raises BadConfig."""
     try:
         with file.open("rb") as handle:
             return tomllib.load(handle)

@@ -65,7 +65,8 @@ class Running:
         listening = asyncio.Event()
 
         def ready(told: Ready) -> None:
-            self.join = told.join or self.join
+            if told.first is not None:
+                self.join, self.owner = told.first
             listening.set()
 
         loop = asyncio.get_running_loop()

@@ -43,7 +43,18 @@ def application(office: Office, more: Sequence[Route] = ()) -> Starlette:
         return await office.create_user(await _body(request, shapes.NewUser))
 
     async def delete_user(request: Request) -> object:
-        return await office.delete_user(request.path_params["name"])
+        with_nodes = request.query_params.get("machines") == "true"
+        return await office.delete_user(request.path_params["name"], with_nodes)
+
+    async def invite(request: Request) -> object:
+        new = await _body(request, shapes.NewInvite)
+        return await office.invite(request.path_params["name"], new)
+
+    async def suspend(request: Request) -> object:
+        return await office.suspend(request.path_params["name"])
+
+    async def restore(request: Request) -> object:
+        return await office.restore(request.path_params["name"])
 
     async def keys(request: Request) -> object:
         return office.keys()
@@ -128,6 +139,9 @@ def application(office: Office, more: Sequence[Route] = ()) -> Starlette:
             _route("POST", "/v1/users", create_user),
             _route("DELETE", "/v1/users/{name}", delete_user),
             _route("PUT", "/v1/users/{name}/role", set_role),
+            _route("POST", "/v1/users/{name}/invite", invite),
+            _route("POST", "/v1/users/{name}/suspend", suspend),
+            _route("POST", "/v1/users/{name}/restore", restore),
             _route("GET", "/v1/tokens", tokens),
             _route("POST", "/v1/tokens", create_token),
             _route("DELETE", "/v1/tokens/{token}", revoke_token),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from warren.coordinator.auth.flow import Registration
 from warren.coordinator.change import Facet
 from warren.coordinator.delta import Delta
 from warren.coordinator.durations import parse_duration
+from warren.coordinator.login import invites
 from warren.coordinator.policy_topology import shown_topology
 from warren.coordinator.questions import Questions
 from warren.coordinator.records import (
@@ -28,12 +30,14 @@ from warren.coordinator.records import (
 )
 from warren.coordinator.refusal import Conflict, NotFound, Refused
 from warren.coordinator.registry import Registry
+from warren.coordinator.roles import ROLES
 from warren.coordinator.settings import Settings, in_force
 from warren.coordinator.snapshot import Snapshot
 from warren.coordinator.store import AuditQuestion
 from warren.edge.clock import Clock
 from warren.edge.entropy import Entropy
 
+UserDecision = Callable[[Snapshot, UserRecord], Delta]
 NodeDecision = Callable[[Snapshot, NodeRecord], Delta]
 
 
@@ -84,14 +88,62 @@ class Office:
         user = await self._registry.commit(decide, ADMINISTRATOR)
         return _show_user(self._registry.snapshot, user)
 
-    async def delete_user(self, name: str) -> shapes.User:
-        """Remove a user who owns no nodes."""
+    async def delete_user(self, name: str, with_nodes: bool = False) -> shapes.User:
+        """Remove a user; one who owns nodes only with those."""
 
         def decide(snapshot: Snapshot) -> tuple[Delta, shapes.User]:
             shown = _show_user(snapshot, members.find_user(snapshot, name))
-            return members.delete_user(snapshot, name), shown
+            return members.delete_user(snapshot, name, with_nodes=with_nodes), shown
 
         return await self._registry.commit(decide, ADMINISTRATOR)
+
+    async def invite(self, name: str, new: shapes.NewInvite) -> shapes.Invite:
+        """Make a one-time link for a user, who is created if need be."""
+        try:
+            life = parse_duration(new.expires)
+        except ValueError as error:
+            raise Refused(str(error)) from error
+        if life is None or life > timedelta(days=90):
+            raise Refused("a link expires after 90 days at the most")
+        if new.role not in ROLES:
+            raise Refused(f"{new.role!r} is no role; there are {', '.join(ROLES)}")
+        wall = self._clock.wall()
+
+        def decide(snapshot: Snapshot) -> tuple[Delta, tuple[str, str]]:
+            user, made = snapshot.user_named(name), Delta()
+            if user is None and new.must_exist:
+                raise NotFound(f"there is no user {name!r}")
+            if user is None:
+                made = members.create_user(snapshot, name, new.display_name, wall)
+                user = replace(made.users[0], role=new.role)
+            # Whoever has logged in keeps the name.
+            renames = user.last_login is None and any(
+                invite.renames for invite in snapshot.invites.values() if invite.user_id == user.id
+            )
+            delta, link = invites.make(
+                snapshot, user, wall=wall, life=life, entropy=self._entropy, renames=renames
+            )
+            users = (user,) if made.users else ()
+            return (
+                Delta(**{**delta.__dict__, "users": users, "settings": made.settings}),
+                (user.name, link),
+            )
+
+        user_name, link = await self._registry.commit(decide, ADMINISTRATOR)
+        return shapes.Invite(
+            user=user_name, url=f"{self._settings.url}{invites.PATH}{link}", expiry=wall + life
+        )
+
+    async def suspend(self, name: str) -> shapes.User:
+        """Shut a user out."""
+        wall = self._clock.wall()
+        return await self._change_user(
+            name, lambda snapshot, user: members.suspend(snapshot, user, wall)
+        )
+
+    async def restore(self, name: str) -> shapes.User:
+        """Let a suspended user in again."""
+        return await self._change_user(name, lambda _, user: members.restore(user))
 
     def keys(self) -> list[shapes.AuthKey]:
         """Return all auth keys, newest last."""
@@ -320,17 +372,22 @@ class Office:
     async def set_role(self, name: str, new: shapes.Role) -> shapes.User:
         """Give a user another role."""
 
-        def decide(snapshot: Snapshot) -> tuple[Delta, int]:
-            user = members.find_user(snapshot, name)
-            return members.set_role(snapshot, user, new.role), user.id
-
-        user_id = await self._registry.commit(decide, ADMINISTRATOR)
-        snapshot = self._registry.snapshot
-        return _show_user(snapshot, snapshot.users[user_id])
+        return await self._change_user(
+            name, lambda snapshot, user: members.set_role(snapshot, user, new.role)
+        )
 
     async def audit(self, question: AuditQuestion) -> list[shapes.AuditEntry]:
         """Return entries of the audit log, newest first."""
         return [show_entry(entry) for entry in await self._registry.history(question)]
+
+    async def _change_user(self, name: str, decision: UserDecision) -> shapes.User:
+        def decide(snapshot: Snapshot) -> tuple[Delta, int]:
+            user = members.find_user(snapshot, name)
+            return decision(snapshot, user), user.id
+
+        user_id = await self._registry.commit(decide, ADMINISTRATOR)
+        snapshot = self._registry.snapshot
+        return _show_user(snapshot, snapshot.users[user_id])
 
     async def _change(self, wanted: str, decision: NodeDecision) -> shapes.Node:
         def decide(snapshot: Snapshot) -> tuple[Delta, int]:
@@ -440,6 +497,10 @@ def _show_user(snapshot: Snapshot, user: UserRecord) -> shapes.User:
         created=user.created,
         role=user.role,
         nodes=owned,
+        suspended=user.suspended,
+        logs_in=user.issuer or ("password" if user.password else ""),
+        groups=list(user.groups),
+        last_login=user.last_login,
     )
 
 

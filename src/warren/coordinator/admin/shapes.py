@@ -19,6 +19,28 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
     created: datetime
     role: str = "member"
     nodes: int = 0
+    suspended: bool = False
+    logs_in: str = ""
+    """How: `password`, a provider's URL, or nothing yet."""
+    groups: list[str] = []
+    last_login: datetime | None = None
+
+
+class NewInvite(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What makes a one-time link. must_exist: do not create the user."""
+
+    role: str = "member"
+    display_name: str = ""
+    expires: str = "3d"
+    must_exist: bool = False
+
+
+class Invite(msgspec.Struct, frozen=True, kw_only=True):
+    """A one-time link; the answer that made it is the only one that holds it."""
+
+    user: str
+    url: str
+    expiry: datetime
 
 
 class Role(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

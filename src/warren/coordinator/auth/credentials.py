@@ -7,7 +7,6 @@ stored, and all of a client's end with the client.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 from collections.abc import Collection
@@ -18,6 +17,7 @@ import msgspec
 from msgspec.structs import replace
 
 from warren.coordinator.auth.authkeys import random_text
+from warren.coordinator.auth.sealed import BrokenSeal, Seal
 from warren.coordinator.names import is_tag
 from warren.coordinator.records import CredentialRecord
 from warren.coordinator.refusal import Refused
@@ -31,7 +31,6 @@ ACCESS_PREFIX = "warren-access-"
 ACCESS_LIFE = timedelta(hours=1)
 _ID_LENGTH = 12
 _SECRET_LENGTH = 33
-_MAX_TEXT = 4096
 
 
 class NotAllowed(Exception):
@@ -110,7 +109,7 @@ class Gate:
     """Tells who a credential's bearer is. secret: what access tokens are made under."""
 
     def __init__(self, secret: bytes) -> None:
-        self._secret = secret
+        self._seal = Seal(secret)
 
     def principal(self, text: str, snapshot: Snapshot, wall: datetime) -> Principal:
         """Return who bears a token. Raises NotAllowed."""
@@ -138,18 +137,13 @@ class Gate:
             if not allows(record.scopes, scope):
                 raise Refused(f"this client may not have the scope {scope!r}")
         access = _Access(record.id, int((wall + ACCESS_LIFE).timestamp()), wished)
-        body = msgspec.json.encode(access)
-        return ACCESS_PREFIX + _text(body) + "." + _text(self._mac(body)), wished
+        return ACCESS_PREFIX + self._seal.close(access), wished
 
     def _by_access(self, text: str, snapshot: Snapshot, wall: datetime) -> Principal:
-        body_text, _, mac_text = text.removeprefix(ACCESS_PREFIX).partition(".")
         try:
-            body, mac = _bytes(body_text), _bytes(mac_text)
-        except ValueError:
+            access = self._seal.open_untrusted(text.removeprefix(ACCESS_PREFIX), _Access)
+        except BrokenSeal:
             raise NotAllowed("the access token is not known here") from None
-        if len(text) > _MAX_TEXT or not hmac.compare_digest(mac, self._mac(body)):
-            raise NotAllowed("the access token is not known here")
-        access = msgspec.json.decode(body, type=_Access)  # ours: the MAC says so
         record = snapshot.credentials.get(access.client)
         if record is None or not record.usable(wall) or snapshot.users[record.user_id].suspended:
             raise NotAllowed("the OAuth client of this access token is gone")
@@ -159,9 +153,6 @@ class Gate:
         return Principal(
             "client", name, record.user_id, frozenset(access.scopes), record.tags, record.id
         )
-
-    def _mac(self, body: bytes) -> bytes:
-        return hmac.digest(self._secret, body, hashlib.sha256)
 
 
 def _known(text: str, kind: str, snapshot: Snapshot, wall: datetime) -> CredentialRecord:
@@ -184,11 +175,3 @@ def _known(text: str, kind: str, snapshot: Snapshot, wall: datetime) -> Credenti
 
 def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
-
-
-def _text(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def _bytes(text: str) -> bytes:
-    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)

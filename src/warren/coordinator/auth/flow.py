@@ -9,6 +9,7 @@ from warren.coordinator.audit import Actor
 from warren.coordinator.auth import registration
 from warren.coordinator.auth.registration import Desk, Outcome
 from warren.coordinator.delta import Delta
+from warren.coordinator.records import PendingRecord
 from warren.coordinator.registry import Registry
 from warren.coordinator.settings import Settings, in_force
 from warren.coordinator.snapshot import Snapshot
@@ -65,6 +66,18 @@ class Registration:
         )
         self._tell(pending_id)
         return node_id
+
+    async def join(self, pending_id: str, user_id: int, by: Actor) -> int:
+        """Admit a waiting machine for who has logged in. Raises Refused, StoreProblem."""
+        node_id = await self._registry.commit(
+            lambda snapshot: registration.join(self._desk(snapshot), pending_id, user_id), by
+        )
+        self._tell(pending_id)
+        return node_id
+
+    def pending(self, pending_id: str) -> PendingRecord:
+        """Return the machine that waits under this id. Raises NotFound."""
+        return registration.find_pending(self._desk(self._registry.snapshot), pending_id)
 
     async def reject(self, pending_id: str, by: Actor) -> None:
         """Turn a waiting machine away. Raises Refused, StoreProblem."""

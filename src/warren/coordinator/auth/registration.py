@@ -97,21 +97,32 @@ def approve(
     previous = desk.snapshot.node_with_key(pending.old_node_key)
     if previous is None or previous.machine_key != pending.machine_key:
         previous = _same_owner(desk, pending.machine_key, user_id, granted)
-    delta = _admit(
-        desk,
-        previous,
-        user_id=user_id,
-        machine_key=pending.machine_key,
-        node_key=pending.node_key,
-        hostinfo=pending.hostinfo,
-        version=pending.version,
-        ephemeral=pending.ephemeral,
-        tags=granted,
-        authorized=True,
-        auth_key_id=None,
-        key_expiry=_expiry(desk, granted),
+    return _admit_pending(desk, pending, previous, user_id, granted, authorized=True)
+
+
+def join(desk: Desk, pending_id: str, user_id: int) -> tuple[Delta, int]:
+    """Admit a waiting machine because its user says so, having logged in; as `approve` returns.
+
+    It keeps address and name if it was theirs before. An administrator's approval, where that is
+    needed, it still waits for. Raises Refused.
+    """
+    pending = find_pending(desk, pending_id)
+    members.check_active(desk.snapshot, user_id)
+    tags = tuple(sorted(set(pending.hostinfo.request_tags)))
+    for tag in tags:
+        if not is_tag(tag) or not may_tag(desk.snapshot, user_id, tag):
+            raise Refused(f"the policy does not let you give a machine {tag[:64]!r}")
+    previous = desk.snapshot.node_with_key(pending.old_node_key)
+    if previous is not None and not (
+        previous.machine_key == pending.machine_key and _is_of(previous, user_id, tags)
+    ):
+        # It was somebody else's, or a server's: this is another machine in the network.
+        previous = None
+    previous = previous or _same_owner(desk, pending.machine_key, user_id, tags)
+    authorized = not desk.settings.approve_machines or (
+        previous is not None and previous.authorized
     )
-    return _with(delta, removed_pending=(pending.id,)), delta.nodes[0].id
+    return _admit_pending(desk, pending, previous, user_id, tags, authorized=authorized)
 
 
 def reject(desk: Desk, pending_id: str) -> Delta:
@@ -253,7 +264,7 @@ def _interactive(desk: Desk, machine: MachinePublic, request: RegisterRequest) -
 
 
 def auth_url(settings: Settings, pending_id: str) -> str:
-    """Return the page that tells how a waiting machine is approved."""
+    """Return the page on which a waiting machine's user logs in, or an administrator is told of."""
     return f"{settings.url}/register/{pending_id}"
 
 
@@ -272,9 +283,40 @@ def _same_owner(
 ) -> NodeRecord | None:
     """The node that this machine was before it logged out and forgot its old key."""
     for node in desk.snapshot.nodes_of_machine(machine):
-        if bool(node.tags) == bool(tags) and (tags or node.user_id == user_id):
+        if _is_of(node, user_id, tags):
             return node
     return None
+
+
+def _is_of(node: NodeRecord, user_id: int, tags: tuple[str, ...]) -> bool:
+    """Whether a log-in of this user, with these tags, could be this node's again."""
+    return bool(node.tags) == bool(tags) and (bool(tags) or node.user_id == user_id)
+
+
+def _admit_pending(
+    desk: Desk,
+    pending: PendingRecord,
+    previous: NodeRecord | None,
+    user_id: int,
+    tags: tuple[str, ...],
+    *,
+    authorized: bool,
+) -> tuple[Delta, int]:
+    delta = _admit(
+        desk,
+        previous,
+        user_id=user_id,
+        machine_key=pending.machine_key,
+        node_key=pending.node_key,
+        hostinfo=pending.hostinfo,
+        version=pending.version,
+        ephemeral=pending.ephemeral,
+        tags=tags,
+        authorized=authorized,
+        auth_key_id=None,
+        key_expiry=_expiry(desk, tags),
+    )
+    return _with(delta, removed_pending=(pending.id,)), delta.nodes[0].id
 
 
 def _admit(desk: Desk, previous: NodeRecord | None, **fields: Any) -> Delta:
