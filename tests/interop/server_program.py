@@ -45,10 +45,10 @@ def warren(*args: str) -> subprocess.CompletedProcess[str]:
 class Program:
     """A running server; `said` is its first line."""
 
-    def __init__(self, state: Path, url: str) -> None:
-        self.http = closed_port()
+    def __init__(self, state: Path, url: str, *more: str, http: int = 0) -> None:
+        self.http = http or closed_port()
         self.process = subprocess.Popen(
-            [*MAIN, "server", *flags(state, url, self.http)],
+            [*MAIN, "server", *flags(state, url, self.http), *more],
             stdout=subprocess.PIPE, stderr=(state.parent / "server.log").open("ab"),
             text=True, env=environment(),
         )  # fmt: skip

@@ -1,0 +1,386 @@
+"""Log-ins by an identity provider: oidc-provider, which is certified and not ours."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from server_program import Program, closed_port, flags, warren
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "coordinator"))
+
+from coordinator_machine import Machine
+from coordinator_world import World, machine_key, request
+from login_office import Office
+from openid_provider import SECRET, OpenIdProvider, node
+from web_browser import Browser, Page
+
+from warren.coordinator import members
+from warren.coordinator.login.oidc import SKEW_S, Provider
+from warren.coordinator.login.providers import ProviderConfig
+from warren.coordinator.store import AuditQuestion
+from warren.edge.clock import SystemClock
+
+PEOPLE: dict[str, Any] = {
+    "alice": {
+        "email": "Alice@Example.com", "email_verified": True, "name": "Alice <b>A.</b>",
+        "groups": ["engineering", "/staff", "sales@example.com", "boss@other.example"],
+    },
+    "bob": {"email": "bob@example.com", "email_verified": True},
+    "carol": {"email": "carol@other.example", "email_verified": True, "groups": ["guests"]},
+    "mallory": {"email": "alice@example.com", "email_verified": False},
+    "nobody": {"preferred_username": "nobody"},
+}  # fmt: skip
+HTTP = closed_port()
+
+
+class ShiftedClock(SystemClock):
+    """The machine's time, and what tests add to it."""
+
+    seconds = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.seconds
+
+    def wall(self) -> datetime:
+        return super().wall() + timedelta(seconds=self.seconds)
+
+    def advance(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[OpenIdProvider]:
+    program = node()
+    if program is None:
+        pytest.skip("oidc-provider is not here; `make oidc` installs it")
+    callbacks = [
+        "http://warren.test/login/company/callback",
+        "http://warren.test/login/second/callback",
+        f"http://127.0.0.1:{HTTP}/login/company/callback",
+    ]
+    provider = OpenIdProvider(program, callbacks, PEOPLE)
+    yield provider
+    provider.stop()
+
+
+@pytest.fixture
+def openid(running: OpenIdProvider) -> Iterator[OpenIdProvider]:
+    """The provider; what a test changed of it is undone."""
+    yield running
+    running.tell(skew_s=0, id_token_life_s=3600, accounts=PEOPLE)
+
+
+class Network(Office):
+    """A server whose people log in by the provider."""
+
+    def __init__(self, directory: Path, openid: OpenIdProvider, **more: Any) -> None:
+        world = World(clock=ShiftedClock())  # type: ignore[arg-type]
+        fields = {
+            "name": "company", "title": "The Company", "issuer": openid.issuer,
+            "client_id": "warren", "scopes": ["openid", "profile", "email", "groups"],
+        }  # fmt: skip
+        self.openid = openid
+        self.config = ProviderConfig(**{**fields, **more})  # type: ignore[arg-type]
+        second = ProviderConfig(
+            name="second", issuer=openid.issuer, client_id="public", groups_domain="second.example"
+        )
+        providers = {
+            one.name: Provider(
+                one, secret, f"http://warren.test/login/{one.name}/callback", world.clock,
+                world.entropy,
+            )
+            for one, secret in ((self.config, SECRET), (second, ""))
+        }  # fmt: skip
+        super().__init__(directory, world, providers=providers)
+
+    async def begun(self, browser: Browser, to: str = "/account") -> Page:
+        """Choose the provider on our page; return its own page."""
+        page = await browser.get(f"/login?to={to}")
+        (way,) = [link for link in page.links if link.startswith("/login/company?")]
+        return await browser.get(way)
+
+    async def log_in(self, login: str, to: str = "/account") -> tuple[Browser, Page]:
+        browser = self.browser()
+        return browser, await self.openid.log_in(browser, await self.begun(browser, to), login)
+
+    async def back(self, login: str) -> tuple[Browser, str]:
+        """Log in at the provider; return the address that it sends the browser back to."""
+        browser = self.browser()
+        page = await self.begun(browser)
+        page = await self.openid.log_in(browser, page, login, follow=False)
+        return browser, page.answer.headers["location"]
+
+
+@pytest.fixture
+async def network(tmp_path: Path, openid: OpenIdProvider) -> AsyncIterator[Network]:
+    made = Network(tmp_path, openid)
+    await made.user("root")
+    yield made
+    made.store.close()
+
+
+async def test_a_new_person_lets_a_machine_in_and_keeps_it(network: Network) -> None:
+    way = await network.waiting("laptop")
+    browser = network.browser()
+    page = await browser.get(way)
+    assert "Log in with The Company" in page and "Log in with second" in page
+    (link,) = [link for link in page.links if link.startswith("/login/company?")]
+    page = await network.openid.log_in(browser, await browser.get(link), "alice")
+    assert page.url.endswith(way) and "Is this your machine?" in page
+    assert "in the network" in await browser.submit(page, way)
+    alice = network.known("alice@example.com")
+    assert (alice.role, alice.display_name, alice.subject) == ("member", "Alice <b>A.</b>", "alice")
+    assert alice.groups == (
+        "group:engineering@example.com", "group:sales@example.com", "group:staff@example.com",
+    ), "none of a domain that this provider does not speak for"  # fmt: skip
+    (node,) = network.registry.snapshot.nodes.values()
+    assert node.user_id == alice.id
+
+    # Its key expires; who logs in again has the same machine.
+    wall = network.world.clock.wall()
+    await network.registry.commit(lambda now: (members.expire(node, wall), None))
+    answer = await network.registration.register(
+        machine_key("m").public(), request("n2", old="n", hostname="laptop")
+    )
+    way = answer.auth_url.removeprefix("http://warren.test")
+    browser, page = await network.log_in("alice", way)
+    await browser.submit(page, way)
+    (again,) = network.registry.snapshot.nodes.values()
+    assert (again.id, again.ipv4, again.name) == (node.id, node.ipv4, node.name)
+    assert again.node_key != node.node_key and again.in_force(network.world.clock.wall())
+    entries = await network.registry.history(AuditQuestion())
+    assert next(e.target_kind for e in entries if e.actor == "alice@example.com") == "machine"
+
+
+async def test_who_was_there_by_name_is_found_again(network: Network) -> None:
+    await network.log_in("bob")
+    bob = network.known("bob@example.com")
+    changed = {**PEOPLE, "bob": {"email": "robert@example.com", "email_verified": True}}
+    network.openid.tell(accounts=changed)
+    await network.log_in("bob")
+    assert network.known("robert@example.com").id == bob.id, "the subject is the person"
+
+    wall = network.world.clock.wall()
+    await network.registry.commit(
+        lambda now: (members.create_user(now, "alice@example.com", "", wall), None)
+    )
+    prepared = network.known("alice@example.com")
+    await network.log_in("alice")
+    assert network.known("alice@example.com").id == prepared.id
+    assert network.known("alice@example.com").subject == "alice"
+
+
+async def test_nobody_takes_over_who_logs_in_another_way(network: Network) -> None:
+    await network.logged_in("bob@example.com")
+    _, page = await network.log_in("bob")
+    assert page.status == 403 and "logs in another way" in page
+    assert not network.known("bob@example.com").issuer
+    browser, page = await network.log_in("mallory")
+    assert page.status == 403 and "does not vouch" in page, "the address is not hers"
+    _, page = await network.log_in("nobody")
+    assert page.status == 403 and "gives no email" in page
+    assert (await browser.get("/account")).url.endswith("/login")
+
+
+async def test_the_owners_link_makes_who_logs_in_the_owner(network: Network) -> None:
+    link = await network.user("stand-in", "owner")
+    snapshot = network.registry.snapshot
+    (invite,) = (i for i in snapshot.invites.values() if link.endswith("-" + link.split("-")[-1])
+                 and i.user_id == network.known("stand-in").id)  # fmt: skip
+    from msgspec.structs import replace
+
+    from warren.coordinator.delta import Delta
+
+    await network.registry.commit(
+        lambda now: (Delta(invites=(replace(invite, renames=True),)), None)
+    )
+    browser = network.browser()
+    page = await browser.get(link)
+    (way,) = [to for to in page.links if to.startswith("/login/company?")]
+    page = await network.openid.log_in(browser, await browser.get(way), "alice")
+    assert "You are alice@example.com" in page
+    assert network.known("alice@example.com").id == invite.user_id
+    assert (await browser.get(link)).status == 403, "once"
+
+
+async def test_a_log_in_that_was_stopped_or_has_taken_too_long(network: Network) -> None:
+    browser = network.browser()
+    page = await network.openid.cancel(browser, await network.begun(browser))
+    assert page.status == 403 and "did not let you in, or you stopped" in page
+    browser, url = await network.back("alice")
+    network.world.clock.advance(601)
+    page = await browser.get(url)
+    assert page.status == 403 and "took too long" in page
+
+
+async def test_an_answer_is_good_once_in_one_browser_and_from_one_provider(
+    network: Network,
+) -> None:
+    browser, url = await network.back("alice")
+    other = network.browser()
+    assert "not begun in this window" in await other.get(url)
+    _, attackers = await network.back("bob")
+    assert "not begun in this window" in await browser.get(attackers), "log-in CSRF"
+
+    for part, other in (
+        ("state=", "state=x"),
+        ("iss=http", "iss=https"),
+        ("iss=", "was="),
+        ("?", "#"),
+        ("/company/", "/second/"),
+        ("/company/", "/nowhere/"),
+        ("code=", "code=x"),
+    ):
+        browser, url = await network.back("alice")
+        assert part in url
+        assert (await browser.get(url.replace(part, other))).status in (403, 404), other
+    assert network.registry.snapshot.user_named("alice@example.com") is None
+    browser, url = await network.back("alice")
+    cookies = {
+        cookie.name: cookie.value or "" for cookie in browser.client.cookies.jar
+        if cookie.domain == "warren.test"
+    }  # fmt: skip
+    assert "You are alice" in await browser.get(url)
+    assert "was not begun" in await browser.get(url), "the cookie is gone"
+    replayed = network.browser()
+    replayed.client.cookies.update(cookies)
+    assert "finished before" in await replayed.get(url), "and of no use to who kept it"
+
+
+@pytest.mark.parametrize(
+    ("skew_s", "told"),
+    [
+        (SKEW_S - 20, None),
+        (-SKEW_S, None),
+        (600, "are both clocks right"),
+        (-SKEW_S - 100, "has expired already"),
+    ],
+)
+async def test_clocks_that_differ(network: Network, skew_s: int, told: str | None) -> None:
+    network.openid.tell(skew_s=skew_s, id_token_life_s=60)
+    _, page = await network.log_in("alice")
+    if told is None:
+        assert "You are alice" in page
+    else:
+        assert page.status == 502 and told in page
+        assert network.registry.snapshot.user_named("alice@example.com") is None
+
+
+async def test_another_key_signs_from_now_on(network: Network) -> None:
+    await network.log_in("alice")
+    network.openid.tell(rotate=True)
+    network.world.clock.advance(11)
+    _, page = await network.log_in("bob")
+    assert "You are bob" in page
+    network.openid.tell(rotate=True)
+    _, page = await network.log_in("bob")
+    assert page.status == 502 and "is not good" in page, "keys are not asked for at every turn"
+    network.world.clock.advance(11)
+    assert "You are bob" in (await network.log_in("bob"))[1]
+
+
+async def test_a_provider_that_is_away(network: Network) -> None:
+    network.openid.stop()
+    way = await network.waiting()
+    browser = network.browser()
+    page = await browser.get("/login/company?to=/account")
+    assert page.status == 502 and "cannot be reached now" in page
+    assert (await browser.get(way)).status == 200
+    network.openid.start()
+    browser, url = await network.back("alice")
+    network.openid.stop()
+    page = await browser.get(url)
+    assert page.status == 502 and "cannot be reached now" in page
+    network.openid.start()
+    assert "You are alice" in (await network.log_in("alice"))[1], "its keys are others now"
+
+
+@pytest.mark.parametrize(
+    ("rules", "inside", "outside", "reason"),
+    [
+        ({"allowed_domains": ["example.com"]}, "alice", "carol", "of other.example may not"),
+        ({"allowed_users": ["Bob@example.com"]}, "bob", "alice", "account alice@example.com"),
+        ({"allowed_groups": ["staff"]}, "alice", "bob", "none of the groups"),
+        ({"allowed_groups": ["guests", "staff"], "allowed_domains": ["@example.com"]},
+         "alice", "carol", "may not log in here"),
+    ],
+)  # fmt: skip
+async def test_who_may_come_in(
+    tmp_path: Path, openid: OpenIdProvider, rules: Any, inside: str, outside: str, reason: str
+) -> None:
+    network = Network(tmp_path, openid, **rules)
+    await network.user("root")
+    assert f"You are {inside}" in (await network.log_in(inside))[1]
+    _, page = await network.log_in(outside)
+    assert page.status == 403 and reason in page
+    assert len(network.registry.snapshot.users) == 2
+    network.store.close()
+
+
+async def test_a_second_provider_without_a_secret(network: Network) -> None:
+    browser = network.browser()
+    page = await browser.get("/login/second?to=//evil.example")
+    page = await network.openid.log_in(browser, page, "alice")
+    assert page.url == "http://warren.test/account" and "You are alice@example.com" in page
+
+
+async def test_a_suspended_person_stays_out(network: Network) -> None:
+    browser, _ = await network.log_in("alice")
+    wall = network.world.clock.wall()
+    await network.registry.commit(
+        lambda now: (members.suspend(now, network.known("alice@example.com"), wall), None)
+    )
+    assert (await browser.get("/account")).url.endswith("/login")
+    _, page = await network.log_in("alice")
+    assert page.status == 403 and "is suspended" in page
+
+
+async def test_another_issuer_than_was_configured(tmp_path: Path, openid: OpenIdProvider) -> None:
+    elsewhere = Network(tmp_path, openid, issuer=openid.issuer + "/")
+    page = await elsewhere.browser().get("/login/company")
+    assert page.status == 502 and f"calls itself '{openid.issuer}'" in page
+    elsewhere.store.close()
+
+
+async def test_a_whole_server_and_a_machine_that_waits(
+    tmp_path: Path, openid: OpenIdProvider
+) -> None:
+    (tmp_path / "secret").write_text(SECRET + "\n")
+    providers = tmp_path / "oidc.toml"
+    providers.write_text(
+        f'[[oidc]]\nname = "company"\nissuer = "{openid.issuer}"\nclient-id = "warren"\n'
+        f'client-secret-file = "{tmp_path / "secret"}"\n'
+    )
+    state, database = tmp_path / "state", f"sqlite:///{tmp_path / 'w.db'}"
+    checked = warren("server", *flags(state, database), "--oidc", str(providers), "--check")
+    assert checked.returncode == 0, checked.stderr
+    program = Program(state, database, "--oidc", str(providers), http=HTTP)
+    machine = await Machine(program.http, "laptop").connect()
+    try:
+        waiting = await machine.register()
+        follow = asyncio.get_running_loop().create_task(machine.register(followup=waiting.auth_url))
+        async with httpx.AsyncClient() as client:
+            browser = Browser(client)
+            page = await browser.get(waiting.auth_url)
+            (way,) = [link for link in page.links if link.startswith("/login/")]
+            page = await browser.get(f"http://127.0.0.1:{program.http}{way}")
+            page = await openid.log_in(browser, page, "alice")
+            await browser.submit(page, page.url.partition(str(program.http))[2])
+        joined = await asyncio.wait_for(follow, 5)
+        assert joined.machine_authorized and joined.login.login_name == "alice@example.com"
+        machine.poll()
+        await machine.until(lambda view: view.node is not None)
+    finally:
+        await machine.close()
+        program.end()
+    openid.stop()
+    away = warren("server", *flags(state, database), "--oidc", str(providers), "--check")
+    openid.start()
+    assert away.returncode == 1 and "company cannot be reached" in away.stderr, away.stderr
