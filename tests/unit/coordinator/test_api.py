@@ -302,3 +302,20 @@ async def test_a_user_that_is_gone_opens_nothing(office: Office) -> None:
 async def test_a_clients_secret_is_no_token(office: Office) -> None:
     secret = office.credential(CLIENT, office.owner, scopes=["all"])
     assert (await office.ask("GET", "/tailnet/-/devices", secret)).status_code == 401
+
+
+async def test_people_are_shut_out_and_let_in_again(office: Office) -> None:
+    users = (await office.told("GET", "/tailnet/-/users"))["users"]
+    ids = {user["loginName"]: user["id"] for user in users}
+    member, admin = f"/users/{ids['member']}", office.tokens["admin"]
+    await office.told("POST", f"{member}/suspend", token=admin)
+    assert (await office.told("GET", member))["status"] == "suspended"
+    shut_out = await office.ask("GET", "/users/1", office.tokens["member"])
+    assert shut_out.status_code == 401 and "suspended" in shut_out.json()["message"]
+    await office.told("POST", f"{member}/restore", token=admin)
+    assert (await office.ask("GET", "/users/1", office.tokens["member"])).status_code == 403
+    it_admin = office.tokens["it-admin"]
+    above = await office.ask("POST", f"/users/{ids['admin']}/suspend", it_admin)
+    assert above.status_code == 403 and "more than you" in above.json()["message"]
+    owner = await office.ask("POST", f"/users/{ids['ann']}/suspend", admin)
+    assert owner.status_code == 403 and "only an owner" in owner.json()["message"]

@@ -50,7 +50,9 @@ _FRESH_S = 3600.0
 _ASK_AGAIN_S = 10.0
 
 
-class _Metadata(msgspec.Struct, frozen=True):
+class Metadata(msgspec.Struct, frozen=True):
+    """What a provider says of itself (Discovery 1.0 §3), as far as it matters here."""
+
     issuer: str
     authorization_endpoint: str
     token_endpoint: str
@@ -72,7 +74,7 @@ class Provider:
         self._clock = clock
         self._entropy = entropy
         self._context: ssl.SSLContext | None = None
-        self._known: tuple[float, _Metadata] | None = None
+        self._known: tuple[float, Metadata] | None = None
         self._keys: tuple[float, KeySet] | None = None
         self._asking = asyncio.Lock()
 
@@ -116,10 +118,10 @@ class Provider:
         if not answer.get("code"):
             raise NotAdmitted(f"{label} sent you back without an answer; begin again")
         tokens = await self._exchange(metadata, answer["code"], flow.verifier)
-        claims = await self._check(metadata, tokens.get("id_token"), flow.nonce)
+        claims = await self.check(tokens.get("id_token"), flow.nonce)
         return await self._with_userinfo(metadata, claims, tokens.get("access_token"))
 
-    async def _exchange(self, metadata: _Metadata, code: str, verifier: str) -> dict[str, Any]:
+    async def _exchange(self, metadata: Metadata, code: str, verifier: str) -> dict[str, Any]:
         form = {
             "grant_type": "authorization_code",
             "code": code,
@@ -138,9 +140,14 @@ class Provider:
             form |= {"client_id": self.config.client_id, "client_secret": self._secret}
         return await self._ask("POST", metadata.token_endpoint, headers, form, refusable=True)
 
-    async def _check(self, metadata: _Metadata, token: Any, nonce: str) -> dict[str, Any]:
-        """Return an ID token's claims (OpenID Connect Core §3.1.3.7)."""
-        label = self.config.label
+    def know(self, metadata: Metadata, keys: KeySet) -> None:
+        """Take over what was learned of the provider."""
+        now = self._clock.now()
+        self._known, self._keys = (now, metadata), (now, keys)
+
+    async def check(self, token: Any, nonce: str) -> dict[str, Any]:
+        """Return an ID token's claims (OpenID Connect Core §3.1.3.7). Raises ProviderProblem."""
+        label, metadata = self.config.label, await self._metadata()
         if not isinstance(token, str):
             raise ProviderProblem(f"{label} gave no ID token; is openid among its scopes?")
         try:
@@ -177,7 +184,7 @@ class Provider:
         return claims
 
     async def _with_userinfo(
-        self, metadata: _Metadata, claims: dict[str, Any], access: Any
+        self, metadata: Metadata, claims: dict[str, Any], access: Any
     ) -> dict[str, Any]:
         """Add what the provider tells beside the ID token: many tell groups only there (§5.3)."""
         if not metadata.userinfo_endpoint or not isinstance(access, str):
@@ -192,7 +199,7 @@ class Provider:
             raise ProviderProblem(f"{self.config.label} told of somebody else")
         return {**more, **claims}
 
-    async def _metadata(self) -> _Metadata:
+    async def _metadata(self) -> Metadata:
         """Return the description, read anew each hour; an old one is better than none."""
         if self._known is not None and self._clock.now() - self._known[0] < _FRESH_S:
             return self._known[1]
@@ -204,32 +211,20 @@ class Provider:
                     raise
                 return self._known[1]
 
-    async def _read_metadata(self) -> _Metadata:
+    async def _read_metadata(self) -> Metadata:
         base = self.config.issuer.rstrip("/")
         found = await self._ask("GET", f"{base}/.well-known/openid-configuration")
-        try:
-            metadata = msgspec.convert(found, _Metadata)
-        except msgspec.ValidationError as error:
-            raise ProviderProblem(f"{self.config.label} describes itself badly: {error}") from None
-        if metadata.issuer != self.config.issuer:
-            raise ProviderProblem(
-                f"the provider at {self.config.issuer} calls itself {metadata.issuer!r}; the "
-                "issuer must be written exactly so"
-            )
-        for name in ("authorization_endpoint", "token_endpoint", "jwks_uri", "userinfo_endpoint"):
-            url = getattr(metadata, name)
-            if url and not is_safe_url(url):
-                raise ProviderProblem(f"{self.config.label} has a {name} that is no https:// URL")
+        metadata = metadata_untrusted(found, self.config)
         self._known = self._clock.now(), metadata
         return metadata
 
-    async def _key_set(self, metadata: _Metadata, *, anew: bool = False) -> KeySet:
+    async def _key_set(self, metadata: Metadata, *, anew: bool = False) -> KeySet:
         known, now = self._keys, self._clock.now()
         if known is not None and now - known[0] < (_ASK_AGAIN_S if anew else _FRESH_S):
             return known[1]
         return await self._read_keys(metadata)
 
-    async def _read_keys(self, metadata: _Metadata) -> KeySet:
+    async def _read_keys(self, metadata: Metadata) -> KeySet:
         found = await self._ask("GET", metadata.jwks_uri)
         try:
             keys = KeySet.import_key_set(found)  # type: ignore[arg-type]
@@ -295,6 +290,24 @@ class Provider:
 
     def _text(self) -> str:
         return base64.urlsafe_b64encode(self._entropy(32)).rstrip(b"=").decode()
+
+
+def metadata_untrusted(found: Mapping[str, Any], config: ProviderConfig) -> Metadata:
+    """Read a provider's description of itself. Raises ProviderProblem."""
+    try:
+        metadata = msgspec.convert(found, Metadata)
+    except msgspec.ValidationError as error:
+        raise ProviderProblem(f"{config.label} describes itself badly: {error}") from None
+    if metadata.issuer != config.issuer:
+        raise ProviderProblem(
+            f"the provider at {config.issuer} calls itself {metadata.issuer!r}; the issuer must "
+            "be written exactly so"
+        )
+    for name in ("authorization_endpoint", "token_endpoint", "jwks_uri", "userinfo_endpoint"):
+        url = getattr(metadata, name)
+        if url and not is_safe_url(url):
+            raise ProviderProblem(f"{config.label} has a {name} that is no https:// URL")
+    return metadata
 
 
 def _why_not(label: str, answer: Mapping[str, str]) -> str:

@@ -1,0 +1,313 @@
+"""ID tokens and answers that a provider, or somebody in its place, has made up."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+import pytest
+from coordinator_world import CountedEntropy, FakeClock
+from joserfc import jwt
+from joserfc.jwk import ECKey, OctKey, RSAKey
+
+from warren.coordinator.login import oidc
+from warren.coordinator.login.claims import NotAdmitted, ProviderProblem, identity_untrusted
+from warren.coordinator.login.oidc import Provider
+from warren.coordinator.login.providers import ProviderConfig, check, client_secret
+from warren.coordinator.login.sessions import Flow
+
+ISSUER = "https://login.example.com"
+CONFIG = ProviderConfig(name="company", issuer=ISSUER, client_id="warren")
+KEY = RSAKey.generate_key(2048, {"kid": "one"})
+EC = ECKey.generate_key("P-256", {"kid": "two"})
+DISCOVERY = {
+    "issuer": ISSUER, "authorization_endpoint": f"{ISSUER}/auth?tenant=a",
+    "token_endpoint": f"{ISSUER}/token", "jwks_uri": f"{ISSUER}/jwks",
+    "response_types_supported": ["code"],
+}  # fmt: skip
+
+
+class Faked(Provider):
+    """A provider whose answers are written here, by URL."""
+
+    def __init__(self, answers: Mapping[str, Any]) -> None:
+        clock = FakeClock()
+        super().__init__(CONFIG, "secret", "https://w.example/cb", clock, CountedEntropy())
+        self.clock, self.answers = clock, dict(answers)
+        self.asked: list[tuple[str, Any, Any]] = []
+
+    async def _ask(self, method, url, headers=None, form=None, *, refusable=False):  # type: ignore[no-untyped-def]
+        self.asked.append((url, headers, form))
+        answer = self.answers[url.removeprefix(ISSUER)]
+        return answer() if callable(answer) else answer
+
+
+def faked(token: Any = None, **more: Any) -> Faked:
+    keys = {"keys": [KEY.as_dict(private=False), EC.as_dict(private=False),
+                     {"kty": "AKP", "kid": "of the future", "alg": "ML-DSA-44"}]}  # fmt: skip
+    answers = {
+        "/.well-known/openid-configuration": {**DISCOVERY, **more},
+        "/jwks": keys,
+        "/token": {"id_token": token, "access_token": "a"},
+    }
+    return Faked(answers)
+
+
+def claims(flow: Flow, provider: Faked, **changed: Any) -> dict[str, Any]:
+    now = int(provider.clock.wall().timestamp())
+    good = {
+        "iss": ISSUER, "aud": "warren", "sub": "1", "iat": now, "exp": now + 300,
+        "nonce": flow.nonce, "email": "ann@example.com", "email_verified": True,
+    }  # fmt: skip
+    return {name: value for name, value in {**good, **changed}.items() if value is not None}
+
+
+async def finish(provider: Faked, token_of: Any) -> dict[str, Any]:
+    _, flow = await provider.begin("/account", 0)
+    provider.answers["/token"] = {"id_token": token_of(flow), "access_token": "a"}
+    return await provider.finish(flow, {"code": "c", "state": flow.state})
+
+
+@pytest.mark.parametrize(("key", "algorithm"), [(KEY, "RS256"), (KEY, "PS384"), (EC, "ES256")])
+async def test_good_tokens(key: Any, algorithm: str) -> None:
+    provider = faked()
+    header = {"alg": algorithm, "kid": key.kid}
+    found = await finish(provider, lambda flow: jwt.encode(header, claims(flow, provider), key,
+                                                           algorithms=[algorithm]))  # fmt: skip
+    assert identity_untrusted(found, CONFIG).name == "ann@example.com"
+    _, headers, form = provider.asked[-2] if provider.asked[-1][2] is None else provider.asked[-1]
+    assert form["code_verifier"] and headers["authorization"].startswith("Basic ")
+
+
+WRONG = [
+    {"iss": "https://evil.example"}, {"iss": None}, {"iss": ISSUER + "/"}, {"aud": "other"},
+    {"aud": None}, {"aud": []}, {"aud": ["warren", "other"]}, {"azp": "other"},
+    {"aud": ["warren", "other"], "azp": "other"}, {"sub": None}, {"sub": 5}, {"nonce": "other"},
+    {"nonce": None}, {"exp": None}, {"exp": "soon"}, {"exp": 1}, {"iat": None}, {"iat": 10**11},
+    {"nbf": 10**11}, {"exp": 1e308},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changed", WRONG, ids=str)
+async def test_tokens_for_others_and_from_others(changed: dict[str, Any]) -> None:
+    provider = faked()
+    header = {"alg": "RS256", "kid": "one"}
+
+    def token(flow: Flow) -> str:
+        return jwt.encode(header, claims(flow, provider, **changed), KEY)
+
+    if changed == {"exp": 1e308}:
+        await finish(provider, token)
+        return
+    with pytest.raises(ProviderProblem):
+        await finish(provider, token)
+
+
+async def test_several_audiences_with_ours_as_the_party() -> None:
+    provider = faked()
+    header = {"alg": "RS256", "kid": "one"}
+    changed = {"aud": ["warren", "other"], "azp": "warren"}
+    await finish(provider, lambda flow: jwt.encode(header, claims(flow, provider, **changed), KEY))
+
+
+async def test_signatures_that_prove_nothing() -> None:
+    provider = faked()
+    stranger = RSAKey.generate_key(2048, {"kid": "one"})
+    public = OctKey.import_key(json.dumps(KEY.as_dict(private=False)))
+    secret = OctKey.import_key("secret")
+
+    def signed(header: dict[str, str], key: Any, algorithm: str) -> Any:
+        return lambda flow: jwt.encode(header, claims(flow, provider), key, algorithms=[algorithm])
+
+    none = {"alg": "none"}
+    for token in (
+        signed({"alg": "RS256", "kid": "one"}, stranger, "RS256"),
+        signed({"alg": "RS256", "kid": "three"}, stranger, "RS256"),
+        signed({"alg": "HS256", "kid": "one"}, public, "HS256"),
+        signed({"alg": "HS256"}, secret, "HS256"),
+        signed({**none, "kid": "one"}, secret, "none"),
+        lambda flow: None,
+        lambda flow: 5,
+        lambda flow: "",
+        lambda flow: "a.b.c",
+        lambda flow: "é" * 10,
+        lambda flow: jwt.encode({"alg": "RS256", "kid": "one"}, claims(flow, provider), KEY)[:-9],
+        lambda flow: "." * 1_000_000,
+    ):
+        with pytest.raises(ProviderProblem):
+            await finish(provider, token)
+
+
+async def test_keys_are_asked_for_once_a_while_whatever_tokens_name() -> None:
+    provider = faked()
+    for number in range(20):
+        with pytest.raises(ProviderProblem):
+            header = {"alg": "RS256", "kid": f"made up {number}"}
+            await finish(
+                provider, lambda flow, h=header: jwt.encode(h, claims(flow, provider), KEY)
+            )
+    assert sum(url.endswith("/jwks") for url, _, _ in provider.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"token_endpoint": None}, {"issuer": 5}, {"issuer": "https://other.example"},
+        {"token_endpoint": "http://login.example.com/token"}, {"jwks_uri": "file:///etc/passwd"},
+        {"authorization_endpoint": "javascript:alert(1)"}, {"userinfo_endpoint": "ftp://x"},
+        {"jwks_uri": "https://user@evil.example/"}, {"jwks_uri": "https://[::1"},
+    ],
+    ids=str,
+)  # fmt: skip
+async def test_descriptions_that_lead_elsewhere(bad: dict[str, Any]) -> None:
+    with pytest.raises(ProviderProblem):
+        await faked(**bad).discover()
+
+
+@pytest.mark.parametrize(
+    "keys", [{}, {"keys": 5}, {"keys": []}, {"keys": [5]}, {"keys": [{"kty": "RSA"}]}, {"keys": {}}]
+)
+async def test_keys_that_are_none(keys: Any) -> None:
+    provider = faked()
+    provider.answers["/jwks"] = keys
+    with pytest.raises(ProviderProblem):
+        await provider.discover()
+
+
+async def test_userinfo_of_somebody_else() -> None:
+    provider = faked(userinfo_endpoint=f"{ISSUER}/me")
+    header = {"alg": "RS256", "kid": "one"}
+    for told, reason in (({"sub": "2"}, "somebody else"), ({}, "somebody else")):
+        provider.answers["/me"] = told
+        with pytest.raises(ProviderProblem, match=reason):
+            await finish(provider, lambda flow: jwt.encode(header, claims(flow, provider), KEY))
+    provider.answers["/me"] = {"sub": "1", "email": "root@example.com", "groups": ["a"]}
+    found = await finish(provider, lambda flow: jwt.encode(header, claims(flow, provider), KEY))
+    assert found["email"] == "ann@example.com", "what is signed goes before"
+    assert found["groups"] == ["a"]
+
+
+async def test_answers_that_are_not_an_objects_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    bodies = iter(
+        [
+            httpx.Response(200, content=b"[" * 100_000),
+            httpx.Response(200, content=b"x" * ((1 << 20) + 1)),
+            httpx.Response(200, json=[1]),
+            httpx.Response(200, content=b"\xff"),
+            httpx.Response(302, headers={"location": "http://169.254.169.254/"}),
+            httpx.Response(500, json={"error": "é\r\n" * 500}),
+        ]
+    )
+    asked = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url))
+        return next(bodies)
+
+    client = httpx.AsyncClient
+    monkeypatch.setattr(
+        oidc.httpx, "AsyncClient", lambda **_: client(transport=httpx.MockTransport(answer))
+    )
+    provider = Provider(CONFIG, "", "https://w.example/cb", FakeClock(), CountedEntropy())
+    for _ in range(6):
+        with pytest.raises(ProviderProblem):
+            await provider.begin("/account", 0)
+    assert set(asked) == {f"{ISSUER}/.well-known/openid-configuration"}, "redirects lead nowhere"
+
+
+async def test_a_provider_that_never_ends_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dripping(httpx.AsyncByteStream):
+        async def __aiter__(self):  # type: ignore[no-untyped-def]
+            import asyncio
+
+            while True:
+                await asyncio.sleep(0.01)
+                yield b" "
+
+    client = httpx.AsyncClient
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=Dripping()))
+    monkeypatch.setattr(oidc.httpx, "AsyncClient", lambda **_: client(transport=transport))
+    monkeypatch.setattr(oidc, "_PATIENCE_S", 0.1)
+    provider = Provider(CONFIG, "", "https://w.example/cb", FakeClock(), CountedEntropy())
+    began = time.monotonic()
+    with pytest.raises(ProviderProblem, match="does not answer"):
+        await provider.discover()
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"sub": ""}, {"sub": "x" * 256}, {"email": "ann"}, {"email": ["a@b"]}, {"email": None},
+        {"email": "a b@example.com"}, {"email": "a@example.com\r\nx"}, {"email_verified": "yes"},
+        {"email_verified": 1.5}, {"email": "x" * 300 + "@example.com"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_people_who_cannot_be_told(odd: dict[str, Any]) -> None:
+    good = {"sub": "1", "email": "ann@example.com", "email_verified": True}
+    with pytest.raises(NotAdmitted):
+        identity_untrusted({**good, **odd}, CONFIG)
+
+
+def test_groups_become_the_policys() -> None:
+    good = {"sub": "1", "email": "ann@Example.com", "email_verified": "true"}
+    groups = [
+        "A",
+        "/b/c",
+        "a",
+        "x@example.com",
+        "x@evil.example",
+        "",
+        "@example.com",
+        5,
+        "\n",
+        "g" * 300,
+    ]
+    found = identity_untrusted({**good, "groups": groups}, CONFIG)
+    assert found.groups == ("group:a@example.com", "group:b/c@example.com", "group:x@example.com")
+    assert identity_untrusted({**good, "groups": "one"}, CONFIG).groups == (
+        "group:one@example.com",
+    )
+    many = identity_untrusted({**good, "groups": [str(n) for n in range(5000)]}, CONFIG)
+    assert len(many.groups) == 500
+    for strange in ({"a": 1}, None, 5, [[["x"]]]):
+        assert identity_untrusted({**good, "groups": strange}, CONFIG).groups == ()
+
+
+def config(**fields: Any) -> ProviderConfig:
+    return ProviderConfig(**{"name": "a", "issuer": ISSUER, "client_id": "w", **fields})
+
+
+@pytest.mark.parametrize(
+    ("providers", "reason"),
+    [
+        ([config(name="A b")], "short word"),
+        ([config(), config()], "two providers"),
+        ([config(issuer="http://login.example.com")], "https://"),
+        ([config(issuer="https://x?y")], "https://"),
+        ([config(client_id="")], "client-id"),
+        ([config(scopes=["email"])], "openid"),
+        ([config(ca="/nowhere")], "no such file"),
+        ([config(client_secret_file="/nowhere")], "cannot read"),
+        ([config(name=f"p{n}") for n in range(21)], "20 are the most"),
+    ],
+)
+def test_settings_that_make_no_sense(providers: list[ProviderConfig], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        check(providers, {})
+
+
+def test_where_a_secret_comes_from(tmp_path: Any) -> None:
+    assert client_secret(config(), {}) == ""
+    name = "WARREN_SERVER_OIDC_MY_COMPANY_SECRET"
+    assert client_secret(config(name="my-company"), {name: " s3cret\n"}) == "s3cret"
+    for bad in (b"", b"two\nlines", b"\xff", b"x" * 5000):
+        (tmp_path / "secret").write_bytes(bad)
+        with pytest.raises(ValueError, match="one line"):
+            client_secret(config(client_secret_file=str(tmp_path / "secret")), {})
+    (tmp_path / "secret").write_bytes(b"s3cret\n")
+    assert client_secret(config(client_secret_file=str(tmp_path / "secret")), {}) == "s3cret"
