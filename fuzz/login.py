@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,8 +37,7 @@ _CLAIMS = {
 _KEY = ECKey.generate_key("P-256", {"kid": "one"})
 _TOKEN = jwt.encode({"alg": "ES256", "kid": "one"}, _CLAIMS, _KEY)
 _SEAL = Seal(b"fuzz")
-_SESSION = _SEAL.close(Session("s", 1, 0.0, 1.0))
-_FLOW = _SEAL.close(Flow("a", "s", "n", "v", "/account", 1))
+_SEALED = (Session("s", 1, 0.0, 1.0), Flow("a", "s", "n", "v", "/account", 1))
 
 
 class _Clock:
@@ -70,7 +70,7 @@ def description(data: bytes) -> None:
         found = metadata_untrusted(told, _CONFIG)
     except ProviderProblem:
         return
-    assert found.issuer == _CONFIG.issuer and found.token_endpoint.startswith(("https:", "http:"))
+    assert found.issuer == _CONFIG.issuer and found.token_endpoint.lower().startswith("http")
 
 
 def token(data: bytes) -> None:
@@ -102,13 +102,9 @@ def form(data: bytes) -> None:
 def cookie(data: bytes) -> None:
     """Only what was sealed opens, and only as what it was."""
     text = data.decode("latin-1")
-    for kind in (Session, Flow):
-        try:
-            found = _SEAL.open_untrusted(text, kind)
-        except BrokenSeal:
-            continue
-        assert text.partition(".")[0] == (_SESSION if kind is Session else _FLOW).partition(".")[0]
-        assert isinstance(found, kind)
+    for value in _SEALED:
+        with suppress(BrokenSeal):
+            assert _SEAL.open_untrusted(text, type(value)) == value
 
 
 def _object(data: bytes) -> dict[str, Any] | None:
@@ -141,4 +137,4 @@ def forms() -> list[bytes]:
 
 def cookies() -> list[bytes]:
     """A cookie of each kind."""
-    return [_SESSION.encode(), _FLOW.encode()]
+    return [_SEAL.close(value).encode() for value in _SEALED]

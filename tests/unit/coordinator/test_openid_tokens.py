@@ -155,7 +155,7 @@ async def test_keys_are_asked_for_once_a_while_whatever_tokens_name() -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        {"token_endpoint": None}, {"issuer": 5}, {"issuer": "https://other.example"},
+        {"token_endpoint": None}, {"jwks_uri": ""}, {"issuer": 5}, {"issuer": "https://other.example"},
         {"token_endpoint": "http://login.example.com/token"}, {"jwks_uri": "file:///etc/passwd"},
         {"authorization_endpoint": "javascript:alert(1)"}, {"userinfo_endpoint": "ftp://x"},
         {"jwks_uri": "https://user@evil.example/"}, {"jwks_uri": "https://[::1"},
@@ -242,7 +242,7 @@ async def test_a_provider_that_never_ends_its_answer(monkeypatch: pytest.MonkeyP
     "odd",
     [
         {"sub": ""}, {"sub": "x" * 256}, {"email": "ann"}, {"email": ["a@b"]}, {"email": None},
-        {"email": "a b@example.com"}, {"email": "a@example.com\r\nx"}, {"email_verified": "yes"},
+        {"email": "a b@example.com"}, {"email": "a\u202e@example.com"}, {"email": "a@example.com\r\nx"}, {"email_verified": "yes"},
         {"email_verified": 1.5}, {"email": "x" * 300 + "@example.com"},
     ],
     ids=str,

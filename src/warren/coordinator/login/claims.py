@@ -41,7 +41,9 @@ def identity_untrusted(claims: Mapping[str, Any], provider: ProviderConfig) -> I
         raise NotAdmitted(f"{provider.label} does not say who you are (there is no good sub)")
     name = claims.get(provider.name_claim)
     by_email = provider.name_claim == "email"
-    if not isinstance(name, str) or not is_user_name(name := name.strip()):
+    # Marks that turn text around, and what cannot be seen, make names that look like others.
+    name = name.strip() if isinstance(name, str) and name.strip().isprintable() else ""
+    if not is_user_name(name):
         raise NotAdmitted(
             f"{provider.label} gives no {provider.name_claim} for you that could be a log-in "
             "name; an administrator can set name-claim and scopes"

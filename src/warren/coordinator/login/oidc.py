@@ -118,7 +118,12 @@ class Provider:
         if not answer.get("code"):
             raise NotAdmitted(f"{label} sent you back without an answer; begin again")
         tokens = await self._exchange(metadata, answer["code"], flow.verifier)
-        claims = await self.check(tokens.get("id_token"), flow.nonce)
+        try:
+            claims = await self.check(tokens.get("id_token"), flow.nonce)
+        except ProviderProblem as problem:
+            reason = str(problem.__cause__ or problem)[:200]
+            _log.warning("an ID token was refused", provider=self.config.name, reason=reason)
+            raise
         return await self._with_userinfo(metadata, claims, tokens.get("access_token"))
 
     async def _exchange(self, metadata: Metadata, code: str, verifier: str) -> dict[str, Any]:
@@ -178,9 +183,8 @@ class Provider:
                 f"the ID token of {label} has expired already; are both clocks right?"
             ) from None
         except (JoseError, ValueError, TypeError) as error:
-            _log.warning("an ID token was refused", provider=self.config.name, reason=str(error))
             clock = "; are both clocks right?" if _is_of_time(error) else ""
-            raise ProviderProblem(f"the ID token of {label} is not good{clock}") from None
+            raise ProviderProblem(f"the ID token of {label} is not good{clock}") from error
         return claims
 
     async def _with_userinfo(
@@ -305,7 +309,8 @@ def metadata_untrusted(found: Mapping[str, Any], config: ProviderConfig) -> Meta
         )
     for name in ("authorization_endpoint", "token_endpoint", "jwks_uri", "userinfo_endpoint"):
         url = getattr(metadata, name)
-        if url and not is_safe_url(url):
+        absent = name == "userinfo_endpoint" and not url
+        if not absent and not is_safe_url(url):
             raise ProviderProblem(f"{config.label} has a {name} that is no https:// URL")
     return metadata
 
