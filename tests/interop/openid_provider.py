@@ -11,6 +11,9 @@ from typing import Any
 from urllib.parse import urljoin
 
 from server_program import closed_port
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "coordinator"))
+
 from web_browser import Browser, Page
 
 SECRET = "s3cret/with+odd:chars"

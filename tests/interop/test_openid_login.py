@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -11,15 +10,14 @@ from typing import Any
 
 import httpx
 import pytest
+from openid_provider import SECRET, OpenIdProvider, node
 from server_program import Program, closed_port, flags, warren
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "coordinator"))
-
-from coordinator_machine import Machine
-from coordinator_world import World, machine_key, request
-from login_office import Office
-from openid_provider import SECRET, OpenIdProvider, node
-from web_browser import Browser, Page
+# `openid_provider` has put the unit tests' folder on the path.
+from coordinator_machine import Machine  # isort: skip
+from coordinator_world import World, machine_key, request  # isort: skip
+from login_office import Office  # isort: skip
+from web_browser import Browser, Page  # isort: skip
 
 from warren.coordinator import members
 from warren.coordinator.login.oidc import SKEW_S, Provider

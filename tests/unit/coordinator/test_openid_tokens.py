@@ -242,8 +242,9 @@ async def test_a_provider_that_never_ends_its_answer(monkeypatch: pytest.MonkeyP
     "odd",
     [
         {"sub": ""}, {"sub": "x" * 256}, {"email": "ann"}, {"email": ["a@b"]}, {"email": None},
-        {"email": "a b@example.com"}, {"email": "a\u202e@example.com"}, {"email": "a@example.com\r\nx"}, {"email_verified": "yes"},
-        {"email_verified": 1.5}, {"email": "x" * 300 + "@example.com"},
+        {"email": "a b@example.com"}, {"email": "a\u202e@example.com"},
+        {"email": "a@b.example\r\nx"},
+        {"email_verified": "yes"}, {"email_verified": 1.5}, {"email": "x" * 300 + "@example.com"},
     ],
     ids=str,
 )  # fmt: skip
