@@ -561,6 +561,12 @@ class Server:
                 "the certificate is self-signed, so machines will not trust the https:// URL; "
                 "use --tls acme or --tls files, or give --http and an http:// --url"
             )
+        warnings += [
+            f"whoever has an account at {provider.issuer} may join; name who may with "
+            "allowed-domains, allowed-groups or allowed-users"
+            for provider in identity_providers(config)
+            if provider.admits_everyone
+        ]
         warnings += self._relay_regions().problems
         return tuple(warnings)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -86,6 +87,21 @@ async def test_a_user_lets_a_machine_in(office: Office) -> None:
     (entry, *_) = await office.registry.history(AuditQuestion())
     assert (entry.actor_kind, entry.actor, entry.origin) == ("user", "ann", "192.0.2.7")
     assert (entry.action, entry.target_kind) == ("create", "machine")
+
+
+async def test_where_administrators_approve_a_log_in_is_not_enough(
+    tmp_path: Path, world: World
+) -> None:
+    world.settings = replace(world.settings, approve_machines=True)
+    office = Office(tmp_path, world)
+    await office.user("root")
+    browser, _ = await office.logged_in("ann")
+    way = await office.waiting()
+    page = await browser.submit(await browser.get(way), way)
+    assert "Nearly there" in page and "warren admin nodes approve" in page
+    (node,) = office.registry.snapshot.nodes.values()
+    assert not node.authorized and node.user_id == office.known("ann").id
+    office.store.close()
 
 
 async def test_tags_that_the_policy_does_not_give_are_refused(office: Office) -> None:

@@ -13,6 +13,7 @@ from coordinator_world import CountedEntropy, FakeClock
 from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey, RSAKey
 
+from warren.coordinator.config import BadConfig, identity_providers, load
 from warren.coordinator.login import oidc
 from warren.coordinator.login.claims import NotAdmitted, ProviderProblem, identity_untrusted
 from warren.coordinator.login.oidc import Provider
@@ -113,6 +114,7 @@ async def test_several_audiences_with_ours_as_the_party() -> None:
     await finish(provider, lambda flow: jwt.encode(header, claims(flow, provider, **changed), KEY))
 
 
+@pytest.mark.filterwarnings("ignore::joserfc.errors.SecurityWarning")
 async def test_signatures_that_prove_nothing() -> None:
     provider = faked()
     stranger = RSAKey.generate_key(2048, {"kid": "one"})
@@ -312,3 +314,29 @@ def test_where_a_secret_comes_from(tmp_path: Any) -> None:
             client_secret(config(client_secret_file=str(tmp_path / "secret")), {})
     (tmp_path / "secret").write_bytes(b"s3cret\n")
     assert client_secret(config(client_secret_file=str(tmp_path / "secret")), {}) == "s3cret"
+
+
+def test_providers_in_the_configuration_or_in_a_file_of_their_own(tmp_path: Any) -> None:
+    table = f'[[oidc]]\nname = "company"\nissuer = "{ISSUER}"\nclient-id = "w"\n'
+    main, other = tmp_path / "server.toml", tmp_path / "oidc.toml"
+    other.write_text(table)
+    main.write_text(table.replace("company", "main"))
+    for file, flags, name in (
+        (main, {}, "main"), (None, {"oidc": str(other)}, "company"),
+        (main, {"oidc": str(other)}, "company"),
+    ):  # fmt: skip
+        (found,) = identity_providers(load(file, flags))
+        assert (found.name, found.scopes) == (name, ["openid", "profile", "email"])
+        assert found.admits_everyone
+    assert identity_providers(load(None, {})) == []
+    for wrong, reason in (
+        ("oidc = 5", "wrong type"), ("[[oidc]]", "missing required field `name`"),
+        (table + 'allowed-domain = ["a"]', "allowed-domain"), ('oidc = "/nowhere"', "cannot read"),
+        (table + table, "two providers are called"), (table + "x = [", "not TOML"),
+    ):  # fmt: skip
+        main.write_text(wrong)
+        with pytest.raises(BadConfig, match=reason):
+            load(main, {})
+        if "nowhere" not in wrong:
+            with pytest.raises(BadConfig):
+                load(None, {"oidc": str(main)})

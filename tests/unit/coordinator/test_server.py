@@ -13,9 +13,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from coordinator_machine import Machine, http_get
 from coordinator_world import LONG_AGO, machine_key
+from web_browser import Browser
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import BytesMessage, Message, Request
 
@@ -125,6 +127,32 @@ async def test_first_start_tells_how_to_join(running: Running) -> None:
     assert (await machine.register(auth_key=command[-1])).machine_authorized
     assert machine.early, "the early payload comes before HTTP/2"
     await machine.close()
+
+
+async def test_first_start_tells_who_becomes_the_owner(running: Running) -> None:
+    link = running.owner.removeprefix(f"http://127.0.0.1:{running.http}")
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{running.http}") as client:
+        browser = Browser(client)
+        page = await browser.submit(await browser.get(link), link, new="a good password")
+        assert "You are admin (owner)" in page
+        assert (await browser.get(link)).status == 403, "it makes one owner"
+        invite = await running.admin(lambda admin: admin.invite("ann", shapes.NewInvite()))
+        assert "You are ann (member)" in await browser.get(invite.url)
+    users = {user.name: user for user in await running.admin(AdminClient.users)}
+    assert users["admin"].logs_in == "password" and users["admin"].last_login
+    assert (await running.admin(lambda admin: admin.suspend("ann"))).suspended
+    with pytest.raises(AdminError, match="suspended"):
+        await running.admin(lambda admin: admin.invite("ann", shapes.NewInvite()))
+    assert not (await running.admin(lambda admin: admin.restore("ann"))).suspended
+    for name, new, reason in (
+        ("eve", shapes.NewInvite(must_exist=True), "no user 'eve'"),
+        ("eve", shapes.NewInvite(role="king"), "is no role"),
+        ("eve", shapes.NewInvite(expires="never"), "90 days"),
+        ("e v e", shapes.NewInvite(), "is not a user name"),
+    ):
+        with pytest.raises(AdminError, match=reason):
+            await running.admin(lambda admin, name=name, new=new: admin.invite(name, new))
+    await running.admin(lambda admin: admin.delete_user("ann"))
 
 
 async def test_two_machines_see_each_other_by_deltas(running: Running) -> None:

@@ -35,7 +35,8 @@ class ProviderConfig(
     """A PEM file with the root of a private authority."""
     scopes: list[str] = msgspec.field(default_factory=lambda: ["openid", "profile", "email"])
     name_claim: str = "email"
-    """What becomes the log-in name, by which the policy knows a person."""
+    """What becomes the log-in name, by which the policy knows a person: name only a claim that
+    people cannot choose for themselves."""
     allow_unverified_email: bool = False
     """Take e-mail addresses that the provider does not vouch for: some never do."""
     groups_claim: str = "groups"
@@ -45,6 +46,11 @@ class ProviderConfig(
     allowed_groups: list[str] = []
     allowed_users: list[str] = []
     """Each list that is not empty must be met."""
+
+    @property
+    def admits_everyone(self) -> bool:
+        """Whether an account there is enough."""
+        return not (self.allowed_domains or self.allowed_groups or self.allowed_users)
 
     @property
     def label(self) -> str:
