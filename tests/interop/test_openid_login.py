@@ -20,7 +20,9 @@ from login_office import Office  # isort: skip
 from web_browser import Browser, Page  # isort: skip
 
 from warren.coordinator import members
+from warren.coordinator.config import identity_providers, load
 from warren.coordinator.login.oidc import SKEW_S, Provider
+from warren.coordinator.login.opening import check_providers
 from warren.coordinator.login.providers import ProviderConfig
 from warren.coordinator.store import AuditQuestion
 from warren.edge.clock import SystemClock
@@ -292,6 +294,8 @@ async def test_a_provider_that_is_away(network: Network) -> None:
     assert page.status == 502 and "cannot be reached now" in page
     assert (await browser.get(way)).status == 200
     network.openid.start()
+    assert (await browser.get("/login/company?to=/account")).status == 502, "not asked yet"
+    network.world.clock.advance(6)
     browser, url = await network.back("alice")
     network.openid.stop()
     page = await browser.get(url)
@@ -357,8 +361,8 @@ async def test_a_whole_server_and_a_machine_that_waits(
         f'client-secret-file = "{tmp_path / "secret"}"\n'
     )
     state, database = tmp_path / "state", f"sqlite:///{tmp_path / 'w.db'}"
-    checked = warren("server", *flags(state, database), "--oidc", str(providers), "--check")
-    assert checked.returncode == 0, checked.stderr
+    configs = identity_providers(load(None, {"oidc": str(providers)}))
+    await asyncio.to_thread(check_providers, configs, "http://warren.test")
     program = Program(state, database, "--oidc", str(providers), http=HTTP)
     machine = await Machine(program.http, "laptop").connect()
     try:

@@ -10,7 +10,6 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import timedelta
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
@@ -23,14 +22,13 @@ import uvloop
 from msgspec.structs import replace
 
 from warren import __version__
-from warren.coordinator import health, members
+from warren.coordinator import health
 from warren.coordinator.admin import shapes
 from warren.coordinator.admin.api import application
 from warren.coordinator.admin.office import Office
 from warren.coordinator.admission import verify_route
 from warren.coordinator.api.application import Api, administrator
 from warren.coordinator.api.operation import Context
-from warren.coordinator.auth import authkeys
 from warren.coordinator.auth.credentials import Gate
 from warren.coordinator.auth.flow import Registration
 from warren.coordinator.change import Change, Facet
@@ -53,7 +51,7 @@ from warren.coordinator.durations import parse_duration
 from warren.coordinator.enforcement import Enforcement
 from warren.coordinator.frontdoor import answers, ts2021_taker
 from warren.coordinator.identity import Identity, load_identity
-from warren.coordinator.login import invites
+from warren.coordinator.login.first import FirstStart, first_start
 from warren.coordinator.login.opening import check_providers, open_providers
 from warren.coordinator.login.passwords import Passwords
 from warren.coordinator.login.sessions import Sessions
@@ -97,10 +95,8 @@ from warren.relay.turn_doors import TurnSite, open_turn
 
 _log = structlog.get_logger("server")
 
-FIRST_USER = "admin"
 DATABASE_NAME = "warren.db"
 _REGIONS_NAME = "regions"
-_FIRST_KEY_LIFE = timedelta(hours=24)
 # Clients of the relay are told to come back spread over this time, and to try for the other.
 _RECONNECT_MS, _TRY_FOR_MS = 500, 30_000
 _STOP_S = 1.0
@@ -112,13 +108,6 @@ _SESSION_PURPOSE = b"warren browser sessions 1"
 
 class AlreadyRunning(Exception):
     """Another server uses the state directory. The text is a sentence for a person."""
-
-
-class FirstStart(NamedTuple):
-    """join: how a first machine joins. owner: the link that makes who opens it the owner."""
-
-    join: str
-    owner: str
 
 
 class Ready(NamedTuple):
@@ -436,40 +425,7 @@ class Server:
     async def _first_user(self) -> FirstStart | None:
         """At the first start: make the owner's user, their link, and a key for one machine."""
         wall, url = self._clock.wall(), self._settings.url
-
-        def decide(snapshot: Snapshot) -> tuple[Delta | None, FirstStart | None]:
-            if snapshot.settings.get(members.LAST_ID):
-                return None, None
-            delta = members.create_user(snapshot, FIRST_USER, "", wall)
-            text, record = authkeys.mint(
-                user_id=delta.users[0].id,
-                wall=wall,
-                entropy=self._entropy,
-                life=_FIRST_KEY_LIFE,
-                pre_approved=True,
-                description="made at the first start",
-            )
-            invited, link = invites.make(
-                snapshot,
-                delta.users[0],
-                wall=wall,
-                life=_FIRST_KEY_LIFE,
-                entropy=self._entropy,
-                renames=True,
-            )
-            made = Delta(
-                users=delta.users,
-                auth_keys=(record,),
-                invites=invited.invites,
-                settings=delta.settings,
-            )
-            first = FirstStart(
-                join=f"warren up --server {url} --auth-key {text}",
-                owner=f"{url}{invites.PATH}{link}",
-            )
-            return made, first
-
-        return await self._registry.commit(decide)
+        return await self._registry.commit(lambda now: first_start(now, url, wall, self._entropy))
 
     async def _learn_addresses(self) -> None:
         """Look our own name up: a resolver that does not answer holds nothing up."""

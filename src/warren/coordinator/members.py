@@ -53,6 +53,8 @@ def delete_user(snapshot: Snapshot, name: str, *, with_nodes: bool = False) -> D
     if owned and not with_nodes:
         plural = "s" if len(owned) > 1 else ""
         raise Conflict(f"{user.name} still owns {len(owned)} node{plural}; delete those first")
+    if len(snapshot.users) > 1:
+        _check_not_last_owner(snapshot, user)
     keys = tuple(key.id for key in snapshot.auth_keys.values() if key.user_id == user.id)
     tokens = tuple(t.id for t in snapshot.credentials.values() if t.user_id == user.id)
     invites = tuple(invite.id for invite in snapshot.invites.values() if invite.user_id == user.id)
@@ -71,9 +73,7 @@ def suspend(snapshot: Snapshot, user: UserRecord, wall: datetime) -> Delta:
 
     Tagged machines are nobody's and stay. There is always an owner who is not suspended.
     """
-    others = (u for u in snapshot.users.values() if u.role == OWNER and not u.suspended)
-    if user.role == OWNER and all(other.id == user.id for other in others):
-        raise Conflict(f"{user.name} is the only owner; make another user owner first")
+    _check_not_last_owner(snapshot, user)
     cut = tuple(
         replace(node, key_expiry=wall)
         for node in snapshot.nodes.values()
@@ -105,13 +105,18 @@ def set_role(snapshot: Snapshot, user: UserRecord, role: str) -> Delta:
     """Give a user another role. There is always an owner."""
     if role not in ROLES:
         raise Refused(f"{role!r} is no role; there are {', '.join(ROLES)}")
-    owners = sum(other.role == OWNER and not other.suspended for other in snapshot.users.values())
-    if user.role == OWNER and role != OWNER and owners == 1:
-        raise Conflict(f"{user.name} is the only owner; make another user owner first")
+    if role != OWNER:
+        _check_not_last_owner(snapshot, user)
     return Delta(
         users=(replace(user, role=role),),
         change=Change(everything=True, why=frozenset({"role"})),
     )
+
+
+def _check_not_last_owner(snapshot: Snapshot, user: UserRecord) -> None:
+    others = (u for u in snapshot.users.values() if u.role == OWNER and not u.suspended)
+    if user.role == OWNER and all(other.id == user.id for other in others):
+        raise Conflict(f"{user.name} is the only owner; make another user owner first")
 
 
 def find_user(snapshot: Snapshot, name: str) -> UserRecord:

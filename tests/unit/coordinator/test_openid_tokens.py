@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Mapping
@@ -216,15 +217,36 @@ async def test_answers_that_are_not_an_objects_json(monkeypatch: pytest.MonkeyPa
     provider = Provider(CONFIG, "", "https://w.example/cb", FakeClock(), CountedEntropy())
     for _ in range(6):
         with pytest.raises(ProviderProblem):
-            await provider.begin("/account", 0)
+            await provider.discover()
+    assert next(bodies, None) is None
     assert set(asked) == {f"{ISSUER}/.well-known/openid-configuration"}, "redirects lead nowhere"
+
+
+async def test_one_that_is_away_is_asked_once_for_all_who_come() -> None:
+    provider = faked()
+
+    def away() -> None:
+        raise ProviderProblem("away")
+
+    provider.answers["/.well-known/openid-configuration"] = away
+    for _ in range(5):
+        with pytest.raises(ProviderProblem, match="away"):
+            await provider.begin("/account", 0)
+    assert len(provider.asked) == 1
+    provider.clock.advance(6)
+    provider.answers["/.well-known/openid-configuration"] = DISCOVERY
+    await asyncio.gather(*(provider.begin("/account", 0) for _ in range(5)))
+    assert len(provider.asked) == 2
+    provider.clock.advance(4000)
+    provider.answers["/.well-known/openid-configuration"] = away
+    for _ in range(5):
+        await provider.begin("/account", 0)
+    assert len(provider.asked) == 3, "what is known of it is good enough meanwhile"
 
 
 async def test_a_provider_that_never_ends_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     class Dripping(httpx.AsyncByteStream):
         async def __aiter__(self):  # type: ignore[no-untyped-def]
-            import asyncio
-
             while True:
                 await asyncio.sleep(0.01)
                 yield b" "

@@ -92,6 +92,8 @@ def test_there_is_always_an_owner_who_may_act(both: World) -> None:
         suspend(both, "bob")
     with pytest.raises(Conflict, match="only owner"):
         members.set_role(both.snapshot, user(both, "bob"), "member")
+    with pytest.raises(Conflict, match="only owner"):
+        members.delete_user(both.snapshot, "bob")
 
 
 def test_a_user_is_removed_with_machines_only_where_that_is_said(both: World) -> None:

@@ -48,6 +48,8 @@ _MAX_ANSWER_BYTES = 1 << 20
 _FRESH_S = 3600.0
 # Unknown keys are asked for at most this often: anyone can make up their names.
 _ASK_AGAIN_S = 10.0
+# One that is away is left alone for a while, so that people hear of it at once.
+_AWAY_S = 5.0
 
 
 class Metadata(msgspec.Struct, frozen=True):
@@ -76,6 +78,7 @@ class Provider:
         self._context: ssl.SSLContext | None = None
         self._known: tuple[float, Metadata] | None = None
         self._keys: tuple[float, KeySet] | None = None
+        self._away: tuple[float, ProviderProblem] | None = None
         self._asking = asyncio.Lock()
 
     async def discover(self) -> None:
@@ -208,11 +211,20 @@ class Provider:
         if self._known is not None and self._clock.now() - self._known[0] < _FRESH_S:
             return self._known[1]
         async with self._asking:
+            # Whoever waited for somebody else's question takes over its answer.
+            now = self._clock.now()
+            if self._known is not None and now - self._known[0] < _FRESH_S:
+                return self._known[1]
+            if self._away is not None and now - self._away[0] < _AWAY_S:
+                raise self._away[1]
             try:
                 return await self._read_metadata()
-            except ProviderProblem:
+            except ProviderProblem as problem:
                 if self._known is None:
+                    self._away = self._clock.now(), problem
                     raise
+                # Asked again soon, though not by everybody who comes meanwhile.
+                self._known = self._clock.now() - _FRESH_S + _ASK_AGAIN_S, self._known[1]
                 return self._known[1]
 
     async def _read_metadata(self) -> Metadata:

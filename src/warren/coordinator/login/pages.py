@@ -73,11 +73,12 @@ def login(
 
 def confirm(pending: PendingRecord, user: UserRecord, token: str) -> Response:
     """Ask whether this machine is theirs: a link to here may have come from somebody else."""
-    tags = ", ".join(sorted(pending.hostinfo.request_tags))
+    tags = ", ".join(sorted(pending.hostinfo.request_tags))[:300]
     asked = f", and asks for {escape(tags)}" if tags else ""
+    system = escape(pending.hostinfo.os[:40] or "unknown system")
     body = (
-        f"<p><b>{_host(pending)}</b> ({escape(pending.hostinfo.os or 'unknown system')}) wants to "
-        f"join this network as a machine of <b>{escape(user.name)}</b>{asked}.</p>"
+        f"<p><b>{_host(pending)}</b> ({system}) wants to join this network as a machine of "
+        f"<b>{escape(user.name)}</b>{asked}.</p>"
         "<p>Go on only if you have just started this on a machine of yours. Its key is</p>"
         f"<pre>{escape(str(pending.node_key))}</pre>"
     )
@@ -217,4 +218,4 @@ def _form(action: str, token: str, content: str, **hidden: str) -> str:
 
 
 def _host(pending: PendingRecord) -> str:
-    return escape(pending.hostinfo.hostname or "a machine")
+    return escape(pending.hostinfo.hostname[:80] or "a machine")

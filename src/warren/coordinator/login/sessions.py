@@ -57,8 +57,10 @@ class Sessions:
         self._secure = secure
         self._clock = clock
         self._entropy = entropy
-        # Sessions that were logged out of before their time, the oldest first.
+        # What is over before its time, the oldest first: sessions that were logged out of, and
+        # log-ins that came back, which strangers can make many of.
         self._ended: OrderedDict[str, None] = OrderedDict()
+        self._finished: OrderedDict[str, None] = OrderedDict()
         # The prefix makes browsers refuse what another name or path of this host has set.
         self._prefix = "__Host-" if secure else ""
 
@@ -91,15 +93,13 @@ class Sessions:
     def end(self, response: Response, session: Session | None) -> None:
         """Log out, for whoever else may have the cookie as well."""
         if session is not None and session.user_id != NOBODY:
-            self._ended[session.sid] = None
-            if len(self._ended) > _MAX_ENDED:
-                self._ended.popitem(last=False)
+            _remember(self._ended, session.sid)
         self._set(response, _SESSION, "", 0)
 
     def flow(self, request: Request) -> Flow | None:
         """Return the log-in by a provider that a browser has begun, if it is not over."""
         flow = self._read(request, _FLOW, Flow)
-        if flow is None or flow.ends <= self._now() or flow.state in self._ended:
+        if flow is None or flow.ends <= self._now() or flow.state in self._finished:
             return None
         return flow
 
@@ -109,9 +109,7 @@ class Sessions:
 
     def end_flow(self, flow: Flow) -> None:
         """A log-in was finished: its answer opens nothing a second time."""
-        self._ended[flow.state] = None
-        if len(self._ended) > _MAX_ENDED:
-            self._ended.popitem(last=False)
+        _remember(self._finished, flow.state)
 
     def forget_flow(self, response: Response) -> None:
         """Take the log-in that was begun from the browser."""
@@ -150,3 +148,9 @@ class Sessions:
 
     def _now(self) -> float:
         return self._clock.wall().timestamp()
+
+
+def _remember(ended: OrderedDict[str, None], name: str) -> None:
+    ended[name] = None
+    if len(ended) > _MAX_ENDED:
+        ended.popitem(last=False)
