@@ -106,6 +106,8 @@ def test_they_join_by_a_log_in_and_see_each_other(world: World, openid: OpenIdPr
     assert owners == {"phone": "alice@example.com", "laptop": "bob@example.com"}
     world.wait(lambda: laptop.peer("phone"), 10, "the policy's group shows it")
 
+    assert server.admin("users", "invite", "carol")["url"].startswith(f"{server.url}/invite/")
+
     # Shut out, it stops; let in again, and logged in again, it is the machine that it was.
     before = server.node("phone")
     server.admin("users", "suspend", "alice@example.com")

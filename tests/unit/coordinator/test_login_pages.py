@@ -260,6 +260,19 @@ async def test_a_log_in_leads_to_the_machine_that_waits(office: Office) -> None:
     assert page.url.endswith(way) and "Is this your machine?" in page
 
 
+@pytest.mark.parametrize(
+    "name", ["' OR 1=1 --", "ann'; DROP TABLE users; --", "<script>", "x" * 3000, "ann\0", "%s{0}"]
+)
+async def test_odd_names_are_nobodys(office: Office, name: str) -> None:
+    await office.logged_in("ann")
+    browser = office.browser()
+    page = await browser.get("/login")
+    answer = await browser.submit(page, "/login", name=name, password=PASSWORD)
+    assert answer.status == 403 and "are not right" in answer
+    assert "<script>" not in answer.text and "<script>" not in answer.answer.headers
+    assert len(office.registry.snapshot.users) == 2
+
+
 async def test_guessing_is_slowed_by_address_and_by_user(office: Office) -> None:
     await office.logged_in("ann")
     statuses = []

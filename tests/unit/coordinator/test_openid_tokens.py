@@ -278,6 +278,14 @@ def test_people_who_cannot_be_told(odd: dict[str, Any]) -> None:
         identity_untrusted({**good, **odd}, CONFIG)
 
 
+def test_what_cannot_be_seen_is_left_out_of_names_for_people() -> None:
+    good = {"sub": "1", "email": "ann@example.com", "email_verified": True}
+    odd = "Ann\r\nset-cookie: x\u202e \x00" + "x" * 300
+    found = identity_untrusted({**good, "name": odd}, CONFIG)
+    assert found.display_name == ("Annset-cookie: x " + "x" * 300)[:254]
+    assert identity_untrusted({**good, "name": ["Ann"]}, CONFIG).display_name == ""
+
+
 def test_groups_become_the_policys() -> None:
     good = {"sub": "1", "email": "ann@Example.com", "email_verified": "true"}
     groups = [

@@ -62,11 +62,12 @@ def identity_untrusted(claims: Mapping[str, Any], provider: ProviderConfig) -> I
     told = list(_texts(claims.get(provider.groups_claim)))
     _check_allowed(provider, name, told)
     display = claims.get("name")
+    shown = "".join(filter(str.isprintable, display)) if isinstance(display, str) else ""
     return Identity(
         issuer=provider.issuer,
         subject=subject,
         name=name,
-        display_name=display.strip()[:254] if isinstance(display, str) else "",
+        display_name=shown.strip()[:254],
         groups=policy_groups(told, provider, name),
         is_verified_email=verified,
     )
