@@ -181,6 +181,12 @@ async def test_sessions_end(office: Office) -> None:
     await browser.submit(account, "/logout")
     assert (await copied.get("/account")).url.endswith("/login"), "for both"
 
+    eve, _ = await office.logged_in("eve")
+    copied.client.cookies.update(eve.client.cookies)
+    page = await eve.get("/login")
+    await eve.submit(page, "/login", name="ann", password=PASSWORD)
+    assert (await copied.get("/account")).url.endswith("/login"), "it is somebody else's now"
+
     sessions = [office.browser() for _ in range(3)]
     for one in sessions:
         page = await one.get("/login")

@@ -49,7 +49,8 @@ class Account:
     async def _log_out(self, request: Request) -> Response:
         _, session = await self._visits.own_form(request)
         response = RedirectResponse("/login", 303, headers=NOT_KEPT)
-        self._visits.sessions.end(response, session)
+        self._visits.sessions.end(session)
+        self._visits.sessions.forget(response)
         return response
 
     async def _make_token(self, request: Request) -> Response:

@@ -90,10 +90,13 @@ class Sessions:
         """Give a browser its session."""
         self._set(response, _SESSION, self._seal.close(session), SESSION_S)
 
-    def end(self, response: Response, session: Session | None) -> None:
-        """Log out, for whoever else may have the cookie as well."""
+    def end(self, session: Session | None) -> None:
+        """End a session, for whoever else may have its cookie as well."""
         if session is not None and session.user_id != NOBODY:
             _remember(self._ended, session.sid)
+
+    def forget(self, response: Response) -> None:
+        """Take its session from the browser."""
         self._set(response, _SESSION, "", 0)
 
     def flow(self, request: Request) -> Flow | None:

@@ -142,15 +142,15 @@ class Site:
             raise
         finally:
             self._sessions.end_flow(flow)
-        wall, invited = self._clock.wall(), flow.to.removeprefix("/invite/")
-        to = flow.to if invited == flow.to else HOME
+        wall, invited = self._clock.wall(), flow.to.startswith(invites.PATH)
 
         def decide(snapshot: Snapshot) -> tuple[Delta, int]:
-            if invited == flow.to:
+            if not invited:
                 return accounts.by_provider(snapshot, identity, wall)
-            invite = invites.find(snapshot, invited, wall)
+            invite = invites.find(snapshot, flow.to.removeprefix(invites.PATH), wall)
             return accounts.invited_by_provider(snapshot, invite, identity, wall)
 
+        to = HOME if invited else flow.to
         return await self._visits.enter(request, to, identity.name, decide)
 
     async def _invited(self, request: Request) -> Response:

@@ -69,6 +69,7 @@ class Visits:
         _log.info("logged in", user=user.name, address=address(request))
         response = RedirectResponse(to, 303, headers=NOT_KEPT)
         # Never the session from before: somebody else might have given the browser that.
+        self.sessions.end(self.sessions.of(request))
         self.sessions.keep(response, self.sessions.new(user_id))
         self.sessions.forget_flow(response)
         return response
