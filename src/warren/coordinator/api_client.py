@@ -60,8 +60,10 @@ class ApiClient(AdminClient):
         found = self.api("GET", "/tailnet/-/users", wire.Users).users
         return [_user(user) for user in found]
 
-    def delete_user(self, name: str) -> shapes.User:
+    def delete_user(self, name: str, with_nodes: bool = False) -> shapes.User:
         """Remove a user who owns no nodes."""
+        if with_nodes:
+            raise AdminError("over the API a user goes without machines; delete those first")
         user = self._user(name)
         self.api("POST", f"/users/{user.id}/delete", dict)
         return user
@@ -70,6 +72,19 @@ class ApiClient(AdminClient):
         """Give a user another role."""
         user = self._user(name)
         self.api("POST", f"/users/{user.id}/role", dict, wire.Role(role=role))
+        return _user(self.api("GET", f"/users/{user.id}", wire.User))
+
+    def suspend(self, name: str) -> shapes.User:
+        """Shut a user out, and their machines with them."""
+        return self._changed(name, "suspend")
+
+    def restore(self, name: str) -> shapes.User:
+        """Let a user in again."""
+        return self._changed(name, "restore")
+
+    def _changed(self, name: str, verb: str) -> shapes.User:
+        user = self._user(name)
+        self.api("POST", f"/users/{user.id}/{verb}", dict)
         return _user(self.api("GET", f"/users/{user.id}", wire.User))
 
     def _user(self, name: str) -> shapes.User:
@@ -375,6 +390,7 @@ def _user(user: wire.User) -> shapes.User:
         created=user.created,
         role=user.role,
         nodes=user.device_count,
+        suspended=user.status == "suspended",
     )
 
 

@@ -86,6 +86,7 @@ async def test_it_does_what_the_socket_does(running: Running) -> None:
             assert far.revoke_token(client.id).scopes == ["dns:read"]
             near.create_user("bob")
             assert far.set_role("Bob", "auditor").role == "auditor"
+            assert far.suspend("bob").suspended and not far.restore("bob").suspended
             assert far.delete_user("bob").name == "bob"
             edited = far.policy().etag
             far.set_policy('{"grants": []}', "", edited)
@@ -145,6 +146,7 @@ async def test_what_it_cannot_do_it_says(running: Running) -> None:
             (lambda: far.policy_version(9), "is not kept"),
             (lambda: far.node("nosuch"), "there is no node"),
             (lambda: far.delete_user("nosuch"), "there is no user"),
+            (lambda: far.delete_user("nosuch", with_nodes=True), "delete those first"),
             (lambda: far.revoke_key("nosuch"), "there is no key"),
             (lambda: ApiClient(far._where, "wrong").users(), "is not known here"),
             (lambda: ApiClient(far._where, "warren-client-x-y").users(), "is not known here"),

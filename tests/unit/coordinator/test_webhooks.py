@@ -126,6 +126,8 @@ async def test_what_changes_is_told(office: Office) -> None:
     users = (await office.told("GET", "/tailnet/-/users"))["users"]
     member = next(user["id"] for user in users if user["loginName"] == "member")
     await office.told("POST", f"/users/{member}/role", json={"role": "auditor"})
+    await office.told("POST", f"/users/{member}/suspend")
+    await office.told("POST", f"/users/{member}/restore")
     await office.told("POST", f"/users/{member}/delete")
     wall = office.world.clock.wall()
     await office.registry.commit(lambda now: (members.create_user(now, "bob", "", wall), None))
@@ -134,6 +136,8 @@ async def test_what_changes_is_told(office: Office) -> None:
         "nodeApproved",
         "policyUpdate",
         "userRoleUpdated",
+        "userSuspended",
+        "userRestored",
         "userDeleted",
         "userCreated",
         "nodeDeleted",

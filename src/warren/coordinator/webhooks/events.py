@@ -95,7 +95,13 @@ def events_of(before: Snapshot, delta: Delta, actor: str, wall: datetime) -> Ite
         known = before.users.get(user.id)
         if known is None:
             yield event("userCreated", f"User {user.name} created", _user(user))
-        elif known.role != user.role:
+            continue
+        if known.suspended != user.suspended:
+            kind, what = (
+                ("userSuspended", "suspended") if user.suspended else ("userRestored", "restored")
+            )
+            yield event(kind, f"User {user.name} {what}", _user(user))
+        if known.role != user.role:
             roles = {"oldRoles": [known.role], "newRoles": [user.role]}
             told = {**_user(user), **roles}
             yield event("userRoleUpdated", f"Role of user {user.name} updated", told)
