@@ -13,7 +13,7 @@ WAITING = (
     "tests/netlab/test_nat_discovery.py",
     "tests/netlab/test_netcheck_kinds.py",
     "tests/netlab/test_portmapping.py",
-    "tests/netlab/test_regions.py",
+    "tests/netlab/test_two_regions.py",
     "tests/netlab/test_turn_mesh.py",
 )
 LOG = Path(".build/waiting.log")
