@@ -4,7 +4,8 @@ The curve needs only the ports that a NAT gave and the order in which they are g
 many runs leave the rest of the network out: the NAT gives 256 distinct random ports of 1024 to
 65535, and `warren.paths.punching.ports` guesses, from six samples, as the node does. Fewer runs
 of the whole simulator (both nodes' machines, NATs, relay, latency) stand beside it, and give the
-times for NATs of each kind, towards Warren and towards a model of the stock client.
+times for NATs of each kind, towards Warren and towards a model of the stock client. In the lab
+(`bench.punching_lab`) the same goes through the kernel's NATs, with the real stock client too.
 """
 
 from __future__ import annotations
@@ -46,7 +47,11 @@ COUNTS = (64, 128, 174, 256, 512, 1024)
 HARD_KINDS = ("symmetric", "symmetric-sequential", "carrier-block")
 EASY_KINDS = ("public", "full-cone", "address-restricted", "port-restricted")
 EASY_KIND = EASY_KINDS[-1]
-STOCK_PAIRS = (("symmetric", EASY_KIND), (EASY_KIND, "carrier-block"))
+STOCK_PAIRS = (
+    ("symmetric", EASY_KIND),
+    (EASY_KIND, "carrier-block-512"),
+    (EASY_KIND, "carrier-block"),
+)
 """Which NAT a Warren node is behind, and which one a stock client."""
 _SERVER = Endpoint.parse("192.0.2.1:3478")
 _SAMPLES = 6
@@ -103,7 +108,7 @@ def whole_run(seed: int, hard: str, stock: bool) -> tuple[float | None, int | No
 
 def lab_measure(runs: int, pair_runs: int, stock_runs: int) -> dict[str, Any]:
     """Punch in the lab: the curve's pair, every hard kind with every easy one, stock clients."""
-    found = punching_lab.curve_runs(runs, "symmetric", EASY_KIND)
+    found = punching_lab.curve_runs(runs, "symmetric", EASY_KIND) if runs else {}
     if pair_runs:
         found["pairs"] = punching_lab.pair_runs(pair_runs, HARD_KINDS, EASY_KINDS)
     if stock_runs:
@@ -193,7 +198,7 @@ def _times(words: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> Table:
     """Lay out rows of some words and what the runs came to."""
     table = Table(show_edge=False, pad_edge=False)
     for column in (*words, "runs", "in 10 s", "median", "slowest"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for *said, row in rows:
         known = row["median_s"] is not None
         table.add_row(
@@ -207,7 +212,9 @@ def _times(words: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> Table:
 
 
 def _show_lab(console: Console, lab: dict[str, Any] | None) -> None:
-    if lab is not None:
+    if lab is None:
+        return
+    if "probes" in lab:
         shares = ", ".join(f"{100 * share(lab['probes'], n):.0f} % after {n}" for n in COUNTS)
         console.print(
             f"In the lab ({lab['runs']} runs, real engine, kernel NATs; probes are known of "
@@ -215,11 +222,11 @@ def _show_lab(console: Console, lab: dict[str, Any] | None) -> None:
             f"{100 * lab['connected']:.0f} % direct, median {lab['median_s'] or 0:.1f} s, "
             f"slowest {lab['slowest_s'] or 0:.1f} s."
         )
-        rows = [(row["hard"], row["easy"], "Warren", row) for row in lab.get("pairs", ())]
-        rows += [(row["warren"], row["stock"], "stock", row) for row in lab.get("stock", ())]
-        if rows:
-            console.print("In the lab, until a ping is answered directly:")
-            console.print(_times(("from", "to", "which is"), rows))
+    rows = [(row["hard"], row["easy"], "Warren", row) for row in lab.get("pairs", ())]
+    rows += [(row["warren"], row["stock"], "stock", row) for row in lab.get("stock", ())]
+    if rows:
+        console.print("In the lab, until a ping is answered directly:")
+        console.print(_times(("from", "to", "which is"), rows))
 
 
 def main() -> int:
@@ -242,7 +249,7 @@ def main() -> int:
         print("bench: the number of runs is at least 1", file=sys.stderr)
         return 1
     lab = None
-    if chosen.lab_runs:
+    if chosen.lab_runs or chosen.pair_runs or chosen.stock_runs:
         try:
             sandbox.enter()
             if not sandbox.tun_available():
