@@ -162,7 +162,7 @@ def test_a_stock_client_behind_a_carriers_block_is_scanned_for(
 
 
 def test_a_small_block_of_a_carrier_is_scanned_within_ten_seconds(make_warren_world: Make) -> None:
-    """Makers of carriers' NATs give out 128 to 512 ports unless told otherwise."""
+    """512 ports; Junos gives out 128 unless told otherwise, other makers' examples have 256."""
     times = []
     for seed in SEEDS:
         world = make_warren_world(seed)
