@@ -272,26 +272,54 @@ def test_only_the_proxy_leads_out() -> None:
             assert sock.recv(100).startswith(b"HTTP/1.1 405 ")
 
 
-def test_ipv6_alone() -> None:
-    """Hosts with IPv6 alone reach each other and the server, and have no IPv4."""
+def test_ipv6_is_routed_and_filtered_and_never_translated() -> None:
+    """Beside a NAT of IPv4, behind two routers, alone behind one, and alone with none."""
     plan = Plan(
+        routers=(
+            Router("home", kind="symmetric", address=HOME, lan_v6="2001:db8:a::/64"),
+            Router("alone", kind="firewall", lan=None, lan_v6="2001:db8:b::/64"),
+            Router("inner", kind="firewall", behind="alone", lan=None, lan_v6="2001:db8:c::/64"),
+            Router("open", kind="public", lan=None, lan_v6="2001:db8:d::/64"),
+            Router("dead", kind="udp-blocked", lan=None, lan_v6="2001:db8:e::/64"),
+        ),
         hosts=(
             Host("a", address=SERVER_A, ipv6="2001:db8::1"),
-            Host("x", ipv6="2001:db8::2"),
-            Host("y", ipv6="2001:db8::3"),
-        )
+            Host("b", ipv6="2001:db8::2"),
+            Host("in-home", behind="home"),
+            Host("in-inner", behind="inner"),
+            Host("in-open", behind="open", ipv6="2001:db8:d::77"),
+            Host("in-dead", behind="dead"),
+        ),
     )
     with World(plan) as world, contextlib.ExitStack() as stack:
-        socks = {}
-        for name in ("a", "x", "y"):
-            socks[name] = world[name].socket(socket.SOCK_DGRAM, socket.AF_INET6)
-            stack.enter_context(socks[name]).bind(("::", 5000))
-        for far in ("a", "y"):
-            socks["x"].sendto(b"hello", (str(world[far].address_v6), 5000))
-            socks[far].settimeout(1)
-            assert socks[far].recvfrom(100)[1][:2] == ("2001:db8::2", 5000)
-        with udp(world, "x", 5001) as sock, pytest.raises(OSError):
+        ends = {}
+        for name in (host.name for host in plan.hosts):
+            ends[name] = world[name].socket(socket.SOCK_DGRAM, socket.AF_INET6)
+            stack.enter_context(ends[name]).bind(("::", 5000))
+            ends[name].settimeout(1)
+
+        def reaches(near: str, far: str) -> bool:
+            ends[near].sendto(b"hello", (str(world[far].address_v6), 5000))
+            return arrives(ends[far])
+
+        assert str(world["in-open"].address_v6) == "2001:db8:d::77"
+        for name in ("in-home", "in-inner"):
+            assert not reaches("a", name)
+            ends[name].sendto(b"hello", ("2001:db8::1", 5000))
+            _, source = ends["a"].recvfrom(100)
+            assert source[:2] == (str(world[name].address_v6), 5000)
+            assert reaches("a", name)
+            assert not reaches("b", name), "nobody else may come in"
+        assert reaches("b", "in-open")
+        assert not reaches("in-dead", "a")
+        # Both have sent: what comes now is an answer, for both firewalls.
+        assert not reaches("in-home", "in-inner")
+        assert reaches("in-inner", "in-home")
+        assert reaches("in-home", "in-inner")
+        with udp(world, "in-inner", 5001) as sock, pytest.raises(OSError):
             sock.sendto(b"hello", (SERVER_A, 3478))
+        with udp(world, "in-home", 6001) as inside, udp(world, "a", 3478) as server:
+            assert outside_of(inside, server, SERVER_A, 3478)[0] == HOME
 
 
 def test_two_nats_in_a_row() -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from warren.lab.world import World
 
 pytestmark = pytest.mark.netlab
 
+V4 = Router("r", kind="symmetric", address="203.0.113.9")
+V6 = Router("s", kind="firewall", lan=None, lan_v6="2001:db8:5::/64")
 PLAN = Plan(hosts=(Host("a", address="198.51.100.10"), Host("b", address="203.0.113.10")))
 
 
@@ -109,6 +112,32 @@ def test_a_killed_run_is_removed_by_the_next() -> None:
                 routers=(Router("r", kind="symmetric", address="192.0.2.1"),),
             ),
             "is not in 192.168.1.0/24",
+        ),
+        (Plan(hosts=(Host("a", behind="r", ipv6="2001:db8::1"),), routers=(V4,)), "no IPv6 for it"),
+        (Plan(hosts=(Host("a", behind="s", ipv6="2001:db8::1"),), routers=(V6,)), "is not in"),
+        (Plan(hosts=(Host("a", behind="s", address="10.0.0.1"),), routers=(V6,)), "no IPv4 for it"),
+        (Plan(hosts=(Host("a", ipv6="2001:db8:5::9"),), routers=(V6,)), "belongs to the network"),
+        (Plan(hosts=(), routers=(replace(V6, address="192.0.2.1"),)), "no IPv4 address"),
+        (Plan(hosts=(), routers=(replace(V6, lan_v6=None),)), "IPv4, IPv6 or both"),
+        (Plan(hosts=(), routers=(replace(V6, lan_v6="2001:db8::/48"),)), "is not a /64"),
+        (Plan(hosts=(), routers=(replace(V6, lan_v6="fe80::/64"),)), "is not a /64"),
+        (Plan(hosts=(), routers=(replace(V6, lan_v6="x"),)), "not an IPv6 network"),
+        (Plan(hosts=(), routers=(V6, replace(V6, name="t"))), "is behind s already"),
+        (Plan(hosts=(), routers=(V4, replace(V6, behind="r"))), "r has no IPv6 for it"),
+        (
+            Plan(hosts=(), routers=(V6, Router("t", kind="symmetric", behind="s"))),
+            "s has no IPv4 for it",
+        ),
+        (
+            Plan(hosts=(Host("a", behind="s", ipv6="2001:db8:5::1"),), routers=(V6,)),
+            "used twice",
+        ),
+        (
+            Plan(
+                hosts=tuple(Host(f"h{n}", behind="r") for n in range(6)),
+                routers=(replace(V4, lan="10.0.0.0/29"),),
+            ),
+            "is full",
         ),
     ],
 )

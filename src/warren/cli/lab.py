@@ -22,6 +22,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
+    # Without it the help of `up` would lose its [[tables]].
+    rich_markup_mode=None,
     help="Build networks of namespaces with every kind of NAT.",
 )
 
@@ -58,8 +60,9 @@ def kinds(json: Json = False) -> None:
 @app.command(epilog="Example: warren lab grid --kinds port-restricted,symmetric,udp-blocked")
 def grid(
     kinds: Annotated[
-        str, typer.Option(help="Kinds of places with commas between them; without it, all.")
-    ] = "",
+        str | None,
+        typer.Option(help="Kinds of places with commas between them; without it, all."),
+    ] = None,
     timeout: Annotated[
         float, typer.Option(min=1, max=120, help="Seconds to wait for a direct path.")
     ] = TIMEOUT_S,
@@ -72,13 +75,9 @@ def grid(
     """
     from warren.cli import lab_grid
     from warren.lab.grid import Grid
-    from warren.lab.places import PLACES, choose
+    from warren.lab.places import choose
 
-    chosen = (
-        choose(word.strip() for word in kinds.split(",") if word.strip())
-        if kinds is not None
-        else [place for place in PLACES.values() if place.name != "firewall"]
-    )
+    chosen = choose(None if kinds is None else words(kinds))
     _clean_up_on_signals()
     began = time.monotonic()
     console = lab_grid.console()
@@ -105,6 +104,11 @@ def grid(
     console.print(lab_grid.legend())
     lab_grid.causes(made, console)
     console.print(f"\n{len(made.cells)} pairs in {seconds:.0f} s.")
+
+
+def words(text: str) -> list[str]:
+    """What stands between commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _clean_up_on_signals() -> None:
@@ -137,12 +141,9 @@ def up(
     behind = "home"
     node = true             # a Warren node that has joined a server on the internet
     """
-    from warren.lab.description import (
-        MAX_FILE_BYTES,
-        MalformedDescription,
-        parse_description_untrusted,
-    )
+    from warren.lab.description import MAX_FILE_BYTES, parse_description_untrusted
     from warren.lab.network import Network
+    from warren.lab.reading import MalformedDescription
 
     try:
         with file.open("rb") as opened:
@@ -152,7 +153,7 @@ def up(
     try:
         description = parse_description_untrusted(data)
     except MalformedDescription as error:
-        raise MalformedDescription(f"{file}: {error}") from error
+        raise MalformedDescription(f"{file}: {error}.") from error
     _clean_up_on_signals()
     with Network(description, tell=show.note) as network:
         entrances = network.entrances()

@@ -10,46 +10,24 @@
     behind = "home"
     node = true                 # runs a Warren node that has joined
 
-Whatever is left out is chosen: addresses, LANs, and a host called `server` where there are nodes.
+A router with `ipv6 = "beside"` has a public IPv6 network as well, with a firewall and no NAT; with
+`ipv6 = "alone"` nothing else. Whatever is left out is chosen: addresses, LANs, and a host called
+`server` where there are nodes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-
-import msgspec
 
 from warren.lab.joining import SERVER, SERVER_ADDRESS, SERVER_ADDRESS_V6, SERVER_SECOND
 from warren.lab.kinds import KINDS
 from warren.lab.plan import Host, InvalidPlan, Plan, Router, resolve
+from warren.lab.reading import File, MalformedDescription, RouterTable, read_untrusted
+from warren.lab.spelling import shown
 
 MAX_PARTS = 60
 MAX_FILE_BYTES = 256 * 1024
-
-
-class MalformedDescription(ValueError):
-    """The file cannot be built; the message says what is wrong with it."""
-
-
-class _Router(msgspec.Struct, forbid_unknown_fields=True):
-    name: str
-    kind: str = "port-restricted"
-    address: str | None = None
-    behind: str | None = None
-    lan: str | None = None
-
-
-class _Host(msgspec.Struct, forbid_unknown_fields=True):
-    name: str
-    address: str | None = None
-    behind: str | None = None
-    ipv6: str | None = None
-    node: bool = False
-
-
-class _File(msgspec.Struct, forbid_unknown_fields=True):
-    router: list[_Router] = []
-    host: list[_Host] = []
 
 
 @dataclass(frozen=True)
@@ -66,10 +44,7 @@ def parse_description_untrusted(data: bytes) -> Description:
     """Read the file and choose what it leaves out. Raises MalformedDescription."""
     if len(data) > MAX_FILE_BYTES:
         raise MalformedDescription(f"it is larger than {MAX_FILE_BYTES} bytes")
-    try:
-        read = msgspec.toml.decode(data, type=_File)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise MalformedDescription(str(error)) from error
+    read = read_untrusted(data)
     if not read.host:
         raise MalformedDescription("it names no [[host]]")
     if len(read.router) + len(read.host) > MAX_PARTS:
@@ -106,21 +81,44 @@ def parse_description_untrusted(data: bytes) -> Description:
     return Description(plan, nodes, {k: v for k, v in proxied.items() if v in proxies})
 
 
-def _routers(read: _File) -> list[Router]:
+def _routers(read: File) -> list[Router]:
     above = {router.name: router.behind for router in read.router}
     used = {router.address for router in read.router}
     free = (f"203.0.113.{n}" for n in range(1, 101) if f"203.0.113.{n}" not in used)
+    used_lans = {router.lan for router in read.router}
+    free_public = (net for n in range(15) if (net := f"192.0.2.{16 * n}/28") not in used_lans)
+    used_v6 = {router.lan_v6 for router in read.router}
+    free_v6 = (f"2001:db8:{n:x}::/64" for n in range(0x100, 0x1000))
     made = []
-    for number, router in enumerate(read.router):
-        lan = router.lan
-        kind = KINDS.get(router.kind)
-        if lan is None and kind is not None and not kind.translate:
-            # What is behind a router that does not translate is public as well.
-            lan = f"192.0.2.{16 * (number % 15)}/28"
-        address = router.address or (next(free, None) if router.behind is None else None)
-        lan = lan or f"192.168.{_depth(router.name, above) + 1}.0/24"
-        made.append(Router(router.name, router.kind, address, router.behind, lan))
+    for router in read.router:
+        address, lan, lan_v6 = router.address, _lan_v4(router, free_public, above), router.lan_v6
+        if router.ipv6 is not None and lan_v6 is None:
+            lan_v6 = next(network for network in free_v6 if network not in used_v6)
+        if address is None and router.behind is None and lan is not None:
+            address = next(free)
+        made.append(Router(router.name, router.kind, address, router.behind, lan, lan_v6))
     return made
+
+
+def _lan_v4(
+    router: RouterTable, free_public: Iterator[str], above: dict[str, str | None]
+) -> str | None:
+    if router.ipv6 == "alone":
+        if router.lan is not None:
+            raise MalformedDescription(f"{shown(router.name)}: with IPv6 alone it has no lan")
+        return None
+    if router.lan is not None:
+        return router.lan
+    kind = KINDS.get(router.kind)
+    if kind is None or kind.translate:
+        return f"192.168.{_depth(router.name, above) + 1}.0/24"
+    # What is behind a router that does not translate is public as well.
+    lan = next(free_public, None)
+    if lan is None:
+        raise MalformedDescription(
+            f"{shown(router.name)}: give it a lan, since all of 192.0.2.0 is used"
+        )
+    return lan
 
 
 def _depth(name: str, above: dict[str, str | None]) -> int:

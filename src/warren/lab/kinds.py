@@ -21,7 +21,8 @@ LAN = "lan"
 
 @dataclass(frozen=True)
 class NatKind:
-    """One kind of router.
+    """One kind of router. All but the firewall is about IPv4: IPv6 is never translated, and what
+    comes in by it must belong to a flow that began inside, unless `filter_wan` is False.
 
     everyday: the name that people use. translate: body of the nftables chain at `postrouting`,
     empty for a router that does not translate. filter_wan: whether packets from outside must
@@ -52,6 +53,9 @@ _BLOCK = (
 )
 # The counter alone would be taken for a port in the wrong order of bytes.
 _IN_TURN = ", ".join(f"{number} : {30000 + number}" for number in range(4096))
+
+# IPv6 has no ARP: without these nobody finds the router (RFC 4861 §4.3, §4.4).
+_NEIGHBOURS = "{ nd-neighbor-solicit, nd-neighbor-advert }"
 
 KINDS: Mapping[str, NatKind] = MappingProxyType(
     {
@@ -157,8 +161,10 @@ KINDS: Mapping[str, NatKind] = MappingProxyType(
 )
 
 
-def ruleset(kind: NatKind, outside: IPv4Address) -> str:
+def ruleset(kind: NatKind, outside: IPv4Address | None) -> str:
     """nftables input for a router of this kind and outside address, for an empty ruleset.
+
+    outside: None for a router without IPv4.
 
     Unsolicited packets are dropped before conntrack confirms them. That is what real routers do,
     and it matters: a confirmed entry for the other side's early packet would clash with the reply
@@ -172,17 +178,18 @@ def ruleset(kind: NatKind, outside: IPv4Address) -> str:
         if kind.cone:
             guard += f'    iifname "{WAN}" ct status dnat accept\n'
         guard += f'    iifname "{WAN}" drop\n'
+        neighbours = f'    iifname "{WAN}" icmpv6 type {_NEIGHBOURS} accept\n'
     else:
-        guard = ""
+        guard = neighbours = ""
     rules = (
         "table inet guard {\n"
         "  chain input {\n    type filter hook input priority 0; policy accept;\n"
-        f"{guard}  }}\n"
+        f"{neighbours}{guard}  }}\n"
         "  chain forward {\n    type filter hook forward priority 0; policy accept;\n"
         f"{dead_udp}{guard}  }}\n"
         "}\n"
     )
-    if kind.translate:
+    if kind.translate and outside is not None:
         rules += (
             "table ip nat {\n"
             f"{_cone(kind, outside)}"

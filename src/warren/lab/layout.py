@@ -18,6 +18,8 @@ INTERNET = "internet"
 _GATEWAY = "192.0.2.254"
 _GATEWAY_V6 = "fe80::1"
 """The internet's own addresses on every link; each side reaches them as on-link."""
+_WAN_V6 = "fe80::2"
+"""A router's own address on its link to the internet."""
 
 
 @dataclass(frozen=True)
@@ -67,62 +69,103 @@ def compile_layout(solved: Addressed, namespace: dict[str, str]) -> list[Step]:
     steps += [Sysctl(INTERNET, "net/ipv4/ip_forward", "1")]
     if solved.address_v6:
         steps += [Sysctl(INTERNET, "net/ipv6/conf/all/forwarding", "1")]
-        # Nobody else is on any link, so no address waits for the search for duplicates.
-        for name in (INTERNET, *solved.address_v6):
+        # Nobody has an address of another, so none waits for the search for duplicates.
+        for name in (INTERNET, *solved.lan_gateway_v6, *solved.address_v6):
             steps += [Sysctl(name, "net/ipv6/conf/default/accept_dad", "0")]
     for router in solved.plan.routers:
         steps += _router(router, solved)
     every: tuple[Router | Host, ...] = (*solved.plan.routers, *solved.plan.hosts)
     for index, part in enumerate(every):
-        steps += _uplink(index, part, solved, namespace)
+        steps += _link(index, part, solved, namespace)
+    for index, part in enumerate(every):
+        steps += _uplink_v4(index, part, solved) if part.name in solved.address else ()
+        steps += _uplink_v6(index, part, solved)
+    for router in solved.plan.routers:
+        steps += _routes_v6(router, solved)
     return steps
 
 
 def _router(router: Router, solved: Addressed) -> Iterator[Step]:
-    prefix = IPv4Network(router.lan).prefixlen
-    yield Ip(router.name, f"link add {LAN} type bridge")
-    yield Ip(router.name, f"addr add {solved.lan_gateway[router.name]}/{prefix} dev {LAN}")
-    yield Ip(router.name, f"link set {LAN} up")
-    yield Sysctl(router.name, "net/ipv4/ip_forward", "1")
+    name = router.name
+    gateway, gateway_v6 = solved.lan_gateway.get(name), solved.lan_gateway_v6.get(name)
+    yield Ip(name, f"link add {LAN} type bridge")
+    if router.lan is not None and gateway is not None:
+        yield Ip(name, f"addr add {gateway}/{IPv4Network(router.lan).prefixlen} dev {LAN}")
+        yield Sysctl(name, "net/ipv4/ip_forward", "1")
+    if gateway_v6 is not None:
+        yield Ip(name, f"addr add {gateway_v6}/64 dev {LAN}")
+        yield Sysctl(name, "net/ipv6/conf/all/forwarding", "1")
+    yield Ip(name, f"link set {LAN} up")
     if KINDS[router.kind].hairpin:
         # Hairpinned packets come from inside with the router's own outside address.
-        yield Sysctl(router.name, f"net/ipv4/conf/{LAN}/accept_local", "1")
-    yield Nft(router.name, ruleset(KINDS[router.kind], solved.address[router.name]))
+        yield Sysctl(name, f"net/ipv4/conf/{LAN}/accept_local", "1")
+    yield Nft(name, ruleset(KINDS[router.kind], solved.address.get(name)))
 
 
-def _uplink(
+def _link(
     index: int, part: Router | Host, solved: Addressed, namespace: dict[str, str]
 ) -> Iterator[Step]:
-    """Connect the part's interface `wan` to the internet, or to the LAN of its router."""
-    above = part.behind or INTERNET
-    port = f"p{index}"
-    address, address_v6 = solved.address.get(part.name), solved.address_v6.get(part.name)
+    """Lay a line from the part's interface `wan` to the internet, or to its router's LAN."""
+    above, port = part.behind or INTERNET, f"p{index}"
     yield Ip(above, f"link add {port} type veth peer name {WAN} netns {namespace[part.name]}")
     if part.behind is None:
-        extra = part.extra if isinstance(part, Host) else ()
-        yield Ip(above, f"addr add {_GATEWAY}/32 dev {port}")
         yield Ip(above, f"link set {port} up")
-        for each in (*([str(address)] if address else []), *extra):
-            yield Ip(above, f"route add {each}/32 dev {port}")
-            yield Ip(part.name, f"addr add {each}/32 dev {WAN}")
-        if isinstance(part, Router) and not KINDS[part.kind].translate:
-            yield Ip(above, f"route add {part.lan} via {address} dev {port}")
-        gateway = _GATEWAY
     else:
-        prefix = next(
-            IPv4Network(r.lan).prefixlen for r in solved.plan.routers if r.name == part.behind
-        )
         yield Ip(above, f"link set {port} master {LAN} up")
-        if next(KINDS[r.kind].hairpin for r in solved.plan.routers if r.name == part.behind):
+        if KINDS[_router_named(part.behind, solved).kind].hairpin:
             # Where the bridge itself calls netfilter, it would not send back by the same port.
             yield Ip(above, f"link set {port} type bridge_slave hairpin on")
-        yield Ip(part.name, f"addr add {address}/{prefix} dev {WAN}")
-        gateway = str(solved.lan_gateway[part.behind])
     yield Ip(part.name, f"link set {WAN} up")
-    if address is not None:
-        yield Ip(part.name, f"route add default via {gateway} dev {WAN} onlink")
-    if address_v6 is not None:
-        yield Ip(above, f"addr add {_GATEWAY_V6}/64 dev {port}")
-        yield Ip(above, f"route add {address_v6}/128 dev {port}")
-        yield Ip(part.name, f"addr add {address_v6}/128 dev {WAN}")
-        yield Ip(part.name, f"route add ::/0 via {_GATEWAY_V6} dev {WAN} onlink")
+
+
+def _uplink_v4(index: int, part: Router | Host, solved: Addressed) -> Iterator[Step]:
+    address, port = solved.address[part.name], f"p{index}"
+    if part.behind is None:
+        yield Ip(INTERNET, f"addr add {_GATEWAY}/32 dev {port}")
+        for each in (str(address), *(part.extra if isinstance(part, Host) else ())):
+            yield Ip(INTERNET, f"route add {each}/32 dev {port}")
+            yield Ip(part.name, f"addr add {each}/32 dev {WAN}")
+        if isinstance(part, Router) and not KINDS[part.kind].translate:
+            yield Ip(INTERNET, f"route add {part.lan} via {address} dev {port}")
+        gateway = _GATEWAY
+    else:
+        lan = IPv4Network(str(_router_named(part.behind, solved).lan))
+        yield Ip(part.name, f"addr add {address}/{lan.prefixlen} dev {WAN}")
+        gateway = str(solved.lan_gateway[part.behind])
+    yield Ip(part.name, f"route add default via {gateway} dev {WAN} onlink")
+
+
+def _uplink_v6(index: int, part: Router | Host, solved: Addressed) -> Iterator[Step]:
+    address, port = solved.address_v6.get(part.name), f"p{index}"
+    if part.behind is not None and address is not None:
+        yield Ip(part.name, f"addr add {address}/64 dev {WAN}")
+        gateway = str(solved.lan_gateway_v6[part.behind])
+    elif address is not None:
+        yield Ip(INTERNET, f"addr add {_GATEWAY_V6}/64 dev {port}")
+        yield Ip(INTERNET, f"route add {address}/128 dev {port}")
+        yield Ip(part.name, f"addr add {address}/128 dev {WAN}")
+        gateway = _GATEWAY_V6
+    elif part.name in solved.lan_gateway_v6:
+        yield Ip(INTERNET, f"addr add {_GATEWAY_V6}/64 dev {port}")
+        yield Ip(part.name, f"addr add {_WAN_V6}/64 dev {WAN}")
+        gateway = _GATEWAY_V6
+    else:
+        return
+    yield Ip(part.name, f"route add ::/0 via {gateway} dev {WAN} onlink")
+
+
+def _routes_v6(router: Router, solved: Addressed) -> Iterator[Step]:
+    """The way back to a LAN's public network, in every router above it and in the internet."""
+    if router.name not in solved.lan_gateway_v6:
+        return
+    below = router
+    while below.behind is not None:
+        via = solved.address_v6[below.name]
+        yield Ip(below.behind, f"route add {router.lan_v6} via {via} dev {LAN}")
+        below = _router_named(below.behind, solved)
+    port = f"p{solved.plan.routers.index(below)}"
+    yield Ip(INTERNET, f"route add {router.lan_v6} via {_WAN_V6} dev {port}")
+
+
+def _router_named(name: str, solved: Addressed) -> Router:
+    return next(router for router in solved.plan.routers if router.name == name)

@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from warren.lab.joining import SERVER, SERVER_ADDRESS, SERVER_ADDRESS_V6, SERVER_SECOND
 from warren.lab.plan import Host, InvalidPlan, Plan, Router
+from warren.lab.spelling import meant_or_known, shown
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,14 @@ _PUBLIC_LAN_BITS = 28
 _LANS = ("192.168.1.0/24", "100.64.1.0/24")
 
 
-def choose(words: Iterable[str]) -> list[Place]:
-    """The places with these names, in the order of the table. Raises InvalidPlan."""
+def choose(words: Iterable[str] | None) -> list[Place]:
+    """The places with these names, in the order of the table; None is for all that differ in the
+    grid, which a firewall and a port-restricted NAT do not. Raises InvalidPlan."""
+    if words is None:
+        return [place for place in PLACES.values() if place.name != "firewall"]
     wanted = set(words)
     for unknown in sorted(wanted - set(PLACES)):
-        raise InvalidPlan(f"there is no kind {unknown!r}; known: {', '.join(PLACES)}")
+        raise InvalidPlan(f"there is no kind {shown(unknown)}{meant_or_known(unknown, PLACES)}")
     if not wanted:
         raise InvalidPlan(f"no kind was named; known: {', '.join(PLACES)}")
     return [place for place in PLACES.values() if place.name in wanted]

@@ -51,7 +51,7 @@ class Part:
         self.name = name
         self.namespace = namespace
         self.address_v6 = address_v6
-        """Its public IPv6 address, where it has one."""
+        """Its IPv6 address, where it has one; public also behind a router."""
         self._address = address
         self._world = world
 
@@ -224,9 +224,10 @@ class World:
         self._directory.remove()
         self._directory = None
 
-    def lan_gateway(self, router: str) -> IPv4Address:
-        """A router's address in its LAN."""
-        return self._solved.lan_gateway[router]
+    def lan_gateway(self, router: str) -> IPv4Address | IPv6Address:
+        """A router's address in its LAN: of IPv4, or of IPv6 where it has that alone."""
+        solved = self._solved
+        return solved.lan_gateway.get(router) or solved.lan_gateway_v6[router]
 
     def address_text(self, name: str) -> str:
         """A part's IPv4 address, empty where it has none."""
