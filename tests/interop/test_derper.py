@@ -45,7 +45,7 @@ def derper() -> str:
     built = Path(__file__).parents[2] / ".build/bin/derper"
     found = str(built) if built.exists() else shutil.which("derper")
     if found is None:
-        pytest.skip("derper is not here; `make derper` builds it")
+        pytest.skip("derper is not here; `make go-peers` builds it")
     return found
 
 
