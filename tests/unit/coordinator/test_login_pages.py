@@ -243,19 +243,19 @@ ELSEWHERE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("target", ELSEWHERE)
-async def test_a_log_in_leads_only_to_pages_of_ours(office: Office, target: str) -> None:
-    assert way_untrusted(target) == HOME
+async def test_a_log_in_leads_only_to_pages_of_ours(office: Office) -> None:
     await office.logged_in("ann")
-    browser = office.browser()
-    page = await browser.client.get("/login", params={"to": target})
-    shown = Page(page)
-    assert shown.fields("/login")["to"] == HOME
-    answer = await browser.submit(
-        shown, "/login", name="ann", password=PASSWORD, to=target, follow=False
-    )
-    assert (answer.status, answer.answer.headers["location"]) == (303, HOME)
-    assert answer.answer.headers.get_list("set-cookie")[0].startswith("warren=")
+    for target in ELSEWHERE:
+        assert way_untrusted(target) == HOME
+        office.world.clock.advance(30)
+        browser = office.browser()
+        shown = Page(await browser.client.get("/login", params={"to": target}))
+        assert shown.fields("/login")["to"] == HOME, target
+        answer = await browser.submit(
+            shown, "/login", name="ann", password=PASSWORD, to=target, follow=False
+        )
+        assert (answer.status, answer.answer.headers["location"]) == (303, HOME), target
+        assert answer.answer.headers.get_list("set-cookie")[0].startswith("warren=")
 
 
 async def test_a_log_in_leads_to_the_machine_that_waits(office: Office) -> None:
@@ -266,16 +266,14 @@ async def test_a_log_in_leads_to_the_machine_that_waits(office: Office) -> None:
     assert page.url.endswith(way) and "Is this your machine?" in page
 
 
-@pytest.mark.parametrize(
-    "name", ["' OR 1=1 --", "ann'; DROP TABLE users; --", "<script>", "x" * 3000, "ann\0", "%s{0}"]
-)
-async def test_odd_names_are_nobodys(office: Office, name: str) -> None:
+async def test_odd_names_are_nobodys(office: Office) -> None:
     await office.logged_in("ann")
     browser = office.browser()
     page = await browser.get("/login")
-    answer = await browser.submit(page, "/login", name=name, password=PASSWORD)
-    assert answer.status == 403 and "are not right" in answer
-    assert "<script>" not in answer.text and "<script>" not in answer.answer.headers
+    for name in ("' OR 1=1 --", "x'; DROP TABLE users; --", "<script>", "x" * 3000, "\0", "%s{0}"):
+        answer = await browser.submit(page, "/login", name=name, password=PASSWORD)
+        assert answer.status == 403 and "are not right" in answer
+        assert "<script>" not in answer.text
     assert len(office.registry.snapshot.users) == 2
 
 
@@ -325,14 +323,13 @@ async def test_an_api_token_is_made_shown_once_and_revoked(office: Office) -> No
     assert not office.registry.snapshot.credentials
 
 
-@pytest.mark.parametrize(
-    "body", [b"\xff\xfe", b"&" * 100, b"a=b&" * 30, b"x" * 20_000, b"token=%ff%fe", b"token=%00"]
-)
-async def test_odd_forms_are_refused_in_a_sentence(office: Office, body: bytes) -> None:
+async def test_odd_forms_are_refused_in_a_sentence(office: Office) -> None:
     browser = office.browser()
     await browser.get("/login")
-    answer = await browser.client.post("/login", content=body)
-    assert answer.status_code == 403 and "That did not work" in answer.text
+    bodies = [b"\xff\xfe", b"&" * 100, b"a=b&" * 30, b"x" * 20_000, b"token=%ff%fe", b"token=%00"]
+    for body in bodies:
+        answer = await browser.client.post("/login", content=body)
+        assert answer.status_code == 403 and "That did not work" in answer.text, body
 
 
 async def test_the_log_of_changes_tells_of_log_ins_and_of_no_secret(office: Office) -> None:
