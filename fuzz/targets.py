@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv6Address
 import nacl.bindings
 
 from fuzz import (
+    admission,
     api_texts,
     backup,
     captive,
@@ -354,6 +355,7 @@ TARGETS = [
     Target("portal", captive.entry, captive.answers),
     Target("paths", paths.entry, paths.scripts, cost=10),
     Target("front_door", door.entry, door.conversations),
+    Target("admission", admission.entry, admission.messages),
     Target("relay_login", relay.stranger, relay.logins),
     Target("relay_client", relay.client, relay.frames),
     Target("relay_head", relay.head, relay.heads),

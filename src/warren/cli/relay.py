@@ -27,7 +27,6 @@ Examples:
 
 app = typer.Typer(
     help=_HELP,
-    invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -38,7 +37,7 @@ def _flag(text: str, variable: str, *names: str) -> Any:
     return typer.Option(*names, help=text, envvar=f"WARREN_RELAY_{variable}")
 
 
-@app.callback()
+@app.command(help=_HELP)
 def relay(
     context: typer.Context,
     config: Annotated[Path | None, _flag("TOML file with any of these settings.", "CONFIG")] = None,

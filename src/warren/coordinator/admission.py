@@ -19,6 +19,18 @@ PATH = "/verify"
 MAX_BODY_BYTES = 4096
 
 
+class MalformedQuestion(ValueError):
+    """This is not a relay's question."""
+
+
+def parse_question_untrusted(data: bytes) -> NodePublic:
+    """Return the key that a relay asks about. Raises MalformedQuestion."""
+    try:
+        return NodePublic.parse(msgspec.json.decode(data, type=AdmitRequest).node_public)
+    except (msgspec.DecodeError, MalformedKey, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedQuestion(str(error)) from error
+
+
 def verify_route(admits: Callable[[NodePublic], bool]) -> Route:
     """Return the route that answers. admits: whether a key is a machine's of this network."""
 
@@ -29,8 +41,8 @@ def verify_route(admits: Callable[[NodePublic], bool]) -> Route:
             if len(data) > MAX_BODY_BYTES:
                 return Response("the question is too long\n", 413)
         try:
-            key = NodePublic.parse(msgspec.json.decode(data, type=AdmitRequest).node_public)
-        except (msgspec.DecodeError, MalformedKey, UnicodeDecodeError, RecursionError):
+            key = parse_question_untrusted(data)
+        except MalformedQuestion:
             return Response("this is not the question of a relay\n", 400)
         answer = msgspec.json.encode(AdmitResponse(allow=admits(key)))
         return Response(answer, media_type="application/json")

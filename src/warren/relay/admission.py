@@ -24,6 +24,10 @@ _AT_ONCE = 16
 _MAX_ANSWER_BYTES = 4096
 
 
+class MalformedAnswer(ValueError):
+    """What a coordinator answered is no answer."""
+
+
 class Admission:
     """Answers for keys. fail_open: whether to serve whoever comes while nobody answers."""
 
@@ -45,7 +49,7 @@ class Admission:
         async with self._turns:
             try:
                 answer = await self._ask(key)
-            except (FetchFailed, msgspec.DecodeError, UnicodeDecodeError) as error:
+            except (FetchFailed, MalformedAnswer) as error:
                 problem = f"{self._url} does not say whom to serve: {error}"
                 if self.problem != problem:
                     _log.warning("nobody answers for clients", problem=problem)
@@ -83,4 +87,12 @@ class Admission:
         )  # fmt: skip
         if found.status != 200:
             raise FetchFailed(f"it answers with status {found.status}")
-        return msgspec.json.decode(found.body, type=AdmitResponse).allow
+        return parse_answer_untrusted(found.body)
+
+
+def parse_answer_untrusted(data: bytes) -> bool:
+    """Return whether a coordinator lets a client in. Raises MalformedAnswer."""
+    try:
+        return msgspec.json.decode(data, type=AdmitResponse).allow
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedAnswer(f"its answer cannot be read ({error})") from error

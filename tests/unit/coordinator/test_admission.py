@@ -87,7 +87,7 @@ async def bad_server() -> AsyncIterator[str]:
 
 async def test_without_an_answer_it_is_as_was_said(bad_server: str, tmp_path: Path) -> None:
     closed, opened = Admission(bad_server, fail_open=False), Admission(bad_server, fail_open=True)
-    for said in ("status 500", "truncated"):
+    for said in ("status 500", "cannot be read"):
         assert not await closed.admits(node_key("a"))
         assert said in closed.problem
     for _ in range(2):
