@@ -103,6 +103,12 @@ def test_homes_follow_the_map_and_leave_a_dead_relay(world: World) -> None:
     assert reached_s < 5
     fetches(bob, alice, 10)
 
+    # The server dies with its relay: the other place is enough, though nobody tells of moves.
+    far.start()
+    server.program.kill()
+    fetches(alice, bob, 15)
+    assert (home(alice), home(bob)) == (FAR, FAR)
+
 
 def _joined(world: World, server: Server, name: str, key: str) -> Node:
     node = Node(world[name], name, Path(world.scratch / name), tun=False)

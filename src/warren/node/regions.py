@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from ipaddress import ip_address
 from types import MappingProxyType
+
+import msgspec
 
 from warren.engine.commands import RelayNode
 from warren.netmap.derpmap import PIN_PREFIX, DERPMap, DERPNode
 from warren.netmap.endpoint import Endpoint, MalformedEndpoint
+from warren.netmap.view import View
 
 DEFAULT_PORT = 443
 _PLAIN_PORT = 80
@@ -32,6 +35,22 @@ def relay_hosts(derp_map: DERPMap) -> set[str]:
     """Return the host names of all relays."""
     regions = (region for region in (derp_map.regions or {}).values() if region is not None)
     return {node.host_name for region in regions for node in region.nodes if node.host_name}
+
+
+def around_dead(view: View, dead: Container[int], home: int) -> View:
+    """Return a view in which peers at home in regions whose relay died are at home in ours.
+
+    They leave such a region as this machine does, but where the coordinator is away, too, nobody
+    can be told where they went. `home`: this machine's own region.
+    """
+    if home in dead:
+        return view
+    moved = {
+        number: msgspec.structs.replace(peer, home_derp=home)
+        for number, peer in view.peers.items()
+        if peer.home_derp in dead
+    }
+    return msgspec.structs.replace(view, peers={**view.peers, **moved}) if moved else view
 
 
 def compile_regions(

@@ -41,13 +41,13 @@ from warren.node.device import DeviceKeeper
 from warren.node.dialing import Dialer
 from warren.node.hostinfo import MalformedHostname, check_hostname, make_hostinfo
 from warren.node.localapi import RequestFailed
-from warren.node.measuring import Measuring
+from warren.node.measuring import AVOID_S, Measuring
 from warren.node.membership import Facts, Membership
 from warren.node.natreport import examine_network, netcheck_report
 from warren.node.pinging import Pinger
 from warren.node.portmapping import PortMapping, disabled_protocols
 from warren.node.reconcile import NOTHING, Desired, Settings, desire, own_addresses, reconcile
-from warren.node.regions import relay_hosts
+from warren.node.regions import around_dead, relay_hosts
 from warren.node.schema import (
     BackendState,
     Explanation,
@@ -153,6 +153,8 @@ class NodeService:
         self._pinger = Pinger(engine, self._dataplane, clock, entropy)
         self._faults: dict[str, str] = {}
         self._restarting: set[int] = set()
+        self._dead: dict[int, float] = {}
+        """Regions whose relay died lately, and until when that counts."""
         self._desired: Desired = NOTHING
         self._generation = 0
         self._seq = 1
@@ -382,12 +384,17 @@ class NodeService:
             self._set_fault(f"region-{event.region}", event.error or event.health)
             if event.connected:
                 self._dataplane.relay_connected(event.region)
+                if self._dead.pop(event.region, None) is not None:
+                    self._refresh()
                 # It says something while it serves: it will not for long.
                 (self._restarting.add if event.health else self._restarting.discard)(event.region)
             elif event.error and event.region == self._measuring.home_region:
                 grace_s = RESTART_GRACE_S if event.region in self._restarting else HOME_GRACE_S
                 loop = asyncio.get_running_loop()
                 loop.call_later(grace_s, self._look_for_a_home, event.region)
+            elif event.error and self._engine.snapshot().regions.get(self._measuring.home_region):
+                # Our own home answers, so it is not this machine's network.
+                self._note_dead(event.region)
         elif isinstance(event, Fault):
             log.error("engine", message=event.message, fatal=event.fatal)
             self._set_fault("engine", event.message)
@@ -402,9 +409,16 @@ class NodeService:
         away = not self._engine.snapshot().regions.get(region, False)
         if away and region == self._measuring.home_region:
             if self._measuring.leave_home():
+                self._note_dead(region)
                 log.info("home moves", away_from=region, to=self._measuring.home_region)
                 self._on_measured()
             self._measuring.want(full=True)
+
+    def _note_dead(self, region: int) -> None:
+        """Reach peers that are at home there through our own home, for a while."""
+        known, self._dead[region] = region in self._dead, self._clock.now() + AVOID_S
+        if not known:
+            self._refresh()
 
     # What the membership tells.
 
@@ -457,6 +471,10 @@ class NodeService:
         if view.node.key != key.public():
             # A new key waits to be accepted; the map is still the old one's.
             return
+        now = self._clock.now()
+        self._dead = {region: until for region, until in self._dead.items() if until > now}
+        view = around_dead(view, self._dead, self._measuring.home_region)
+        assert view.node is not None
         inside = [ip_address(a) for a in statuses.plain_addresses(view.node)]
         inside += [
             ip_address(a) for peer in view.peers.values() for a in statuses.plain_addresses(peer)
@@ -502,6 +520,7 @@ class NodeService:
         """The machine's network is another one, or has more ways."""
         if change is Change.OTHER:
             self._begin_anew()
+        self._dead.clear()
         self._measuring.network_changed()
 
     def _begin_anew(self) -> None:

@@ -26,7 +26,7 @@ from warren.netmap.wire import CapGrant, NetPortRange, PortRange
 from warren.netmap.wire import FilterRule as WireRule
 from warren.node.filtering import MalformedFilter, compile_filter, parse_span_untrusted
 from warren.node.reconcile import NOTHING, Settings, desire, home_region, reconcile
-from warren.node.regions import compile_regions, relay_hosts, relay_names
+from warren.node.regions import around_dead, compile_regions, relay_hosts, relay_names
 
 WALL = datetime(2026, 1, 1, tzinfo=UTC)
 PRIVATE = NodePrivate.from_entropy(bytes(32))
@@ -371,3 +371,12 @@ def test_secrets_do_not_show() -> None:
     for value in (SETTINGS, desired, *reconcile(NOTHING, desired)):
         assert repr(PRIVATE.reveal()) not in repr(value)
         assert secret not in repr(value)
+
+
+def test_peers_of_a_dead_relay_are_reached_through_our_own_home() -> None:
+    peers = {n: Node(id=n, home_derp=home) for n, home in ((1, 900), (2, 901), (3, 0))}
+    view = View(peers=peers)
+    moved = around_dead(view, {900}, 901)
+    assert {n: peer.home_derp for n, peer in moved.peers.items()} == {1: 901, 2: 901, 3: 0}
+    assert around_dead(view, {900}, 900) is view, "where ours is dead, too, nothing is better"
+    assert around_dead(view, {902}, 901) is view
