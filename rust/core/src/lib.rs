@@ -16,10 +16,10 @@
 //! | [`relay`] | the relay server's queues, fairness and seam |
 //! | [`offload`] | TSO split and GRO coalescing |
 //!
-//! A datagram's way in: `demux` → `wg::Tunnel::session` → `wg::Opener::open_in_place` →
+//! A datagram's way in: `demux` → `wg::Tunnel::session` → `wg::Opener::open` →
 //! `wg::Tables::allows` (source belongs to the peer) → `filter::Gate::check_in` → device.
 //! A packet's way out: `wg::Tables::route` → `filter::Gate::note_out` → `wg::Tunnel::sender` →
-//! `wg::Session::seal_in_place` → `path::Path::direct`, else the relay.
+//! `wg::Session::begin` and `seal` → `path::Path::direct`, else the relay.
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

@@ -1,9 +1,9 @@
 //! WireGuard, as a machine that many threads share.
 //!
 //! The handshake's cryptography is `snow` (Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s), the transport's
-//! is `ring`. The machine around them is our own, because the crates that have one keep a session
-//! pair behind one `&mut`, so that sealing waits for opening, and read the clock inside, so that
-//! no test can hold it. Here:
+//! is `warren_aead`: many messages of one session side by side. The machine around them is our own,
+//! because the crates that have one keep a session pair behind one `&mut`, so that sealing waits
+//! for opening, and read the clock inside, so that no test can hold it. Here:
 //!
 //! * peers, routes and identity are one immutable [`Tables`] value, swapped whole;
 //! * a [`Session`] is shared by `Arc`: its send counter is atomic, its replay window has a small
@@ -38,9 +38,10 @@ use std::sync::Arc;
 
 pub use keys::{PrivateKey, PublicKey};
 pub use peer::{Peer, PeerCounters};
-pub use session::{Opened, Opener, Session};
+pub use session::{Batch, Opened, Opener, Session};
 pub use tables::Tables;
 pub use tunnel::Tunnel;
+pub use warren_aead::Message;
 
 use crate::hop::Hop;
 use crate::routes::Prefix;

@@ -1,18 +1,17 @@
 //! One pair of transport keys (whitepaper §5.4.6): sealing without a lock, opening under one
 //! that is taken once a batch.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use warren_aead::{Key, Message};
 
 use super::noise::TransportKeys;
 use super::peer::Peer;
 use super::replay::Window;
 use super::sync::lock;
-use super::{
-    HEADER_BYTES, OVERHEAD_BYTES, REJECT_AFTER_MESSAGES, REJECT_AFTER_MS, Refused, TAG_BYTES,
-};
+use super::{HEADER_BYTES, OVERHEAD_BYTES, REJECT_AFTER_MESSAGES, REJECT_AFTER_MS, Refused};
 use crate::packet;
 
 const DATA: [u8; 4] = [4, 0, 0, 0];
@@ -20,8 +19,8 @@ const DATA: [u8; 4] = [4, 0, 0, 0];
 /// One pair of transport keys. Shared by `Arc`; sealing and opening do not wait for each other.
 pub struct Session {
     peer: Arc<Peer>,
-    sealing: LessSafeKey,
-    opening: LessSafeKey,
+    sealing: Key,
+    opening: Key,
     counter: AtomicU64,
     window: Mutex<Window>,
     /// The receiver index by which the peer names this session.
@@ -58,15 +57,10 @@ impl std::fmt::Debug for Session {
 
 impl Session {
     pub(super) fn new(facts: SessionFacts, keys: &TransportKeys) -> Option<Self> {
-        let key = |raw| {
-            UnboundKey::new(&CHACHA20_POLY1305, raw)
-                .ok()
-                .map(LessSafeKey::new)
-        };
         Some(Self {
             peer: facts.peer,
-            sealing: key(&keys.send)?,
-            opening: key(&keys.receive)?,
+            sealing: Key::new(&keys.send)?,
+            opening: Key::new(&keys.receive)?,
             counter: AtomicU64::new(0),
             window: Mutex::default(),
             local_index: facts.local_index,
@@ -97,15 +91,17 @@ impl Session {
             .min(self.mtu_bytes.max(plaintext_len))
     }
 
-    /// Seal a packet that lies at `buffer[16..16 + plaintext_len]` into the datagram
-    /// `buffer[..returned]`; pads with zeros.
+    /// Number a packet that lies behind 16 free bytes at `buffer[start..]`, write its header there
+    /// and pad it with zeros. What is returned waits for [`seal`](Self::seal), beside others in
+    /// the same buffer; the datagram is [`sealed_len`](Self::sealed_len) bytes from `start` on.
     ///
-    /// None when the counter is used up or `buffer` is shorter than
-    /// [`sealed_len`](Self::sealed_len): drop the packet.
+    /// None when the counter is used up or `buffer` is too short: drop the packet.
     #[must_use]
-    pub fn seal_in_place(&self, buffer: &mut [u8], plaintext_len: usize) -> Option<usize> {
+    pub fn begin(&self, buffer: &mut [u8], start: usize, plaintext_len: usize) -> Option<Message> {
         let padded = self.padded_len(plaintext_len);
-        let datagram = buffer.get_mut(..padded + OVERHEAD_BYTES)?;
+        let datagram = buffer
+            .get_mut(start..)?
+            .get_mut(..padded + OVERHEAD_BYTES)?;
         let counter = self.counter.fetch_add(1, Ordering::Relaxed);
         if counter >= REJECT_AFTER_MESSAGES {
             // Far below wrapping: 2^13 more calls would be needed even if none were refused.
@@ -116,14 +112,29 @@ impl Session {
         header[..4].copy_from_slice(&DATA);
         header[4..8].copy_from_slice(&self.remote_index.to_le_bytes());
         header[8..].copy_from_slice(&counter.to_le_bytes());
-        let (plaintext, tag_out) = rest.split_at_mut(padded);
-        plaintext[plaintext_len..].fill(0);
-        let tag = self
-            .sealing
-            .seal_in_place_separate_tag(nonce(counter), Aad::empty(), plaintext)
-            .ok()?;
-        tag_out.copy_from_slice(tag.as_ref());
-        Some(padded + OVERHEAD_BYTES)
+        rest[plaintext_len..padded].fill(0);
+        Some(Message {
+            counter,
+            start: start + HEADER_BYTES,
+            len: padded,
+        })
+    }
+
+    /// Seal what was begun, all of it in `buffer`, in place and once.
+    pub fn seal(&self, buffer: &mut [u8], begun: &[Message]) {
+        self.sealing.seal(buffer, begun);
+    }
+
+    /// Seal a packet that lies at `buffer[16..16 + plaintext_len]` into the datagram
+    /// `buffer[..returned]`; pads with zeros.
+    ///
+    /// None when the counter is used up or `buffer` is shorter than
+    /// [`sealed_len`](Self::sealed_len): drop the packet.
+    #[must_use]
+    pub fn seal_in_place(&self, buffer: &mut [u8], plaintext_len: usize) -> Option<usize> {
+        let message = self.begin(buffer, 0, plaintext_len)?;
+        self.seal(buffer, &[message]);
+        Some(message.len + OVERHEAD_BYTES)
     }
 
     /// Copy `plaintext` behind the header and seal it there, as
@@ -166,12 +177,6 @@ impl Session {
     }
 }
 
-fn nonce(counter: u64) -> Nonce {
-    let mut bytes = [0; 12];
-    bytes[4..].copy_from_slice(&counter.to_le_bytes());
-    Nonce::assume_unique_for_key(bytes)
-}
-
 /// What a batch brought.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Opened {
@@ -181,6 +186,24 @@ pub struct Opened {
     pub bytes: u64,
     /// Some were no keepalives.
     pub data: bool,
+}
+
+/// Data messages of one session in one buffer, opened together; reused, so that it keeps its
+/// memory.
+#[derive(Debug, Default)]
+pub struct Batch {
+    messages: Vec<Message>,
+    authentic: Vec<bool>,
+    /// For each datagram: which message it is, or why it is none.
+    datagrams: Vec<Result<usize, Refused>>,
+}
+
+impl Batch {
+    /// Forget what is in it.
+    pub fn clear(&mut self) {
+        self.messages.clear();
+        self.datagrams.clear();
+    }
 }
 
 /// Opens the datagrams of one batch; counts what it opened.
@@ -200,40 +223,90 @@ impl Opener<'_> {
             && datagram[4..8] == self.session.local_index.to_le_bytes()
     }
 
-    /// Open a data message in place. Gives the inner packet, cut to its own length; empty for a
-    /// keepalive.
-    ///
-    /// # Errors
-    /// Why it must be dropped; what the buffer holds then is undefined.
-    pub fn open_in_place<'d>(&mut self, datagram: &'d mut [u8]) -> Result<&'d mut [u8], Refused> {
-        if !self.takes(datagram) {
-            return Err(Refused::Malformed);
-        }
-        let bytes = datagram.len() as u64;
-        let (header, sealed) = datagram.split_at_mut(HEADER_BYTES);
+    /// Take a datagram, at `place` in `buffer`, into a batch.
+    pub fn add(&self, batch: &mut Batch, buffer: &[u8], place: Range<usize>) {
+        let message = self.message(buffer, place).map(|message| {
+            batch.messages.push(message);
+            batch.messages.len() - 1
+        });
+        batch.datagrams.push(message);
+    }
+
+    fn message(&self, buffer: &[u8], place: Range<usize>) -> Result<Message, Refused> {
+        let start = place.start + HEADER_BYTES;
+        let datagram = buffer
+            .get(place)
+            .filter(|datagram| self.takes(datagram))
+            .ok_or(Refused::Malformed)?;
         let mut counter = [0; 8];
-        counter.copy_from_slice(&header[8..]);
+        counter.copy_from_slice(&datagram[8..HEADER_BYTES]);
         let counter = u64::from_le_bytes(counter);
         if counter >= REJECT_AFTER_MESSAGES || !self.window.may_take(counter) {
             return Err(Refused::Replayed);
         }
-        let plain_len = sealed.len() - TAG_BYTES;
+        Ok(Message {
+            counter,
+            start,
+            len: datagram.len() - OVERHEAD_BYTES,
+        })
+    }
+
+    /// Open all of a batch in place; then ask for each of its packets, in order.
+    pub fn open(&self, batch: &mut Batch, buffer: &mut [u8]) {
+        batch.authentic.clear();
+        batch.authentic.resize(batch.messages.len(), false);
         self.session
             .opening
-            .open_in_place(nonce(counter), Aad::empty(), sealed)
-            .map_err(|_| Refused::Forged)?;
+            .open(buffer, &batch.messages, &mut batch.authentic);
+    }
+
+    /// Where the inner packet of the batch's datagram `index` lies, cut to its own length; empty
+    /// for a keepalive.
+    ///
+    /// # Errors
+    /// Why it must be dropped; what the buffer holds then is undefined.
+    pub fn packet(
+        &mut self,
+        batch: &Batch,
+        index: usize,
+        buffer: &[u8],
+    ) -> Result<Range<usize>, Refused> {
+        let number = batch.datagrams[index]?;
+        let Message {
+            counter,
+            start,
+            len,
+        } = batch.messages[number];
+        if !batch.authentic[number] {
+            return Err(Refused::Forged);
+        }
+        // Another of this batch may have had the same number.
+        if !self.window.may_take(counter) {
+            return Err(Refused::Replayed);
+        }
         self.window.take(counter);
         self.opened.packets += 1;
-        self.opened.bytes += bytes;
-        if plain_len == 0 {
-            return Ok(&mut []);
+        self.opened.bytes += (len + OVERHEAD_BYTES) as u64;
+        if len == 0 {
+            return Ok(start..start);
         }
-        let plain = &mut sealed[..plain_len];
         self.opened.data = true;
-        match packet::source_and_length(plain) {
-            Some((_, length)) if (20..=plain_len).contains(&length) => Ok(&mut plain[..length]),
+        match packet::source_and_length(&buffer[start..start + len]) {
+            Some((_, length)) if (20..=len).contains(&length) => Ok(start..start + length),
             _ => Err(Refused::Malformed),
         }
+    }
+
+    /// Open one data message in place, as a batch of its own.
+    ///
+    /// # Errors
+    /// As [`packet`](Self::packet).
+    pub fn open_in_place<'d>(&mut self, datagram: &'d mut [u8]) -> Result<&'d mut [u8], Refused> {
+        let mut batch = Batch::default();
+        self.add(&mut batch, datagram, 0..datagram.len());
+        self.open(&mut batch, datagram);
+        let place = self.packet(&batch, 0, datagram)?;
+        Ok(&mut datagram[place])
     }
 
     /// End the batch. Hand the result to `Tunnel::received`.

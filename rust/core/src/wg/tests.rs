@@ -527,6 +527,71 @@ fn replays_and_forgeries_are_refused() {
 }
 
 #[test]
+fn each_of_a_batch_has_its_own_fate() {
+    let mut lab = Lab::new();
+    lab.a_sends(&packet(1, 2, 100));
+    lab.settle();
+    let sealing = lab
+        .a
+        .tunnel
+        .sender(&lab.a.peer(&lab.b.key), lab.now)
+        .unwrap();
+    // Good, replayed, forged, foreign, an empty keepalive, and more good ones of odd sizes.
+    let lens = [1_280, 1_280, 700, 64, 0, 20, 21, 1_279];
+    let mut arena = vec![0; 16 * 1024];
+    let (mut begun, mut places, mut end) = (vec![], vec![], 3);
+    for (index, len) in lens.into_iter().enumerate() {
+        let start = end;
+        end += sealing.sealed_len(len);
+        if len > 0 {
+            let from = start + HEADER_BYTES;
+            arena[from..from + len].copy_from_slice(&packet(PORT_A, PORT_B, len));
+        }
+        begun.push(sealing.begin(&mut arena, start, len).unwrap());
+        places.push(start..end);
+        assert_eq!(begun[index].len + OVERHEAD_BYTES, end - start);
+    }
+    sealing.seal(&mut arena, &begun);
+    let (first, second) = (places[0].clone(), places[1].start);
+    arena.copy_within(first, second);
+    arena[places[2].start + 40] ^= 1;
+    arena[places[3].start + 4] ^= 1;
+
+    let session = lab.b.tunnel.session(&arena[places[0].clone()]).unwrap();
+    let (mut opener, mut batch) = (session.opener(), Batch::default());
+    for place in &places {
+        opener.add(&mut batch, &arena, place.clone());
+    }
+    opener.open(&mut batch, &mut arena);
+    let fates: Vec<_> = (0..lens.len())
+        .map(|index| {
+            opener
+                .packet(&batch, index, &arena)
+                .map(|place| arena[place].to_vec())
+        })
+        .collect();
+    let whole = |len| Ok(packet(PORT_A, PORT_B, len));
+    let expected = [
+        whole(1_280),
+        Err(Refused::Replayed),
+        Err(Refused::Forged),
+        Err(Refused::Malformed),
+        Ok(vec![]),
+        whole(20),
+        whole(21),
+        whole(1_279),
+    ];
+    assert_eq!(fates, expected);
+    assert_eq!(opener.finish().packets, 5);
+    // Nothing of it is taken twice, in a later batch either.
+    let mut opener = session.opener();
+    batch.clear();
+    opener.add(&mut batch, &arena, places[0].clone());
+    opener.open(&mut batch, &mut arena);
+    assert_eq!(opener.packet(&batch, 0, &arena), Err(Refused::Replayed));
+}
+
+#[test]
 fn a_forged_response_does_not_spoil_the_real_one() {
     let mut lab = Lab::new();
     lab.a.send(&packet(PORT_A, PORT_B, 64), lab.now);

@@ -1,6 +1,7 @@
 //! Datagrams on their way in: what they are, open, check, and to the device.
 
 use std::io::IoSlice;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use warren_core::offload::{Coalescer, Part};
 use warren_core::packet;
 use warren_core::probe::Probe;
 use warren_core::seam::Event;
-use warren_core::wg::{Opener, Peer, PublicKey, Source, Tables};
+use warren_core::wg::{Batch, Peer, PublicKey, Source, Tables};
 
 use super::drops::Drop;
 use super::outbound::Outbound;
@@ -37,8 +38,12 @@ struct Datagram {
 }
 
 impl Datagram {
+    fn place(&self) -> Range<usize> {
+        self.start..self.start + self.len
+    }
+
     fn of<'a>(&self, arena: &'a mut [u8]) -> &'a mut [u8] {
-        &mut arena[self.start..self.start + self.len]
+        &mut arena[self.place()]
     }
 }
 
@@ -46,6 +51,8 @@ impl Datagram {
 pub(crate) struct Inbound {
     coalescer: Coalescer,
     datagrams: Vec<Datagram>,
+    /// Those of one session, on their way through the cipher together.
+    sealed: Batch,
     /// Answers to probes; they wait until the session's window is free again.
     answers: Vec<Vec<u8>>,
     outbound: Outbound,
@@ -59,6 +66,7 @@ impl Inbound {
         Self {
             coalescer: Coalescer::new(join_udp),
             datagrams: Vec::new(),
+            sealed: Batch::default(),
             answers: Vec::new(),
             outbound: Outbound::new(),
             relayed: Vec::new(),
@@ -114,7 +122,7 @@ impl Inbound {
                 peer: peer.0.into(),
                 data: owned(packet),
             }),
-            Kind::WireGuard(WireGuard::Data) => self.gather(shared, packet, source, now),
+            Kind::WireGuard(WireGuard::Data) => self.gather(shared, packet, source),
             Kind::WireGuard(_) => {
                 handshake(shared, packet, source, now);
                 shared.drain_tunnel(now);
@@ -123,32 +131,30 @@ impl Inbound {
         }
     }
 
-    /// Copies a data message behind those of its batch and opens it there.
-    fn gather(&mut self, shared: &Shared, packet: &[u8], source: Source, now: Now) {
+    /// Copies a data message behind those of its batch; they are opened together.
+    fn gather(&mut self, shared: &Shared, packet: &[u8], source: Source) {
         if self.relayed.len() + packet.len() > RELAYED_BYTES {
             self.end_relayed(shared);
         }
-        let datagram = Datagram {
+        self.datagrams.push(Datagram {
             start: self.relayed.len(),
             len: packet.len(),
             source,
-        };
+        });
         self.relayed.extend_from_slice(packet);
-        self.datagrams.clear();
-        self.datagrams.push(datagram);
-        let mut arena = std::mem::take(&mut self.relayed);
-        self.open_all(shared, &mut arena, now);
-        self.relayed = arena;
-        shared.drain_tunnel(now);
     }
 
     /// The relay has nothing more for now.
     pub(crate) fn end_relayed(&mut self, shared: &Shared) {
         if !self.relayed.is_empty() {
             let mut arena = std::mem::take(&mut self.relayed);
+            let now = shared.clock.now();
+            self.open_all(shared, &mut arena, now);
             self.deliver(shared, &mut arena);
             arena.clear();
             self.relayed = arena;
+            self.datagrams.clear();
+            shared.drain_tunnel(now);
         }
     }
 
@@ -259,24 +265,24 @@ impl Inbound {
                 continue;
             };
             let mut opener = session.opener();
-            let mut datagram = first;
-            loop {
-                next += 1;
-                self.open(
-                    shared,
-                    &tables,
-                    &mut opener,
-                    session.peer(),
-                    arena,
-                    datagram,
-                );
-                match self.datagrams.get(next) {
-                    Some(d) if d.source == first.source && opener.takes(d.of(arena)) => {
-                        datagram = *d;
-                    }
-                    _ => break,
+            let mut sealed = std::mem::take(&mut self.sealed);
+            sealed.clear();
+            let same = self.datagrams[next..]
+                .iter()
+                .take_while(|d| d.source == first.source && opener.takes(&arena[d.place()]));
+            let count = same
+                .map(|d| opener.add(&mut sealed, arena, d.place()))
+                .count();
+            opener.open(&mut sealed, arena);
+            for index in 0..count {
+                match opener.packet(&sealed, index, arena) {
+                    Ok(place) if place.is_empty() => {} // a keepalive
+                    Ok(place) => self.check(shared, &tables, session.peer(), arena, place),
+                    Err(refused) => shared.drops.count(refused),
                 }
             }
+            self.sealed = sealed;
+            next += count;
             let opened = opener.finish();
             shared.tunnel.received(&session, opened, first.source, now);
             for answer in self.answers.drain(..) {
@@ -285,27 +291,20 @@ impl Inbound {
         }
     }
 
-    /// Opens one datagram and checks what was in it: source, filter, probes.
-    fn open(
+    /// Checks what was in a datagram, at `place` now: source, filter, probes.
+    fn check(
         &mut self,
         shared: &Shared,
         tables: &Tables,
-        opener: &mut Opener<'_>,
         peer: &Peer,
-        arena: &mut [u8],
-        datagram: Datagram,
+        arena: &[u8],
+        place: Range<usize>,
     ) {
-        let base = arena.as_ptr() as usize;
-        let packet = match opener.open_in_place(datagram.of(arena)) {
-            Ok([]) => return, // a keepalive
-            Ok(packet) => packet,
-            Err(refused) => return shared.drops.count(refused),
-        };
         let part = Part {
-            start: (packet.as_ptr() as usize - base) as u32,
-            len: packet.len() as u32,
+            start: place.start as u32,
+            len: place.len() as u32,
         };
-        let packet = &*packet;
+        let packet = &arena[place];
         let from_peer =
             packet::source_and_length(packet).is_some_and(|(src, _)| tables.allows(peer, src));
         if !from_peer {

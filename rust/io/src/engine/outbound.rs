@@ -1,6 +1,7 @@
 //! Packets on their way out: route, split, seal, and onto the best path there is.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use warren_core::hop::{Content, Hop};
 use warren_core::offload::{Split, VNET_LEN, VnetHeader};
 use warren_core::packet;
 use warren_core::seam::Event;
-use warren_core::wg::{HEADER_BYTES, Peer, Session, Tables};
+use warren_core::wg::{HEADER_BYTES, Message, OVERHEAD_BYTES, Peer, Session, Tables};
 
 use super::drops::Drop;
 use super::shared::Shared;
@@ -21,6 +22,10 @@ use crate::udp::{MAX_DATAGRAM, SendQueue};
 /// Sealed bytes that are worth a call to the kernel: enough for full segmentation, little enough
 /// that the other side works on them while we seal the next.
 const FLUSH_BYTES: usize = 60_000;
+/// Packets that are sealed together at most; the cipher gains nothing from more.
+const AT_ONCE: usize = 64;
+/// Room for a super-packet's datagrams on their way to a relay, and for the largest alone.
+const ASIDE_BYTES: usize = 2 * MAX_DATAGRAM;
 /// Super-packets read in a row before the clock and the tables are looked at again.
 const READS: usize = 32;
 /// How long a full relay queue holds up the packets behind it ...
@@ -32,8 +37,12 @@ const RELAY_STALL_MS: u64 = 250;
 pub(crate) struct Outbound {
     queue: SendQueue,
     queued: usize,
-    /// One datagram for the relay, or one packet that waits for a session.
-    single: Box<[u8]>,
+    /// Whose packets in the queue are still to be sealed, and where they lie: together, since the
+    /// cipher is fastest so. [`Self::flush`] never lets one go unsealed.
+    sealer: Option<Arc<Session>>,
+    begun: Vec<Message>,
+    /// Datagrams for the relay, or one packet that waits for a session.
+    aside: Box<[u8]>,
     /// A relay region that did not take packets in time, and until when it is not waited for.
     stalled: (u16, u64),
     /// Whether this thread may be held up by a full relay queue.
@@ -55,7 +64,9 @@ impl Outbound {
             patient: false,
             queue: SendQueue::new(),
             queued: 0,
-            single: vec![0; MAX_DATAGRAM].into_boxed_slice(),
+            sealer: None,
+            begun: Vec::with_capacity(AT_ONCE),
+            aside: vec![0; ASIDE_BYTES].into_boxed_slice(),
             stalled: (0, 0),
         }
     }
@@ -124,18 +135,26 @@ impl Outbound {
 
     /// Keeps segments until a session stands; the machine keeps few.
     fn stage(&mut self, shared: &Shared, peer: &Arc<Peer>, split: &mut Split<'_>, now: Now) {
-        while let Some(len) = split.write_next(&mut self.single) {
-            shared.tunnel.stage(peer, &self.single[..len], now);
+        while let Some(len) = split.write_next(&mut self.aside) {
+            shared.tunnel.stage(peer, &self.aside[..len], now);
         }
     }
 
     fn seal_direct(
         &mut self,
         shared: &Shared,
-        session: &Session,
+        session: &Arc<Session>,
         split: &mut Split<'_>,
         hop: Hop,
     ) -> (u32, u64) {
+        if self
+            .sealer
+            .as_ref()
+            .is_none_or(|one| !Arc::ptr_eq(one, session))
+        {
+            self.seal();
+            self.sealer = Some(Arc::clone(session));
+        }
         let head = hop.wrap.header_len();
         let room = session
             .sealed_len(split.segment_len())
@@ -152,14 +171,22 @@ impl Outbound {
             let Some(len) = split.write_next(&mut out[head + HEADER_BYTES..]) else {
                 break;
             };
-            let Some(sealed) = session.seal_in_place(&mut out[head..], len) else {
+            let Some(message) = session.begin(out, head, len) else {
                 break;
             };
+            let sealed = message.len + OVERHEAD_BYTES;
             hop.wrap.write(out, sealed, Content::WireGuard);
+            self.begun.push(Message {
+                start: self.queue.position() + message.start,
+                ..message
+            });
             self.queue.commit(hop, head + sealed);
             self.queued += head + sealed;
             packets += 1;
             bytes += sealed as u64;
+            if self.begun.len() == AT_ONCE {
+                self.seal();
+            }
         }
         if self.queued >= FLUSH_BYTES {
             self.flush(shared);
@@ -175,23 +202,45 @@ impl Outbound {
         peer: &Peer,
         now: Now,
     ) -> (u32, u64) {
+        let room = session
+            .sealed_len(split.segment_len())
+            .max(HEADER_BYTES + split.segment_len());
         let (mut packets, mut bytes) = (0, 0);
-        while let Some(len) = split.write_next(&mut self.single[HEADER_BYTES..]) {
-            let Some(sealed) = session.seal_in_place(&mut self.single, len) else {
-                break;
-            };
-            self.push_relayed(shared, peer, sealed, now);
-            packets += 1;
-            bytes += sealed as u64;
+        let mut begun = [Message::default(); AT_ONCE];
+        loop {
+            let (mut count, mut end) = (0, 0);
+            while count < AT_ONCE && end + room <= self.aside.len() {
+                let Some(len) =
+                    split.write_next(&mut self.aside[end + HEADER_BYTES..][..room - HEADER_BYTES])
+                else {
+                    break;
+                };
+                let Some(message) = session.begin(&mut self.aside, end, len) else {
+                    break;
+                };
+                end += message.len + OVERHEAD_BYTES;
+                begun[count] = message;
+                count += 1;
+            }
+            if count == 0 {
+                return (packets, bytes);
+            }
+            session.seal(&mut self.aside, &begun[..count]);
+            for message in &begun[..count] {
+                let start = message.start - HEADER_BYTES;
+                let end = start + message.len + OVERHEAD_BYTES;
+                self.push_relayed(shared, peer, start..end, now);
+                packets += 1;
+                bytes += (end - start) as u64;
+            }
         }
-        (packets, bytes)
     }
 
     /// Queues the sealed datagram for the peer's relay. A full queue holds this thread up for a
     /// moment, so that the senders behind it slow down before packets are lost; a relay that is
     /// stuck does so only now and then, for other peers' packets wait behind.
-    fn push_relayed(&mut self, shared: &Shared, peer: &Peer, sealed: usize, now: Now) {
-        let datagram = &self.single[..sealed];
+    fn push_relayed(&mut self, shared: &Shared, peer: &Peer, place: Range<usize>, now: Now) {
+        let datagram = &self.aside[place];
         let region = u16::try_from(peer.path().home_region()).unwrap_or(0);
         let (Some(relay), true) = (shared.relay(), region != 0) else {
             return shared.drops.count(Drop::NoPath);
@@ -227,8 +276,18 @@ impl Outbound {
         }
     }
 
-    /// Sends what was sealed.
+    /// Seals what was begun.
+    fn seal(&mut self) {
+        if let Some(session) = &self.sealer {
+            session.seal(self.queue.queued(), &self.begun);
+        }
+        self.begun.clear();
+    }
+
+    /// Seals and sends what waits.
     pub(crate) fn flush(&mut self, shared: &Shared) {
+        self.seal();
+        self.sealer = None;
         self.queued = 0;
         if !self.queue.is_empty() {
             let report = self.queue.flush(shared.ways(&shared.sockets.load()));

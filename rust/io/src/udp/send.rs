@@ -99,6 +99,17 @@ impl SendQueue {
         self.arena[self.used..].get_mut(..len)
     }
 
+    /// Where [`Self::room`] lies in [`Self::queued`], once it is filled.
+    #[must_use]
+    pub fn position(&self) -> usize {
+        self.used
+    }
+
+    /// All that is queued, to be sealed in place.
+    pub fn queued(&mut self) -> &mut [u8] {
+        &mut self.arena[..self.used]
+    }
+
     /// Queues the `len` bytes that were written to the front of [`Self::room`], wrapped already.
     pub fn commit(&mut self, to: Hop, len: usize) {
         let start = self.used;
