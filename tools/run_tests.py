@@ -1,33 +1,41 @@
-"""Run the Python tests in two halves side by side.
+"""Run the Python tests in three parts side by side.
 
 What is named here mostly waits (a WireGuard key is renewed after two minutes, a router's lease
-runs out); the rest mostly computes. The first half's output is shown when the second has ended.
+runs out); the rest mostly computes. The output of those parts is shown when the rest has ended.
 """
 
 import subprocess
 import sys
 from pathlib import Path
 
-WAITING = (
-    "tests/interop",
-    "tests/netlab/test_nat_discovery.py",
-    "tests/netlab/test_netcheck_kinds.py",
-    "tests/netlab/test_portmapping.py",
-    "tests/netlab/test_two_regions.py",
-    "tests/netlab/test_turn_mesh.py",
-)
-LOG = Path(".build/waiting.log")
+WAITING = {
+    "interop": ("tests/interop",),
+    "netlab": (
+        "tests/netlab/test_nat_discovery.py",
+        "tests/netlab/test_netcheck_kinds.py",
+        "tests/netlab/test_portmapping.py",
+        "tests/netlab/test_roaming.py",
+        "tests/netlab/test_turn_mesh.py",
+        "tests/netlab/test_two_regions.py",
+    ),
+}
+LOGS = Path(".build")
 
 
 def main() -> int:
-    """Run both halves; 0 when both passed."""
+    """Run all parts; 0 when all passed."""
     pytest = [sys.executable, "-m", "pytest"]
-    with LOG.open("w") as log:
-        waiting = subprocess.Popen([*pytest, *WAITING], stdout=log, stderr=subprocess.STDOUT)
-        rest = subprocess.run([*pytest, *(f"--ignore={path}" for path in WAITING)], check=False)
-        waited = waiting.wait()
-    print(f"\n{', '.join(WAITING)}:\n{LOG.read_text()}")
-    return rest.returncode or waited
+    parts = []
+    for name, paths in WAITING.items():
+        log = (LOGS / f"{name}.log").open("w")
+        run = subprocess.Popen([*pytest, *paths], stdout=log, stderr=subprocess.STDOUT)
+        parts.append((run, log.name, paths))
+    ignored = [f"--ignore={path}" for paths in WAITING.values() for path in paths]
+    code = subprocess.run([*pytest, *ignored], check=False).returncode
+    for run, log_name, paths in parts:
+        code = run.wait() or code
+        print(f"\n{', '.join(paths)}:\n{Path(log_name).read_text()}")
+    return code
 
 
 if __name__ == "__main__":
