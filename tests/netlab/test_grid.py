@@ -13,8 +13,8 @@ import pytest
 
 from warren.lab import runs
 from warren.lab.description import MAX_FILE_BYTES, parse_description_untrusted
-from warren.lab.grid import Grid
-from warren.lab.places import PLACES, choose, plan
+from warren.lab.pairs import Pair, every_pair, in_rounds, named_pairs
+from warren.lab.places import PLACES, SIDES, choose, plan
 from warren.lab.plan import InvalidPlan, resolve
 from warren.lab.program import wait_until
 from warren.lab.reading import MalformedDescription
@@ -50,48 +50,80 @@ def namespaces(run: str) -> set[str]:
     return {path.name for path in runs.NETNS.glob(f"{runs.PREFIX}{run}-*")}
 
 
-def test_three_kinds() -> None:
-    """Easy NATs meet directly, and a network without UDP is relayed with that as the reason."""
-    kinds = "port-restricted,symmetric,udp-blocked"
+PAIRS = {
+    "double-nat:double-nat": "NAT's address",
+    "cgnat-hairpin:cgnat-hairpin": "NAT's address",
+    "one-lan:one-lan": "LAN",
+    "symmetric-ipv6:symmetric-ipv6": "IPv6",
+    "ipv6-only:ipv6-only": "IPv6",
+    "cgnat:cgnat": "same-nat",
+    "http-proxy:public": "no-udp",
+}
+"""How each is direct, or else what `warren why` gives as the cause."""
+
+
+def test_the_right_path_or_the_right_reason() -> None:
+    """Two customers of one carrier, two machines of one LAN, two NATs in a row, IPv6, a proxy."""
     done = subprocess.run(
-        [*COMMAND, "grid", "--kinds", kinds, "--timeout", "4", "--json"],
+        [*COMMAND, "grid", "--pairs", ",".join(PAIRS), "--timeout", "5", "--json"],
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["failed"] == {}
-    cells = {frozenset((cell["a"], cell["b"])): cell for cell in report["pairs"]}
-    assert len(cells) == 6
-    easy = cells[frozenset({"port-restricted"})]
-    assert (easy["outcome"], easy["how"]) == ("direct", "NAT's address"), easy
-    assert easy["seconds"] < 4 and easy["latency_ms"] < 1000
-    for other in kinds.split(","):
-        cell = cells[frozenset({"udp-blocked", other})]
-        assert cell["outcome"] == "relayed", cell
-        assert cell["cause"] in ("no-udp", "peer-no-udp"), cell
-        assert "UDP is blocked" in " ".join(cell["why"])
-        assert cell["first_seconds"] < 4
-    assert cells[frozenset({"symmetric"})]["outcome"] == "relayed"
-    assert "round 2 of 2" in done.stderr
+    cells = {f"{cell['a']}:{cell['b']}": cell for cell in report["pairs"]}
+    assert cells.keys() == PAIRS.keys()
+    for name, cell in cells.items():
+        assert cell["first_seconds"] < 4, cell
+        expected = PAIRS[name]
+        if cell["outcome"] == "direct":
+            assert cell["how"] == expected, cell
+            assert cell["seconds"] < 5 and cell["latency_ms"] < 1000
+        else:
+            assert (cell["outcome"], cell["cause"]) == ("relayed", expected), cell
+    lan = cells["one-lan:one-lan"]["paths"]
+    assert {path.rpartition(".")[0] for path in lan} == {"192.168.1"}
+    carrier = cells["cgnat-hairpin:cgnat-hairpin"]["paths"]
+    assert len({path.partition(":")[0] for path in carrier}) == 1, "the carrier's own address"
+    said = {name: " ".join([*cell["why"], *cell["advice"]]) for name, cell in cells.items()}
+    assert "behind one NAT" in said["cgnat:cgnat"] and "hairpin" in said["cgnat:cgnat"]
+    assert "UDP is blocked here" in said["http-proxy:public"]
+    assert "round 1 of 1: 7 pairs" in done.stderr
 
 
 def test_rounds_have_every_pair_once_and_no_machine_twice() -> None:
     names = list(PLACES)
     for count in range(1, len(names) + 1):
-        rounds = Grid(choose(names[:count])).rounds()
-        pairs = [frozenset((a.name, b.name)) for pairs in rounds for a, b in pairs]
-        assert len(pairs) == len(set(pairs)) == count * (count + 1) // 2
-        for each in rounds:
-            assert len({a.name for a, _ in each}) == len({b.name for _, b in each}) == len(each)
+        for ordered in (False, True):
+            pairs = every_pair(choose(names[:count]), ordered)
+            rounds = in_rounds(pairs)
+            assert sorted(map(id_of, pairs)) == sorted(id_of(p) for each in rounds for p in each)
+            every = {id_of(p) if ordered else "".join(sorted(id_of(p))) for p in pairs}
+            assert len(every) == len(pairs) == (count**2 if ordered else count * (count + 1) // 2)
+            for each in rounds:
+                assert len({a.name for a, _ in each}) == len({b.name for _, b in each}) == len(each)
+            assert len(rounds) <= count + 1
+
+
+def id_of(pair: Pair) -> str:
+    return f"{pair[0].name}:{pair[1].name}"
 
 
 def test_every_place_can_be_built() -> None:
-    resolve(plan(PLACES.values()))
-    with pytest.raises(InvalidPlan, match="no kind 'moon'"):
-        choose(["public", "moon"])
+    resolve(plan((side, place) for place in PLACES.values() for side in SIDES))
+    for words, said in (
+        (["public", "moon"], "no kind 'moon'; known"),
+        (["symetric"], "did you mean 'symmetric'"),
+        ([], "no kind was named"),
+    ):
+        with pytest.raises(InvalidPlan, match=said):
+            choose(words)
+    for pairs, said in ((["public"], "KIND:KIND"), (["public:mon"], "no kind"), ([], "no pair")):
+        with pytest.raises(InvalidPlan, match=said):
+            named_pairs(pairs)
 
 
 def test_a_described_network_is_up_until_it_is_interrupted(tmp_path: Path) -> None:

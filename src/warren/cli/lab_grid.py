@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from warren.lab.grid import Cell, Grid
+from warren.lab.grid import Cell, Grid, Stock
+from warren.lab.places import PLACES
 
 _SHORT = {
     "public": "pub",
@@ -24,6 +25,7 @@ _SHORT = {
     "cgnat-hairpin": "cgnh",
     "one-lan": "lan",
     "udp-blocked": "noudp",
+    "symmetric-ipv6": "sym6",
     "ipv6-only": "v6",
     "http-proxy": "proxy",
 }
@@ -39,15 +41,26 @@ _PLAIN_COLUMNS = 160
 
 
 def table(grid: Grid) -> Table:
-    """The grid: seconds until direct, or why not; a dot where nothing is known yet."""
+    """The grid: seconds until direct, or why not; a dot where a pair was not tried.
+
+    Rows are Warren's and columns the stock client's where each side has one; else a pair has no
+    order, and stands above the diagonal.
+    """
+    two_makes = grid.stock is Stock.ONE
+    either = [p for p in PLACES.values() if p in grid.rows or p in grid.columns]
+    rows, columns = (grid.rows, grid.columns) if two_makes else (either, either)
     made = Table(pad_edge=False, show_edge=False, padding=(0, 1), header_style="bold")
-    made.add_column("")
-    for place in grid.places:
+    made.add_column("Warren ↓  stock →" if two_makes else "")
+    for place in columns:
         made.add_column(_SHORT[place.name], justify="right", no_wrap=True)
-    for row, one in enumerate(grid.places):
+    for row, one in enumerate(rows):
         cells = [
-            _cell(grid.cell(one.name, other.name)) if column >= row else Text("")
-            for column, other in enumerate(grid.places)
+            _cell(grid.cells.get((one.name, other.name)))
+            if two_makes
+            else _cell(grid.cell(one.name, other.name))
+            if column >= row
+            else Text("")
+            for column, other in enumerate(columns)
         ]
         made.add_row(Text(f"{one.name} ({_SHORT[one.name]})", no_wrap=True), *cells)
     return made
@@ -62,11 +75,16 @@ def _cell(cell: Cell | None) -> Text:
     return Text("relay", "yellow") if cell.outcome == "relayed" else Text("none", "red")
 
 
-def legend() -> Text:
+def legend(grid: Grid) -> Text:
     """What the marks mean."""
+    who = {
+        Stock.NONE: "",
+        Stock.ONE: f"Rows: Warren; columns: the stock client {grid.stock_version}. ",
+        Stock.BOTH: f"Both sides are the stock client {grid.stock_version}. ",
+    }[grid.stock]
     return Text(
-        "Seconds from the first ping to the direct path; L by the LAN, 6 by IPv6, ? a port had to "
-        "be found that no server saw.",
+        f"{who}Seconds from the first packet to the direct path; L by the LAN, 6 by IPv6, ? a port "
+        "had to be found that no server saw.",
         "dim",
     )
 

@@ -75,4 +75,4 @@ async def _run(host: str, port: int) -> None:
 if __name__ == "__main__":
     place, _, number = sys.argv[1].rpartition(":")
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_run(place, int(number)))
+        asyncio.run(_run(place.strip("[]"), int(number)))

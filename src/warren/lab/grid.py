@@ -1,6 +1,6 @@
 """The grid: which pairs of places get a direct path, how, after how long, and else why not.
 
-One network holds two machines in each place and one server. Pairs are tried in rounds in which
+One network holds the machines of all pairs and one server. Pairs are tried in rounds in which
 every machine has one partner at most, so that the pairs of a round do not disturb each other, and
 everything is asked of the real command line.
 """
@@ -12,18 +12,21 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from types import TracebackType
-from typing import Literal, NamedTuple, Self
+from typing import Literal, Self
 
 from warren.lab import places, sandbox
-from warren.lab.joining import NAMES, join, start_proxy, start_server
+from warren.lab.joining import NAMES, join, join_stock, start_proxy, start_server
+from warren.lab.meeting import Meeting, Outcome, Ping, StockFetch
 from warren.lab.mesh import Node
+from warren.lab.pairs import Pair, in_rounds, rows_and_columns
 from warren.lab.pinging import Pinging
 from warren.lab.places import Place
-from warren.lab.program import LabTimeout
+from warren.lab.program import LabTimeout, Program
+from warren.lab.stock import StockClient, caddy_binary
 from warren.lab.world import World
 
-Outcome = Literal["direct", "relayed", "unreachable"]
 How = Literal["LAN", "own address", "NAT's address", "guessed port", "IPv6", ""]
 
 TIMEOUT_S = 15.0
@@ -31,11 +34,21 @@ _PORT = 41641
 _JOINING_AT_ONCE = 6
 _POLL_S = 0.01
 _WHY_S = 20.0
+_SETTLING_S = 0.5
+"""How long the far end has to find its own way; it is asked before it forgets that again."""
+
+
+class Stock(StrEnum):
+    """Which machines run a stock client: none, the second of each pair, or both."""
+
+    NONE = "none"
+    ONE = "one"
+    BOTH = "both"
 
 
 @dataclass
 class Cell:
-    """What became of one pair. Times are seconds from the first ping.
+    """What became of one pair. Times are seconds from the first packet.
 
     how: what the two ends' addresses for each other are; seconds: until the path was direct.
     first_seconds: until the first answer, over whatever path. cause, why: what `warren why` says
@@ -55,11 +68,12 @@ class Cell:
     advice: list[str] = field(default_factory=list)
 
 
-class _Run(NamedTuple):
-    """A cell, and the ping that will tell what becomes of it."""
+@dataclass(frozen=True)
+class _Known:
+    """What the server knows of a machine that joined."""
 
-    cell: Cell
-    ping: Pinging
+    address: str
+    key: str
 
 
 class Grid:
@@ -70,25 +84,37 @@ class Grid:
 
     def __init__(
         self,
-        chosen: Sequence[Place],
+        pairs: Sequence[Pair],
         timeout_s: float = TIMEOUT_S,
         tell: Callable[[str], None] = lambda text: None,
+        stock: Stock = Stock.NONE,
     ) -> None:
-        self.places = list(chosen)
+        """Raises LabUnavailable where a stock client is wanted and there is none."""
+        self.rows, self.columns = rows_and_columns(pairs)
         self.cells: dict[tuple[str, str], Cell] = {}
         self.failed: dict[str, str] = {}
         """Machines that could not join, and what they said."""
+        self.stock = stock
+        self.stock_version = ""
+        """What the stock clients say that they are."""
+        if stock is not Stock.NONE:
+            caddy_binary()
+        self._pairs = list(pairs)
         self._timeout_s = timeout_s
         self._tell = tell
         self._stack = contextlib.ExitStack()
         self._nodes: dict[str, Node] = {}
+        self._clients: dict[str, StockClient] = {}
+        self._known: dict[str, _Known] = {}
 
     def __enter__(self) -> Self:
         try:
             self._tell("building the network")
             sandbox.enter()
-            self._world = self._stack.enter_context(World(places.plan(self.places), NAMES))
-            self._join()
+            machines = [("a", place) for place in self.rows]
+            machines += [("b", place) for place in self.columns]
+            self._world = self._stack.enter_context(World(places.plan(machines), NAMES))
+            self._join(machines)
         except BaseException:
             self._stack.close()
             raise
@@ -102,21 +128,9 @@ class Grid:
     ) -> None:
         self._stack.close()
 
-    def rounds(self) -> list[list[tuple[Place, Place]]]:
-        """All pairs of two places, each place with itself among them, with no machine twice in
-        one round: in round r the machine `a` of place i meets `b` of place i + r."""
-        count = len(self.places)
-        return [
-            [
-                (self.places[i], self.places[(i + step) % count])
-                for i in range(count if 2 * step != count else count // 2)
-            ]
-            for step in range(count // 2 + 1)
-        ]
-
     def run(self) -> Iterator[list[Cell]]:
         """Try all pairs; yields the cells of each round when it has ended."""
-        rounds = self.rounds()
+        rounds = in_rounds(self._pairs)
         for number, pairs in enumerate(rounds, 1):
             self._tell(f"round {number} of {len(rounds)}: {len(pairs)} pairs at once")
             cells = self._round(pairs)
@@ -128,27 +142,51 @@ class Grid:
         """The cell of two places in either order."""
         return self.cells.get((one, other)) or self.cells.get((other, one))
 
-    def _join(self) -> None:
+    def _join(self, machines: Sequence[tuple[str, Place]]) -> None:
         """Start the server and the machines, a few at once."""
         server, key = start_server(self._world)
-        waiting = [(side, place) for place in self.places for side in places.SIDES]
-        while waiting:
-            batch, waiting = waiting[:_JOINING_AT_ONCE], waiting[_JOINING_AT_ONCE:]
-            self._tell(f"{len(self._nodes) + len(batch)} of {2 * len(self.places)} machines join")
-            nodes = [self._node(side, place) for side, place in batch]
+        for at in range(0, len(machines), _JOINING_AT_ONCE):
+            batch = machines[at : at + _JOINING_AT_ONCE]
+            self._tell(f"{at + len(batch)} of {len(machines)} machines join")
+            stock = [each for each in batch if self._is_stock(each[0])]
+            nodes = [self._node(*each) for each in batch if each not in stock]
+            clients = [self._client(*each, server.url, key) for each in stock]
             self._nodes.update((node.name, node) for node in nodes)
-            self.failed.update(join(nodes, server, key))
+            self._clients.update((client.name, client) for client in clients)
+            self.failed.update(join(nodes, server, key) | join_stock(clients))
+        for node in server.nodes():
+            address = next(text for text in node["addresses"] if ":" not in text)
+            self._known[node["name"]] = _Known(address, node["node_key"])
+            if node["name"] in self._clients:
+                self.stock_version = node["client_version"].partition("-")[0]
+
+    def _is_stock(self, side: str) -> bool:
+        return self.stock is Stock.BOTH or (self.stock is Stock.ONE and side == "b")
 
     def _node(self, side: str, place: Place) -> Node:
         name = places.machine(side, place)
-        # Ports are kept by most NATs; two customers of one carrier must not want the same.
-        port = _PORT + places.SIDES.index(side)
-        env = start_proxy(self._world, places.gateway(side, place)) if place.proxy else {}
         state = self._world.scratch / name
-        return Node(self._world[name], name, state, tun=False, port=port, env=env)
+        env = self._proxy(side, place)
+        return Node(self._world[name], name, state, tun=False, port=_port(side), env=env)
 
-    def _round(self, pairs: Sequence[tuple[Place, Place]]) -> list[Cell]:
-        cells, runs = [], []
+    def _client(self, side: str, place: Place, url: str, key: str) -> StockClient:
+        name = places.machine(side, place)
+        return StockClient(
+            self._world[name],
+            name,
+            server=url,
+            state=self._world.scratch / name,
+            auth_key=key,
+            port=_port(side),
+            env=self._proxy(side, place),
+        )
+
+    def _proxy(self, side: str, place: Place) -> dict[str, str]:
+        return start_proxy(self._world, places.gateway(side, place)) if place.proxy else {}
+
+    def _round(self, pairs: Sequence[Pair]) -> list[Cell]:
+        cells: list[Cell] = []
+        meetings: list[tuple[Cell, Meeting]] = []
         for one, other in pairs:
             cell = Cell(one.name, other.name)
             cells.append(cell)
@@ -161,40 +199,64 @@ class Grid:
             if missing:
                 cell.cause, cell.why = "not-joined", missing
                 continue
-            runs.append(_Run(cell, Pinging(self._nodes[a], b, self._timeout_s, f"ping-{b}")))
-        self._watch(runs)
-        for run in runs:
-            _judge_ping(run)
-        self._explain([run.cell for run in runs])
+            meetings.append((cell, self._meet(a, b)))
+        self._watch(meetings)
         return cells
 
-    def _watch(self, runs: Sequence[_Run]) -> None:
-        """Follow the pings until all have ended. They end by themselves."""
-        left = list(runs)
-        while left:
-            left = [run for run in left if not run.ping.poll()]
-            time.sleep(_POLL_S)
+    def _meet(self, a: str, b: str) -> Meeting:
+        if a in self._clients:
+            peer = self._known[b]
+            return StockFetch(self._clients[a], peer.address, peer.key, self._timeout_s)
+        return Ping(Pinging(self._nodes[a], b, self._timeout_s, f"ping-{b}"))
 
-    def _explain(self, cells: Sequence[Cell]) -> None:
-        """Ask the far end of a direct path how it sees it, and the near end of another why."""
-        asked = []
-        for cell in cells:
-            near, far = f"a-{cell.a}", f"b-{cell.b}"
-            if cell.outcome == "direct":
-                near, far = far, near
-            asked.append((cell, self._nodes[near].begin("why", far, "--json", name=f"why-{far}")))
+    def _watch(self, meetings: Sequence[tuple[Cell, Meeting]]) -> None:
+        """Follow them until all have ended, which they do by themselves, and ask about each."""
+        end = time.monotonic() + self._timeout_s + 30
+        going, due, asked = list(meetings), list[tuple[float, Cell]](), []
+        while going or due:
+            now = time.monotonic()
+            for pair in list(going):
+                cell, meeting = pair
+                if now > end:
+                    meeting.give_up()
+                elif not meeting.poll():
+                    continue
+                _take(cell, meeting)
+                going.remove(pair)
+                due.append((now + _SETTLING_S, cell))
+            asked += [(cell, self._ask(cell)) for at, cell in due if at <= now]
+            due = [(at, cell) for at, cell in due if at > now]
+            time.sleep(_POLL_S)
         for cell, program in asked:
-            try:
-                program.wait(_WHY_S)
-                found = json.loads(program.output())
-            except (LabTimeout, ValueError):
-                continue
-            if cell.outcome == "direct":
-                cell.paths = (cell.paths[0], found["path"].get("address"))
-                cell.how = self._how(cell)
-            else:
-                cell.cause = found["cause"]
-                cell.why, cell.advice = found["reasons"], found["advice"]
+            if program is not None:
+                self._explain(cell, program)
+
+    def _ask(self, cell: Cell) -> Program | None:
+        """Ask the far end of a direct path how it sees it, and the near end of another why."""
+        near, far = f"a-{cell.a}", f"b-{cell.b}"
+        if cell.outcome == "direct":
+            near, far = far, near
+            cell.how = self._how(cell)
+        if near in self._nodes:
+            return self._nodes[near].begin("why", far, "--json", name=f"why-{far}")
+        if cell.outcome == "direct":
+            seen = self._clients[near].direct_paths(self._known[far].key)
+            cell.paths = (cell.paths[0], seen[-1][1] if seen else None)
+            cell.how = self._how(cell)
+        return None
+
+    def _explain(self, cell: Cell, program: Program) -> None:
+        try:
+            program.wait(_WHY_S)
+            found = json.loads(program.output())
+        except (LabTimeout, ValueError):
+            return
+        if cell.outcome == "direct":
+            cell.paths = (cell.paths[0], found["path"].get("address"))
+            cell.how = self._how(cell)
+        else:
+            cell.cause = found["cause"]
+            cell.why, cell.advice = found["reasons"], found["advice"]
 
     def _how(self, cell: Cell) -> How:
         """The kind of addresses that both ends use, the more surprising end's."""
@@ -202,7 +264,7 @@ class Grid:
         ends = ((cell.paths[0], "b", cell.b), (cell.paths[1], "a", cell.a))
         for path, side, place in ends:
             if path is not None:
-                seen.add(self._how_one(path, f"{side}-{place}", _PORT + places.SIDES.index(side)))
+                seen.add(self._how_one(path, f"{side}-{place}", _port(side)))
         order: tuple[How, ...] = ("IPv6", "guessed port", "NAT's address", "LAN", "own address")
         return next((how for how in order if how in seen), "")
 
@@ -215,15 +277,15 @@ class Grid:
         return "NAT's address" if int(number) == port else "guessed port"
 
 
-def _judge_ping(run: _Run) -> None:
-    """Read a finished ping into its cell."""
-    cell, last = run.cell, run.ping.last
-    if last is None:
-        cell.why = [run.ping.complaint]
-        return
-    cell.first_seconds = run.ping.first_s
-    cell.outcome = "direct" if last["via"] == "direct" else "relayed"
-    cell.latency_ms = last.get("ms")
-    if cell.outcome == "direct":
-        cell.seconds = run.ping.direct_s
-        cell.paths = (last.get("path"), None)
+def _port(side: str) -> int:
+    """Ports are kept by most NATs; two customers of one carrier must not want the same."""
+    return _PORT + places.SIDES.index(side)
+
+
+def _take(cell: Cell, meeting: Meeting) -> None:
+    """Read what became of a meeting into its cell."""
+    met = meeting.met()
+    cell.outcome, cell.seconds, cell.first_seconds = met.outcome, met.seconds, met.first_seconds
+    cell.latency_ms, cell.paths = met.latency_ms, (met.path, None)
+    if met.said:
+        cell.why = [met.said]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from warren.lab import connect_proxy
 from warren.lab.mesh import Node, Server, command_environment
 from warren.lab.program import LabTimeout, ProgramFailed
+from warren.lab.stock import StockClient
 from warren.lab.world import World
 
 SERVER = "server"
@@ -38,7 +39,9 @@ def start_server(world: World) -> tuple[Server, str]:
 
 def start_proxy(world: World, router: str) -> dict[str, str]:
     """Start an HTTP proxy on a router; the variables by which a program behind it finds it."""
-    place = f"{world.lan_gateway(router)}:{connect_proxy.PORT}"
+    address = world.lan_gateway(router)
+    place = f"[{address}]" if address.version == 6 else str(address)
+    place += f":{connect_proxy.PORT}"
     argv = [sys.executable, "-m", "warren.lab.connect_proxy", place]
     program = world[router].spawn(argv, "proxy", env=command_environment())
     program.wait_output("listening", _PROXY_START_S)
@@ -59,4 +62,17 @@ def join(nodes: Sequence[Node], server: Server, key: str) -> dict[str, str]:
             node.finish_up(command, _JOIN_S + 5)
         except (ProgramFailed, LabTimeout) as error:
             failed[node.name] = str(error).splitlines()[0]
+    return failed
+
+
+def join_stock(clients: Sequence[StockClient]) -> dict[str, str]:
+    """Let stock clients join, all at once; the names of those that could not, and why."""
+    failed = {}
+    for client in clients:
+        client.start()
+    for client in clients:
+        try:
+            client.wait_joined(_JOIN_S)
+        except (ProgramFailed, LabTimeout) as error:
+            failed[client.name] = str(error).splitlines()[0]
     return failed

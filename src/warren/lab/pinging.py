@@ -36,9 +36,13 @@ class Pinging:
                 found = {}
             self._lines.append((time.monotonic(), found if isinstance(found, dict) else {}))
         if running and time.monotonic() > self._end:
-            self._program.kill()
+            self.kill()
             return True
         return not running
+
+    def kill(self) -> None:
+        """End it now."""
+        self._program.kill()
 
     def wait(self) -> None:
         """Follow it to its end."""

@@ -1,8 +1,8 @@
 """Places that a machine can be in, as data: what lies between it and the internet.
 
-A place is a chain of routers of the kinds in `kinds`, or IPv6 alone. The grid has two machines in
-each place: `a-NAME` and `b-NAME`. Where a carrier or a router is shared, they are its two
-customers, or two machines of one home.
+A place is a chain of routers of the kinds in `kinds`. The grid has up to two machines in each
+place: `a-NAME` and `b-NAME`. Where a carrier or a router is shared, they are its two customers, or
+two machines of one home.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 from warren.lab.joining import SERVER, SERVER_ADDRESS, SERVER_ADDRESS_V6, SERVER_SECOND
 from warren.lab.plan import Host, InvalidPlan, Plan, Router
@@ -19,13 +20,14 @@ from warren.lab.spelling import meant_or_known, shown
 @dataclass(frozen=True)
 class Place:
     """One place. routers: their kinds, the one next to the internet first; the first `shared` of
-    them are the same for both machines. proxy: an HTTP proxy on the router is the only way out."""
+    them are the same for both machines. ipv6: beside IPv4, with a firewall on each router, or
+    alone. proxy: an HTTP proxy on the router is the only way out."""
 
     name: str
     text: str
     routers: tuple[str, ...] = ()
     shared: int = 0
-    ipv6_only: bool = False
+    ipv6: Literal["", "beside", "alone"] = ""
     proxy: bool = False
 
 
@@ -60,7 +62,13 @@ PLACES: Mapping[str, Place] = MappingProxyType(
             ),
             Place("one-lan", "two machines in one home", ("port-restricted",), shared=1),
             Place("udp-blocked", "no UDP at all", ("udp-blocked",)),
-            Place("ipv6-only", "IPv6 alone, no firewall", ipv6_only=True),
+            Place(
+                "symmetric-ipv6",
+                "symmetric, with IPv6 beside it behind a firewall",
+                ("symmetric",),
+                ipv6="beside",
+            ),
+            Place("ipv6-only", "IPv6 alone, behind a firewall", ("firewall",), ipv6="alone"),
             Place("http-proxy", "nothing passes but an HTTP proxy", ("http-proxy",), proxy=True),
         )
     }
@@ -77,9 +85,7 @@ def choose(words: Iterable[str] | None) -> list[Place]:
     grid, which a firewall and a port-restricted NAT do not. Raises InvalidPlan."""
     if words is None:
         return [place for place in PLACES.values() if place.name != "firewall"]
-    wanted = set(words)
-    for unknown in sorted(wanted - set(PLACES)):
-        raise InvalidPlan(f"there is no kind {shown(unknown)}{meant_or_known(unknown, PLACES)}")
+    wanted = {find(word).name for word in words}
     if not wanted:
         raise InvalidPlan(f"no kind was named; known: {', '.join(PLACES)}")
     return [place for place in PLACES.values() if place.name in wanted]
@@ -95,40 +101,49 @@ def gateway(side: str, place: Place) -> str:
     return _router(side, place, len(place.routers) - 1)
 
 
-def plan(places: Iterable[Place]) -> Plan:
-    """A server and both machines of every place on one internet."""
+def find(word: str) -> Place:
+    """The place with this name. Raises InvalidPlan."""
+    if word not in PLACES:
+        raise InvalidPlan(f"there is no kind {shown(word)}{meant_or_known(word, PLACES)}")
+    return PLACES[word]
+
+
+def plan(machines: Iterable[tuple[str, Place]]) -> Plan:
+    """A server and these machines, by side and place, on one internet."""
     routers: dict[str, Router] = {}
     hosts = [
         Host(SERVER, address=SERVER_ADDRESS, extra=(SERVER_SECOND,), ipv6=SERVER_ADDRESS_V6),
     ]
-    for number, place in enumerate(places):
-        for index, side in enumerate(SIDES):
-            address = f"203.0.113.{10 + 2 * number + index}"
-            name = machine(side, place)
-            if place.ipv6_only:
-                hosts.append(Host(name, ipv6=f"2001:db8:2::{number:x}:{index + 1}"))
-                continue
-            if not place.routers:
-                hosts.append(Host(name, address=address))
-                continue
-            for router in _chain(side, place, address, 2 * number + index):
-                routers.setdefault(router.name, router)
-            hosts.append(Host(name, behind=gateway(side, place)))
+    order = list(PLACES)
+    for side, place in machines:
+        number = 2 * order.index(place.name) + SIDES.index(side)
+        name = machine(side, place)
+        if not place.routers:
+            hosts.append(Host(name, address=_outside(number)))
+            continue
+        for router in _chain(side, place, number):
+            routers.setdefault(router.name, router)
+        hosts.append(Host(name, behind=gateway(side, place)))
     return Plan(routers=tuple(routers.values()), hosts=tuple(hosts))
 
 
-def _chain(side: str, place: Place, address: str, number: int) -> Iterable[Router]:
+def _outside(number: int) -> str:
+    return f"203.0.113.{10 + number}"
+
+
+def _chain(side: str, place: Place, number: int) -> Iterable[Router]:
     for level, kind in enumerate(place.routers):
-        lan = _LANS[len(place.routers) - 1 - level]
+        lan: str | None = _LANS[len(place.routers) - 1 - level]
         if kind == "firewall":
             # What is behind a router that does not translate is public as well.
             lan = f"192.0.2.{16 * (number % 14)}/{_PUBLIC_LAN_BITS}"
         yield Router(
             _router(side, place, level),
             kind=kind,
-            address=address if level == 0 else None,
+            address=_outside(number) if level == 0 and place.ipv6 != "alone" else None,
             behind=_router(side, place, level - 1) if level else None,
-            lan=lan,
+            lan=None if place.ipv6 == "alone" else lan,
+            lan_v6=f"2001:db8:2:{16 * number + level:x}::/64" if place.ipv6 else None,
         )
 
 

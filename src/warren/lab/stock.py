@@ -6,10 +6,13 @@ peers through the mesh: a loopback port of its host proxies to whatever peer a r
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import importlib.util
 import json
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from warren.lab.program import Program, ProgramFailed, wait_until
@@ -81,14 +84,17 @@ class StockClient:
         ephemeral: bool = False,
         port: int = 41641,
         page: str = "",
+        env: Mapping[str, str] | None = None,
     ) -> None:
-        """server: URL of the coordinator. page: what it answers, default a greeting."""
+        """server: URL of the coordinator. page: what it answers, default a greeting. env: more
+        environment, such as HTTPS_PROXY."""
         self.name = name
         self.page = (page or f"hello from {name}, a stock client").encode()
         self._part = part
         self._state = state
         self._settings = {"server": server, "ephemeral": str(ephemeral).lower(), "port": port}
         self._auth_key = auth_key
+        self._env = dict(env or {})
         self._program: Program | None = None
         self._started = 0
 
@@ -122,7 +128,7 @@ class StockClient:
         argv = [str(caddy_binary()), "run", "--adapter", "caddyfile", "--config", str(config)]
         quiet = {"TS_NO_LOGS_NO_SUPPORT": "true", "HOME": str(self._state), "TS_DEBUG_MTU": ""}
         quiet |= {"XDG_CONFIG_HOME": str(self._state), "XDG_DATA_HOME": str(self._state)}
-        self._program = self._part.spawn(argv, "caddy", env=quiet)
+        self._program = self._part.spawn(argv, "caddy", env=quiet | self._env)
 
     def messages(self) -> list[str]:
         """What the client itself has said since its last start, without Caddy's frame."""
@@ -146,6 +152,24 @@ class StockClient:
         initiation before that drops it, and tries again only after 5 s.
         """
         return any(f" {address} " in line and "netmap diff" in line for line in self.messages())
+
+    def direct_paths(self, node_key: str) -> list[tuple[float, str]]:
+        """The direct paths that it took to a peer since its last start: wall seconds, address.
+
+        node_key: the peer's, as text; the client calls it by five characters of its base64.
+        """
+        short = base64.b64encode(bytes.fromhex(node_key.removeprefix("nodekey:")))[:5].decode()
+        pattern = re.compile(rf"disco: node \[{re.escape(short)}\] .* now using (\S+)")
+        with self.program.log.open("rb") as log:
+            log.seek(self._started)
+            lines = [line for line in log if b" now using " in line]
+        found = []
+        for line in lines:
+            with contextlib.suppress(ValueError, KeyError):
+                record = json.loads(line)
+                if match := pattern.search(record["msg"]):
+                    found.append((float(record["ts"]), match[1]))
+        return found
 
     def map_polls(self) -> int:
         """How many streaming map polls it has opened since its last start."""
