@@ -22,6 +22,7 @@ NETNS = Path("/run/netns")
 PREFIX = "wl-"
 OPEN = "open"
 """A file that a run has while it is kept up for people to go in."""
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def environment() -> dict[str, str]:
@@ -30,10 +31,18 @@ def environment() -> dict[str, str]:
 
 
 def command(argv: list[str], stdin: str | None = None) -> str:
-    """Run a system program and return its output. Raises LabUnavailable with its words."""
-    done = subprocess.run(  # noqa: S603
-        argv, input=stdin, capture_output=True, text=True, check=False, env=environment()
-    )
+    """Run a system program and return its output. Raises LabUnavailable with its words.
+
+    It ends before a signal is heard, by it or by us: a namespace that is half made or half
+    removed when an interrupted run cleans up would stay for ever.
+    """
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
+    try:
+        done = subprocess.run(  # noqa: S603
+            argv, input=stdin, capture_output=True, text=True, check=False, env=environment()
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
     if done.returncode != 0:
         raise LabUnavailable(f"{' '.join(argv)}: {done.stderr.strip() or done.returncode}")
     return done.stdout
