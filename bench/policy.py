@@ -139,12 +139,13 @@ def measure(size: int, runs: int) -> list[Figure]:
 
 def settle(enforced: Enforcement, snapshot: Snapshot, change: Change) -> None:
     """Follow a change, and make the filters of all whom it concerns."""
-    change = enforced.follow(snapshot, change, _WALL)
-    for number in change.nodes:
-        record = snapshot.nodes[number]
-        enforced.filters(record)
-        for peer in enforced.peers(record) or ():
-            enforced.filters(snapshot.nodes[peer])
+    spread = enforced.follow(snapshot, change, _WALL)
+    for number, viewers in spread.viewers.items():
+        enforced.filters(snapshot.nodes[number])
+        for viewer in viewers or ():
+            enforced.filters(snapshot.nodes[viewer])
+    for number in spread.others:
+        enforced.filters(snapshot.nodes[number])
 
 
 def timed(figure: Figure, work: Callable[[], Any]) -> Any:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from warren.coordinator.addresses import v6_beside
-from warren.coordinator.change import Change, Facet
+from warren.coordinator.change import Change, Facet, Spread
 from warren.coordinator.delta import Delta
 from warren.coordinator.enforcement import Enforcement
 from warren.coordinator.records import NodeRecord, PolicyRecord, UserRecord
@@ -132,13 +132,27 @@ def test_following_is_compiling_anew(first: int, script: list[Any]) -> None:
     for verb, number, changes in script:
         delta = apply(snapshot, verb, number, changes)
         snapshot = snapshot.after(delta)
-        change = policy.follow(snapshot, delta.change, WALL)
+        spread = policy.follow(snapshot, delta.change, WALL)
         after = answers(policy, snapshot)
         assert after == answers(Enforcement(snapshot, WALL), snapshot)
-        if not change.everything:
-            # Whoever is not named as changed is the same to all who are not either.
-            same = [n for n in snapshot.nodes if n not in change.nodes]
-            for one in same:
-                assert before[one][2:] == after[one][2:]
-                assert all(before[one, other] == after[one, other] for other in same)
+        if not spread.change.everything:
+            check_spread(spread, snapshot, before, after)
         before = after
+
+
+def check_spread(
+    spread: Spread, snapshot: Snapshot, before: dict[Any, Any], after: dict[Any, Any]
+) -> None:
+    """Nobody's map may become another without that they are told."""
+    nothing = (False, ([], []))
+    for one in snapshot.nodes.keys() - set(spread.moved):
+        if one in spread.change.nodes and one not in before:
+            continue
+        assert before[one][2:] == after[one][2:]
+        viewed = {n for n, viewers in spread.viewers.items() if viewers is None or one in viewers}
+        if not viewed and one not in spread.others and one not in spread.change.nodes:
+            assert before[one] == after[one]
+        for other in snapshot.nodes.keys() - viewed - {one}:
+            assert before.get((one, other), nothing) == after[one, other]
+        for gone in spread.change.nodes.keys() - snapshot.nodes.keys() - viewed:
+            assert before.get((one, gone), nothing)[0] is False

@@ -108,7 +108,7 @@ def test_following_changes_equals_starting_anew(script: list[Any]) -> None:
     snapshot = Snapshot(users=USERS, nodes={1: node(1), 2: node(2)})
     sent = mapper.view(snapshot.nodes[1], snapshot, POLICY, WALL)
     told = over_the_wire(EMPTY, sent)
-    pending = NO_CHANGE
+    pending, in_force = NO_CHANGE, True
     for verb, number, changes in [*script, ("tell", 1, {})]:
         if verb != "tell":
             delta = apply(snapshot, verb, number, changes)
@@ -118,10 +118,11 @@ def test_following_changes_equals_starting_anew(script: list[Any]) -> None:
             continue
         viewer = snapshot.nodes[1]
         whole = mapper.view(viewer, snapshot, POLICY, WALL)
-        if 1 in pending.nodes:
+        if viewer.in_force(WALL) != in_force:
             view = whole
         else:
             view = mapper.advance(sent, viewer, snapshot, POLICY, pending.nodes, WALL)
+        in_force = viewer.in_force(WALL)
         assert view == whole
         fresh = Mapper(Settings(url="http://x"), DERPMap(regions={}))
         assert whole == fresh.view(viewer, snapshot, POLICY, WALL), "its memory shows nothing old"

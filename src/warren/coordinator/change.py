@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Flag, auto
 
@@ -51,3 +51,22 @@ class Change:
 
 
 NO_CHANGE = Change()
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Whom a change reaches, so that nobody else need be woken."""
+
+    change: Change
+    """The change, with all machines whose place in others' maps it moves."""
+    moved: Collection[int]
+    """Those of its machines of which the policy has become another: their maps are made anew."""
+    viewers: Mapping[int, Collection[int] | None]
+    """Of each of its machines, who was or is told of it, perhaps itself too; None: everyone."""
+    others: Collection[int] = ()
+    """Machines whose own rules became others beside."""
+
+    @classmethod
+    def wide(cls, change: Change) -> Spread:
+        """Return a change that may reach everyone, in every way."""
+        return cls(change, change.nodes, dict.fromkeys(change.nodes))

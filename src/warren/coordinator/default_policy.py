@@ -6,7 +6,7 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any, Protocol
 
-from warren.coordinator.change import Change
+from warren.coordinator.change import Change, Spread
 from warren.coordinator.records import NodeRecord
 from warren.coordinator.snapshot import Snapshot
 from warren.netmap.derpmap import DERPMap
@@ -73,7 +73,7 @@ class CompiledPolicy(Protocol):
         """Return the relay regions with what the policy says of them."""
         ...
 
-    def follow(self, snapshot: Snapshot, change: Change, wall: datetime) -> Change:
+    def follow(self, snapshot: Snapshot, change: Change, wall: datetime) -> Spread:
         """Take in what changed; return it with what it changes for others beside."""
         ...
 
@@ -119,6 +119,6 @@ class AllowAll:
         """As they are."""
         return regions
 
-    def follow(self, snapshot: Snapshot, change: Change, wall: datetime) -> Change:
+    def follow(self, snapshot: Snapshot, change: Change, wall: datetime) -> Spread:
         """Nothing changes it."""
-        return change
+        return Spread.wide(change)

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from warren.coordinator.change import Change, Facet
+from warren.coordinator.change import Change, Facet, Spread
 from warren.coordinator.policies import policy_text
 from warren.coordinator.policy_topology import policy_node, policy_user
 from warren.coordinator.records import NodeRecord, PolicyRecord
@@ -22,13 +22,15 @@ from warren.policy.compile import companions
 from warren.policy.derpmap import merge
 from warren.policy.meeting import Resolved
 from warren.policy.routes import approve
-from warren.policy.targets import Targets
+from warren.policy.targets import Pair
 from warren.policy.topology import Node, Topology, User
 from warren.policy.verdict import World, read
 
 RELAY = "tailscale.com/cap/relay"
 _MANY = 50
 """Machines that change at once, from which on compiling everything anew is quicker."""
+_NO_LOGINS: dict[str, Any] = {"rules": []}
+_NO_FILTERS: dict[str, list[FilterRule]] = {"base": []}
 _CAP = "https://tailscale.com/cap/"
 _EVERYONE: CapMap = {
     "default-auto-update": [False],
@@ -69,66 +71,86 @@ class Enforcement:
         nodes = [self._nodes[number] for number in sorted(self._nodes)]
         return Topology(users, nodes, any_domain=True)
 
-    def follow(self, snapshot: Snapshot, change: Change, wall: datetime) -> Change:
-        """Take a change in; return it with all machines whose place in others' maps it moves."""
+    def follow(self, snapshot: Snapshot, change: Change, wall: datetime) -> Spread:
+        """Take a change in; return it with whom it reaches."""
         users_changed = snapshot.users is not self._user_records and any(
             _identity(snapshot, number) != _identity_of(self._users.get(number))
             for number in snapshot.users.keys() | self._users.keys()
         )
         if snapshot.policy is not self._record or users_changed:
             self._rebuild(snapshot, wall)
-            return change.merge(Change(everything=True))
+            return Spread.wide(change.merge(Change(everything=True)))
         self._user_records = snapshot.users
-        pairs = [
-            (number, self._nodes.get(number), node)
+        asked = self._world.checked.postures.keys
+        pairs = {
+            number: (self._nodes.get(number), node)
             for number in change.nodes
             if not _alike(
-                self._nodes.get(number),
-                node := self._made(snapshot.nodes.get(number), wall),
-                self._world.checked.postures.keys,
+                self._nodes.get(number), node := self._made(snapshot.nodes.get(number), wall), asked
             )
-        ]
+        }
         if len(pairs) > _MANY:
             before = {node.name for node in self._world.meeting.addresses.routers}
             self._rebuild(snapshot, wall)
             routers = before | {node.name for node in self._world.meeting.addresses.routers}
-            return change.merge(_moved(int(name) for name in routers))
+            return Spread.wide(change.merge(_moved(int(name) for name in routers)))
+        saw = {number: self._viewers(number) for number in change.nodes}
         if not pairs:
-            return change
-        return change.merge(self._advance(snapshot, pairs))
+            return Spread(change, (), saw)
+        beside, others = self._advance(pairs)
+        change = change.merge(_moved(beside))
+        viewers = {
+            number: _both(saw.get(number, ()), self._viewers(number)) for number in change.nodes
+        }
+        return Spread(change, pairs.keys() | set(beside), viewers, others)
+
+    def _viewers(self, number: int) -> Collection[int] | None:
+        node = self._nodes.get(number)
+        if node is None:
+            # One that is not in force is met by no rule, but by those for everyone.
+            meeting = self._world.meeting
+            met = meeting.by_source.get("*") or meeting.by_target.get("*")
+            return None if met else ()
+        found = self._world.sight.viewers(node)
+        return None if found is None else {int(name) for name in found}
 
     def _made(self, record: NodeRecord | None, wall: datetime) -> Node | None:
         if record is None or not record.in_force(wall):
             return None
         return policy_node(record, self._users)
 
-    def _advance(
-        self, snapshot: Snapshot, pairs: list[tuple[int, Node | None, Node | None]]
-    ) -> Change:
-        changed: list[Node] = []
-        for number, before, after in pairs:
-            changed += [node for node in (before, after) if node is not None]
+    def _advance(self, pairs: dict[int, Pair]) -> tuple[list[int], Collection[int]]:
+        """Bring the world up to nodes that changed.
+
+        Return the routers beside them whose part may have passed to or from them, and the
+        machines whose filter or log-ins may be others.
+        """
+        world, checked = self._world, self._world.checked
+        changed = [node for pair in pairs.values() for node in pair if node is not None]
+        for number, (_, after) in pairs.items():
             self._nodes.pop(number, None)
             if after is not None:
                 self._nodes[number] = after
-        world, checked = self._world, self._world.checked
-        targets = Targets(checked.policy, self._topology(snapshot))
-        approve(checked.policy, targets)
-        checked.targets = checked.attributes.targets = targets
-        world.ssh.follow(targets)
-        touched = world.meeting.follow(targets, changed)
-        world.nodes = targets.topology.nodes
-        world.compiler.claim()
-        world.sight.follow()
-        self._forget(touched, changed)
+        made = [after for _, after in pairs.values() if after is not None]
+        approve(checked.policy, checked.targets, made)
+        checked.targets.follow(list(pairs.values()))
+        touched = world.meeting.follow(list(pairs.values()))
+        if touched:
+            world.compiler.claim()
+        if touched or any(node.approved for node in changed):
+            world.sight.follow()
+        names = self._forget(touched, changed)
         if any(self._logs_in(node) for node in changed):
+            names |= self._ssh.keys()
             self._ssh.clear()
+            world.ssh.follow()
         for node in changed:
             self._ssh.pop(node.name, None)
-        return _moved(int(node.name) for node in self._beside(changed))
+        beside = [int(node.name) for node in self._beside(changed)]
+        return beside, self._nodes.keys() if "*" in names else {int(name) for name in names}
 
-    def _forget(self, touched: list[tuple[Resolved, Resolved]], changed: list[Node]) -> None:
-        """Forget the filters that are no longer right."""
+    def _forget(self, touched: list[tuple[Resolved, Resolved]], changed: list[Node]) -> set[str]:
+        """Forget the filters that are no longer right; return whose."""
         meeting = self._world.meeting
         names = {node.name for node in changed}
         for node in changed:
@@ -151,6 +173,7 @@ class Enforcement:
             self._filters.clear()
         for name in names:
             self._filters.pop(name, None)
+        return names
 
     def _logs_in(self, node: Node) -> bool:
         """Whether a rule for log-ins names a machine as its source."""
@@ -200,7 +223,7 @@ class Enforcement:
         """Return the packet filters of one node; the same object while nothing changes."""
         known = self._nodes.get(node.id)
         if known is None:
-            return {"base": []}
+            return _NO_FILTERS
         if known.name not in self._filters:
             self._filters[known.name] = {"base": self._world.compiler.filters(known)}
         return self._filters[known.name]
@@ -209,7 +232,7 @@ class Enforcement:
         """Return who may log in to a node; the same object while nothing changes."""
         known = self._nodes.get(node.id)
         if known is None or not self._world.ssh.rules:
-            return {"rules": []}
+            return _NO_LOGINS
         if known.name not in self._ssh:
             self._ssh[known.name] = self._world.ssh.policy(known)
         return self._ssh[known.name]
@@ -256,6 +279,10 @@ class Enforcement:
         A person's relay serves that person's machines; a tagged one is everybody's.
         """
         return bool(relay.tags) or (not client.tags and relay.user_id == client.user_id)
+
+
+def _both(before: Collection[int] | None, after: Collection[int] | None) -> Collection[int] | None:
+    return None if before is None or after is None else {*before, *after}
 
 
 def _moved(numbers: Any) -> Change:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
 
+import msgspec
 from msgspec import structs
 
 from warren.coordinator.default_policy import CompiledPolicy
@@ -13,6 +14,7 @@ from warren.coordinator.records import NodeRecord, UserRecord
 from warren.coordinator.relay_rules import concern_relays, relay_rules
 from warren.coordinator.settings import Settings
 from warren.coordinator.snapshot import Snapshot
+from warren.netmap.codec import encode_json
 from warren.netmap.derpmap import DERPMap
 from warren.netmap.dnsconfig import DNSConfig
 from warren.netmap.filterrule import FilterRule
@@ -45,6 +47,7 @@ class Mapper:
         self._choice = DnsChoice()
         self._dns = dns_config(settings.domain, self._choice)
         self._entries: dict[int, tuple[NodeRecord, bool, Node]] = {}
+        self._written: dict[int, tuple[Node, msgspec.Raw]] = {}
         self._routed: dict[int, tuple[Node, dict[tuple[str, ...], Node]]] = {}
 
     def view(
@@ -54,7 +57,7 @@ class Mapper:
         told = policy.peers(node)
         nodes = snapshot.nodes
         candidates = nodes.values() if told is None else [nodes[n] for n in told if n in nodes]
-        peers = self._peers(node, candidates, policy, wall)
+        peers = self._peers(node, candidates, policy, wall, known=told is not None)
         entry = self._self_entry(node, policy, wall)
         return View(
             node=entry,
@@ -62,7 +65,7 @@ class Mapper:
             derp_map=policy.derp_map(self.derp_map),
             dns=self._dns_config(snapshot),
             domain=self._settings.domain,
-            packet_filters=_filters(node, snapshot, policy, wall),
+            packet_filters=_filters(node, snapshot, policy, wall, peers),
             ssh_policy=policy.ssh(node),
             profiles=_profiles([entry, *peers.values()], snapshot),
         )
@@ -78,8 +81,8 @@ class Mapper:
     ) -> View:
         """Return the view after only the nodes `changed` became others, in their proportion.
 
-        It equals `view(…)` as long as policy and settings stayed as they were and `node` itself
-        is not among those changed.
+        It equals `view(…)` as long as settings stayed as they were, and what the policy has of
+        `node` itself. What did not change is the same object, so that a caller need not compare.
         """
         present = [snapshot.nodes[peer] for peer in changed if peer in snapshot.nodes]
         new = self._peers(node, present, policy, wall)
@@ -87,21 +90,30 @@ class Mapper:
         for peer_id in changed:
             if peer_id not in new:
                 peers.pop(peer_id, None)
+        assert view.node is not None
+        own = node.id in changed
+        entry = self._self_entry(node, policy, wall) if own else view.node
         filters = view.packet_filters
         # The same object is the same filter.
         base = policy.filters(node).get("base")
         stale = node.in_force(wall) and filters.get("base") is not base
-        if stale or any(
-            concern_relays(node, view.peers.get(peer), snapshot.nodes.get(peer)) for peer in changed
+        if (
+            stale
+            or own
+            or any(
+                concern_relays(node, view.peers.get(peer), snapshot.nodes.get(peer))
+                for peer in changed
+            )
         ):
-            filters = _filters(node, snapshot, policy, wall)
-        assert view.node is not None
+            filters = _filters(node, snapshot, policy, wall, peers)
         before = {view.peers[peer].user for peer in changed if peer in view.peers}
+        after = {one.user for one in new.values()}
         profiles = view.profiles
-        if before != {entry.user for entry in new.values()}:
-            profiles = _profiles([view.node, *peers.values()], snapshot)
+        if own or before - after or after - profiles.keys():
+            profiles = _profiles([entry, *peers.values()], snapshot)
         return structs.replace(
             view,
+            node=entry,
             peers=peers,
             profiles=profiles,
             packet_filters=filters,
@@ -116,11 +128,19 @@ class Mapper:
             self._dns = dns_config(self._settings.domain, choice)
         return self._dns
 
+    def raw(self, entry: Node) -> msgspec.Raw:
+        """Return an entry as JSON; as it travels in many maps, it is written once."""
+        known = self._written.get(entry.id)
+        if known is None or known[0] is not entry:
+            known = self._written[entry.id] = (entry, msgspec.Raw(encode_json(entry)))
+        return known[1]
+
     def forget(self, node_ids: Iterable[int]) -> None:
         """Let go of what is remembered of nodes that are gone."""
         for node_id in node_ids:
             self._entries.pop(node_id, None)
             self._routed.pop(node_id, None)
+            self._written.pop(node_id, None)
 
     def _peers(
         self,
@@ -128,13 +148,15 @@ class Mapper:
         candidates: Iterable[NodeRecord],
         policy: CompiledPolicy,
         wall: datetime,
+        known: bool = False,
     ) -> dict[int, Node]:
+        """Return those that `node` is told of. known: the policy itself named the candidates."""
         if not node.in_force(wall):
             return {}
         return {
             peer.id: self._shown(node, peer, policy, wall)
             for peer in candidates
-            if peer.id != node.id and peer.authorized and policy.visible(node, peer)
+            if peer.id != node.id and peer.authorized and (known or policy.visible(node, peer))
         }
 
     def _shown(
@@ -165,6 +187,8 @@ class Mapper:
         if known is not None and known[0] is record and known[1] is expired:
             return known[2]
         entry = self._build(record, expired)
+        if known is not None and known[2] == entry:
+            entry = known[2]  # what changed, peers do not see
         self._entries[record.id] = (record, expired, entry)
         return entry
 
@@ -208,13 +232,18 @@ class Mapper:
 
 
 def _filters(
-    node: NodeRecord, snapshot: Snapshot, policy: CompiledPolicy, wall: datetime
+    node: NodeRecord,
+    snapshot: Snapshot,
+    policy: CompiledPolicy,
+    wall: datetime,
+    peers: Collection[int],
 ) -> dict[str, list[FilterRule]]:
     if not node.in_force(wall):
         return {"base": []}
     if policy.says_who_relays:
         return policy.filters(node)
-    return {**policy.filters(node), **relay_rules(node, snapshot.nodes.values(), policy)}
+    seen = [snapshot.nodes[peer] for peer in peers]
+    return {**policy.filters(node), **relay_rules(node, seen, policy)}
 
 
 def _for_peers(hostinfo: Hostinfo) -> Hostinfo:

@@ -1,24 +1,32 @@
 """Long polls: each node hangs on one, and hears of changes as deltas.
 
-A session holds what it sent last and at most one pending, merged `Change`. A node that reads
-slowly therefore costs no more than one that reads at once; it only hears less often.
+A session holds what it sent last, and of which machines it has not told yet. A node that reads
+slowly therefore costs no more than one that reads at once; it only hears less often. Sessions
+tell in rounds, and those who have the same to tell send the same bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Collection, Iterable
 from datetime import datetime
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 from msgspec import structs
 
-from warren.control.mapstream import KEEP_ALIVE, PLAIN_KEEP_ALIVE, encode_map_frame
-from warren.coordinator.change import NO_CHANGE, Change
+from warren.control.mapstream import (
+    KEEP_ALIVE,
+    PLAIN_KEEP_ALIVE,
+    MapFrameWriter,
+    encode_map_frame,
+)
+from warren.coordinator.change import Change
 from warren.coordinator.default_policy import CompiledPolicy
 from warren.coordinator.mapper import Mapper
 from warren.coordinator.registry import Registry
+from warren.coordinator.rounds import Rounds
 from warren.edge.clock import Clock
 from warren.edge.entropy import Entropy
 from warren.keys import NodePublic
@@ -32,8 +40,6 @@ _log = structlog.get_logger("session")
 
 # More questions than this at once are not put to one node.
 MAX_QUESTIONS = 16
-# Changes of this long are told in one message: one join is several changes.
-MERGE_WINDOW_S = 0.05
 # Below the 60 s that intermediaries cut at, and spread, so that they don't all come at once.
 KEEP_ALIVE_S = 50.0
 KEEP_ALIVE_JITTER_S = 9.0
@@ -77,7 +83,8 @@ class Session:
         self._node_id = node_id
         self._compressed = compressed
         self._maps = maps
-        self._pending = NO_CHANGE
+        self._changed: set[int] = set()
+        self._renew = False
         self._wake = asyncio.Event()
         self._over = False
         self._view: View = EMPTY
@@ -91,9 +98,22 @@ class Session:
         self._wake.set()
         return True
 
-    def poke(self, change: Change) -> None:
-        """Remember a change, merged with what is pending already."""
-        self._pending = self._pending.merge(change)
+    def note(self, peer_id: int) -> None:
+        """Remember that a peer, or the node itself, changed in what others may be told of it."""
+        self._changed.add(peer_id)
+        self._maps.wake_soon(self)
+
+    def look(self) -> None:
+        """Remember that the node's own rules may be others."""
+        self._maps.wake_soon(self)
+
+    def renew(self) -> None:
+        """Remember that the whole map may be another."""
+        self._renew = True
+        self._maps.wake_soon(self)
+
+    def wake(self) -> None:
+        """Tell the node now what changed."""
         self._wake.set()
 
     def end(self) -> None:
@@ -105,42 +125,52 @@ class Session:
         """Serve the poll until the node is gone, replaced or removed. Raises ConnectionError."""
         await self._tell(sink, self._maps.whole(self._node_id))
         while not self._over:
-            change = await self._next_change()
+            woken = await self._woken()
             while self._questions:
                 # A keep-alive: a node takes the question from it and reads no map.
                 asked = MapResponse(keep_alive=True, ping_request=self._questions.popleft())
                 await self._send(sink, "question", frame(asked, self._compressed))
-            if change is None:
+            if not woken:
                 alive = KEEP_ALIVE if self._compressed else PLAIN_KEEP_ALIVE
                 await self._send(sink, "keepalive", alive)
                 continue
             if self._over:
                 return
-            view = self._maps.advance(self._view, self._node_id, change)
-            await self._tell(sink, view)
+            changed, self._changed = self._changed, set()
+            renew, self._renew = self._renew, False
+            if renew:
+                await self._tell(sink, self._maps.whole(self._node_id))
+            else:
+                await self._tell_of(sink, changed)
 
-    async def _next_change(self) -> Change | None:
-        """Wait for a change, or for the time of a keep-alive (None)."""
+    async def _woken(self) -> bool:
+        """Wait until there is something to tell; False: it is time for a keep-alive."""
         try:
             async with asyncio.timeout(self._maps.keep_alive_s()):
                 await self._wake.wait()
         except TimeoutError:
-            return None
-        if not self._over:
-            await asyncio.sleep(MERGE_WINDOW_S)
+            return False
         self._wake.clear()
-        change, self._pending = self._pending, NO_CHANGE
-        return change
+        return True
 
     async def _tell(self, sink: Sink, view: View | None) -> None:
         if view is None:
             await self._send(sink, "map", frame(self._maps.farewell(self._view), self._compressed))
             self._over = True
             return
-        response = diff(self._view, view)
-        if response is not None:
-            self._view = view
-            await self._send(sink, "map", frame(self._maps.completed(response), self._compressed))
+        before, self._view = self._view, view
+        if (told := self._maps.told(before, view, self._compressed)) is not None:
+            await self._send(sink, "map", told)
+
+    async def _tell_of(self, sink: Sink, changed: set[int]) -> None:
+        view = self._maps.advance(self._view, self._node_id, changed)
+        if view is None:
+            await self._tell(sink, None)
+            return
+        before, self._view = self._view, view
+        told = self._maps.told_of_peers(before, view, changed, self._compressed)
+        if told is not None:
+            await self._send(sink, "map", told)
 
     async def _send(self, sink: Sink, kind: str, data: bytes) -> None:
         await sink.send(data)
@@ -166,6 +196,10 @@ class Maps:
         self._clock = clock
         self._entropy = entropy
         self._sessions: dict[int, Session] = {}
+        self._writer = MapFrameWriter()
+        # Messages of this round by what they say, with the entries that the keys stand for.
+        self._written: dict[_Key, tuple[bytes | None, View, View]] = {}
+        self._rounds = Rounds(self._written.clear)
         registry.listen(self._changed)
 
     def open(self, node_id: int, compressed: bool = True) -> Session:
@@ -205,16 +239,47 @@ class Maps:
             return None
         return self._mapper.view(node, snapshot, self._policy, self._clock.wall())
 
-    def advance(self, view: View, node_id: int, change: Change) -> View | None:
-        """Return a node's view after a change, with work in proportion to it."""
-        if change.everything or node_id in change.nodes:
-            return self.whole(node_id)
+    def advance(self, view: View, node_id: int, changed: Collection[int]) -> View | None:
+        """Return a node's view after `changed` changed, with work in proportion to them."""
         snapshot = self._registry.snapshot
         node = snapshot.nodes.get(node_id)
         if node is None:
             return None
         wall = self._clock.wall()
-        return self._mapper.advance(view, node, snapshot, self._policy, change.nodes, wall)
+        return self._mapper.advance(view, node, snapshot, self._policy, changed, wall)
+
+    def told(self, before: View, view: View, compressed: bool) -> bytes | None:
+        """Return the message that leads from one view to the next; None: they say the same."""
+        response = diff(before, view)
+        if response is None:
+            return None
+        whole: dict[str, Any] = {
+            name: [self._mapper.raw(peer) for peer in peers]
+            for name in ("peers", "peers_changed")
+            if (peers := getattr(response, name))
+        }
+        response = structs.replace(self.completed(response), **whole)
+        return self._writer.write(encode_json(response), compressed=compressed)
+
+    def told_of_peers(
+        self, before: View, view: View, changed: Collection[int], compressed: bool
+    ) -> bytes | None:
+        """Do the same where `advance` made the view; equal messages of a round are made once."""
+        key = _what_changed(before, view, changed, compressed)
+        if key is None:
+            return self.told(before, view, compressed)
+        if not key.entries:
+            return None
+        known = self._written.get(key)
+        if known is None:
+            told = self.told(before, view, compressed)
+            # The views keep the entries, so that their identities mean no others meanwhile.
+            known = self._written[key] = (told, before, view)
+        return known[0]
+
+    def wake_soon(self, session: Session) -> None:
+        """Let a session tell its node in the next round."""
+        self._rounds.join(session)
 
     def ask(self, node_id: int, request: PingRequest) -> bool:
         """Put a question to a node; False: it hangs on no long poll, or too many wait."""
@@ -252,13 +317,57 @@ class Maps:
 
     def _changed(self, change: Change) -> None:
         snapshot = self._registry.snapshot
-        nodes = snapshot.nodes
         began = self._clock.now()
-        change = self._policy.follow(snapshot, change, self._clock.wall())
+        spread = self._policy.follow(snapshot, change, self._clock.wall())
         self.meter.policy_followed(self._clock.now() - began)
-        self._mapper.forget(node_id for node_id in change.nodes if node_id not in nodes)
-        for session in self._sessions.values():
-            session.poke(change)
+        gone = [number for number in spread.change.nodes if number not in snapshot.nodes]
+        self._mapper.forget(gone)
+        if spread.change.everything:
+            for session in self._sessions.values():
+                session.renew()
+            return
+        for number in spread.change.nodes:
+            own = self._sessions.get(number)
+            if own is not None:
+                own.note(number)
+                if number in spread.moved or number in gone:
+                    own.renew()
+            for session in self._of(spread.viewers[number]):
+                session.note(number)
+        for session in self._of(spread.others):
+            session.look()
+
+    def _of(self, numbers: Collection[int] | None) -> Iterable[Session]:
+        """Return the sessions of some machines; None: of all."""
+        if numbers is None:
+            return self._sessions.values()
+        return [self._sessions[number] for number in numbers if number in self._sessions]
+
+
+class _Key(NamedTuple):
+    """What a message says that tells of peers alone: entries before and after, new users."""
+
+    compressed: bool
+    entries: tuple[tuple[int, int], ...]
+    users: tuple[int, ...]
+
+
+def _what_changed(
+    before: View, view: View, changed: Collection[int], compressed: bool
+) -> _Key | None:
+    """Return what stands for a message; None if it tells of more than peers."""
+    if not (
+        view.node is before.node
+        and view.packet_filters is before.packet_filters
+        and view.ssh_policy is before.ssh_policy
+    ):
+        return None
+    pairs = [(before.peers.get(peer), view.peers.get(peer)) for peer in sorted(changed)]
+    users: tuple[int, ...] = ()
+    if view.profiles is not before.profiles:
+        users = tuple(user for user in view.profiles if user not in before.profiles)
+    entries = tuple((id(old), id(new)) for old, new in pairs if old is not new)
+    return _Key(compressed, entries, users)
 
 
 def ghost(node: Node, wall: datetime) -> MapResponse:

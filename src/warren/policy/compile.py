@@ -6,7 +6,7 @@ from typing import Any
 
 from warren.netmap.filterrule import CapGrant, FilterRule, NetPortRange, PortRange
 from warren.policy.grants import INTERNET, SELF, Grant
-from warren.policy.meeting import Meeting, Resolved, overlap
+from warren.policy.meeting import Meeting, Resolved, Sources, overlap
 from warren.policy.ports import Ports
 from warren.policy.topology import Node, User
 
@@ -16,7 +16,7 @@ _COMPANIONS = {
 }
 # Of one grant's capabilities, in the service's order.
 _OWN, _GIVEN, _ANSWER = range(3)
-_Key = tuple[tuple[str, ...], tuple[int, ...]]
+_Key = tuple[Sources, tuple[int, ...]]
 _Order = tuple[int, int, tuple[int, ...]]
 
 
@@ -41,7 +41,7 @@ class _Filter:
             parts.sort(key=lambda part: part[0])
             order = min(self.claims.get(key, parts[0][0]), parts[0][0])
             ends = [end for _, found in parts for end in found]
-            rule = FilterRule(src_ips=list(key[0]), ip_proto=list(key[1]), dst_ports=ends)
+            rule = FilterRule(src_ips=key[0].shared, ip_proto=list(key[1]), dst_ports=ends)
             made.append((order, rule))
         return [rule for _, rule in sorted(made, key=lambda pair: pair[0])]
 
@@ -131,12 +131,12 @@ class Compiler:
             return None
         return node.user
 
-    def _own_sources(self, one: Resolved, owner: User) -> tuple[str, ...]:
+    def _own_sources(self, one: Resolved, owner: User) -> Sources:
         """Return the addresses of a person's devices that have the posture that a rule asks for."""
         if owner.login not in one.own_sources:
             owned = self.meeting.with_posture(one.grant, self.meeting.targets.owned(owner))
             found = sorted(address for node in owned for address in node.addresses)
-            one.own_sources[owner.login] = tuple(found)
+            one.own_sources[owner.login] = Sources(found)
         return one.own_sources[owner.login]
 
     def _self(self, one: Resolved, node: Node, made: _Filter) -> None:

@@ -10,15 +10,15 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cached_property, lru_cache
 
 from warren.policy.grants import INTERNET, SELF, Grant
 from warren.policy.postures import Postures
 from warren.policy.ranges import POOLS, Span, parse_spans
-from warren.policy.targets import Targets
-from warren.policy.topology import Node
+from warren.policy.targets import Pair, Targets, exchange
+from warren.policy.topology import EXITS, Node
 
-spans_of = cache(parse_spans)
+spans_of = lru_cache(maxsize=1 << 16)(parse_spans)
 EVERYONE: frozenset[str] = frozenset({"*"})
 """Stands for all nodes where a set of their names is meant."""
 _POOL_SPANS = [span for pool in POOLS for span in parse_spans(pool)]
@@ -29,18 +29,34 @@ def overlap(forms: Iterable[str], others: list[Span]) -> bool:
     return any(one.overlaps(other) for form in forms for one in spans_of(form) for other in others)
 
 
+class Sources(tuple[str, ...]):
+    """Sources as they travel, sorted. Rules are merged by them, so their hash is kept."""
+
+    @cached_property
+    def _hash(self) -> int:
+        return tuple.__hash__(self)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def shared(self) -> list[str]:
+        """Return them as the list that all filters share; nobody may change it."""
+        return list(self)
+
+
 @dataclass(slots=True, eq=False)
 class Resolved:
     """A grant for a topology: its sources as they travel, and the nodes at both of its ends."""
 
     grant: Grant
     number: int
-    sources: tuple[str, ...]
+    sources: Sources
     source_nodes: frozenset[str]
     target_nodes: frozenset[str]
     owners: frozenset[str] = frozenset()
     """Log-ins whose devices reach each other by `autogroup:self`."""
-    own_sources: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    own_sources: dict[str, Sources] = field(default_factory=dict)
 
     @property
     def words(self) -> list[str]:
@@ -49,13 +65,43 @@ class Resolved:
 
 
 class Addresses:
-    """Finds nodes by their addresses, and routers by their routes."""
+    """Finds nodes by their addresses, and routers by their routes. Lists are oldest first."""
 
     def __init__(self, nodes: list[Node]) -> None:
         own = sorted((span.family, span.first, node.name) for node in nodes for span in node.spans)
         self._keys = [(family, first) for family, first, _ in own]
         self._names = [name for *_, name in own]
         self.routers = [node for node in nodes if node.routes]
+        self.exits = [node for node in nodes if _is_exit(node)]
+
+    def follow(self, pairs: list[Pair]) -> None:
+        """Take in nodes that changed."""
+        for before, after in pairs:
+            self._remove(before)
+            self._add(after)
+            exchange(
+                self.routers,
+                (before if before and before.routes else None,
+                 after if after and after.routes else None),
+            )  # fmt: skip
+            exchange(
+                self.exits,
+                (before if before and _is_exit(before) else None,
+                 after if after and _is_exit(after) else None),
+            )  # fmt: skip
+
+    def _remove(self, node: Node | None) -> None:
+        for span in node.spans if node else ():
+            at = bisect_left(self._keys, (span.family, span.first))
+            # Two nodes of one address are an accident, but one that happens.
+            at = self._names.index(node.name if node else "", at)
+            del self._keys[at], self._names[at]
+
+    def _add(self, node: Node | None) -> None:
+        for span in node.spans if node else ():
+            at = bisect_left(self._keys, (span.family, span.first))
+            self._keys.insert(at, (span.family, span.first))
+            self._names.insert(at, node.name if node else "")
 
     def within(self, forms: Iterable[str], own: bool = False) -> set[str]:
         """Return the nodes that an address of `forms` belongs to. own: not by their routes."""
@@ -77,32 +123,33 @@ class Meeting:
 
     def __init__(self, grants: list[Grant], targets: Targets, postures: Postures) -> None:
         self.grants = grants
+        self.targets = targets
         self.postures = postures
         self.by_source: dict[str, set[int]] = {}
         self.by_target: dict[str, set[int]] = {}
-        self._take(targets)
+        self.nodes = {node.name: node for node in targets.topology.nodes}
+        self.addresses = Addresses(targets.topology.nodes)
+        self._find_inner()
         self.resolved: list[Resolved] = []
         for number, grant in enumerate(grants):
             self.resolved.append(self._resolve(number, grant))
             self._enter(self.resolved[number])
+        self._words = _Words(grants, targets)
 
-    def _take(self, targets: Targets) -> None:
-        self.targets = targets
-        self.nodes = {node.name: node for node in targets.topology.nodes}
-        self.addresses = Addresses(targets.topology.nodes)
+    def _find_inner(self) -> None:
         # Few routers serve a part of the pool itself; only they can have others' addresses.
-        self.inner = [
-            node
-            for node in self.addresses.routers
-            if any(one.overlaps(other) for one in node.route_spans for other in _POOL_SPANS)
-        ]
+        self.inner = [node for node in self.addresses.routers if _is_inner(node)]
 
     # Who is at the ends.
 
     def _resolve(self, number: int, grant: Grant) -> Resolved:
         targets = self.targets
-        forms, nodes = self._sources(grant)
-        found = Resolved(grant, number, tuple(sorted(forms)), nodes, frozenset())
+        if all(word == SELF for word in grant.targets):
+            # Who asks is whose device it is; what all of them have for addresses, nobody needs.
+            forms, nodes = set[str](), frozenset[str]()
+        else:
+            forms, nodes = self._sources(grant)
+        found = Resolved(grant, number, Sources(sorted(forms)), nodes, frozenset())
         if SELF in grant.targets:
             people = {user.login for word in grant.sources for user in targets.users(word)}
             found.owners = frozenset(people)
@@ -179,48 +226,85 @@ class Meeting:
 
     # When nodes change.
 
-    def follow(self, targets: Targets, changed: list[Node]) -> list[tuple[Resolved, Resolved]]:
+    def follow(self, pairs: list[Pair]) -> list[tuple[Resolved, Resolved]]:
         """Resolve anew what meets nodes that changed; return those grants, before and after.
 
-        changed: the nodes as they were and as they are.
+        The targets know of the change already.
         """
-        # Whatever the new words mean, the old nodes were met by the old ones.
-        touched = {
-            number for number, grant in enumerate(self.grants) if self._meets(grant, changed)
-        }
-        self._take(targets)
-        touched |= {
-            number for number, grant in enumerate(self.grants) if self._meets(grant, changed)
-        }
+        changed = [node for pair in pairs for node in pair if node is not None]
+        for before, after in pairs:
+            if before is not None:
+                del self.nodes[before.name]
+            if after is not None:
+                self.nodes[after.name] = after
+        self.addresses.follow(pairs)
+        if any(node.routes for node in changed):
+            self._find_inner()
         found = []
-        for number in sorted(touched):
-            before, after = self.resolved[number], self._resolve(number, self.grants[number])
-            self._leave(before)
-            self._enter(after)
-            self.resolved[number] = after
-            found.append((before, after))
+        for number in sorted(self._words.meeting(changed)):
+            before_it, after_it = self.resolved[number], self._resolve(number, self.grants[number])
+            self._leave(before_it)
+            self._enter(after_it)
+            self.resolved[number] = after_it
+            found.append((before_it, after_it))
         return found
 
-    def _meets(self, grant: Grant, nodes: list[Node]) -> bool:
-        words = [*grant.sources, *grant.targets]
-        if "*" in words or grant.via:
-            return True
-        return any(self._meets_word(word, node) for node in nodes for word in words)
 
-    def _meets_word(self, word: str, node: Node) -> bool:
-        if word.startswith("tag:"):
-            if word in node.tags:
-                return True
-        elif word == "autogroup:tagged":
-            if node.tags:
-                return True
-        elif self.targets.is_people(word):
-            if node.user is not None and node.user.login in self.targets.logins(word):
-                return True
-        elif word in (SELF, INTERNET):
-            return False
-        else:
-            return overlap(self.targets.destination(word), node.spans + node.route_spans)
-        return bool(node.routes) and any(
-            one.overlaps(other) for one in node.route_spans for other in _POOL_SPANS
-        )
+class _Words:
+    """Tells which grants meet a node, by the words in which they name their ends."""
+
+    def __init__(self, grants: list[Grant], targets: Targets) -> None:
+        self._targets = targets
+        self._always: set[int] = set()
+        self._by_word: dict[str, list[int]] = {}
+        for number, grant in enumerate(grants):
+            words = {*grant.sources, *grant.targets}
+            if "*" in words or grant.via:
+                self._always.add(number)
+            for word in words - {"*", SELF, INTERNET}:
+                self._by_word.setdefault(word, []).append(number)
+        self._people = [word for word in self._by_word if targets.is_people(word)]
+        self._addresses = [
+            (word, [span for form in targets.destination(word) for span in spans_of(form)])
+            for word in self._by_word
+            if not targets.names_nodes(word)
+        ]
+        self._of_login: dict[str, list[str]] = {}
+
+    def meeting(self, nodes: list[Node]) -> set[int]:
+        """Return the numbers of the grants that any of these nodes may be an end of."""
+        found = set(self._always)
+        for node in nodes:
+            if _is_inner(node):
+                return {n for numbers in self._by_word.values() for n in numbers} | found
+            for word in self._met(node):
+                found.update(self._by_word.get(word, ()))
+        return found
+
+    def _met(self, node: Node) -> list[str]:
+        words = [*node.tags, "autogroup:tagged"] if node.tags else []
+        if node.user is not None:
+            words += self._words_of(node.user.login)
+        own = node.spans + node.route_spans
+        words += [
+            word
+            for word, spans in self._addresses
+            if any(span.overlaps(mine) for span in spans for mine in own)
+        ]
+        return words
+
+    def _words_of(self, login: str) -> list[str]:
+        if login not in self._of_login:
+            self._of_login[login] = [w for w in self._people if login in self._targets.logins(w)]
+        return self._of_login[login]
+
+
+def _is_inner(node: Node) -> bool:
+    """Whether a node serves a part of the pool of addresses."""
+    return bool(node.routes) and any(
+        one.overlaps(other) for one in node.route_spans for other in _POOL_SPANS
+    )
+
+
+def _is_exit(node: Node) -> bool:
+    return any(route in EXITS for route in node.approved)

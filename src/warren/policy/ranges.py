@@ -31,6 +31,12 @@ def span_of_network(network: Network) -> Span:
     )
 
 
+def span_of_address(text: str) -> Span:
+    """Return a single address as a span. Raises ValueError."""
+    address = ip_address(text)
+    return Span(address.version, int(address), int(address))
+
+
 ALL = (Span(4, 0, (1 << 32) - 1), Span(6, 0, (1 << 128) - 1))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from ipaddress import ip_network
 
 from warren.policy.document import Policy
@@ -10,7 +11,7 @@ from warren.policy.targets import Targets
 from warren.policy.topology import EXITS, Node
 
 
-def approve(policy: Policy, targets: Targets) -> None:
+def approve(policy: Policy, targets: Targets, nodes: Iterable[Node]) -> None:
     """Add what the policy approves of each node's own wishes to what was approved by hand.
 
     An exit is approved by `exitNode` alone: a route of length nought says nothing about it.
@@ -20,7 +21,7 @@ def approve(policy: Policy, targets: Targets) -> None:
         for route, owners in policy.route_approvers.items()
         if _is_network(route)
     ]
-    for node in targets.topology.nodes:
+    for node in nodes:
         for route in node.routable:
             if route in node.approved:
                 continue

@@ -162,14 +162,14 @@ class SshCompiler:
         self.rules = rules
         self.postures = postures
         self._personal = [any(_LOCAL_PART.fullmatch(word) for word in r.users) for r in rules]
-        self.follow(targets)
-
-    def follow(self, targets: Targets) -> None:
-        """Take in who there is now."""
         self.targets = targets
         self._named: list[tuple[list[User], frozenset[str]]] = [
             self._people(rule) for rule in self.rules
         ]
+        self.follow()
+
+    def follow(self) -> None:
+        """Take in that other nodes are there, of the same users."""
         self._sources: dict[int, list[str]] = {}
 
     def policy(self, node: Node) -> dict[str, Any]:

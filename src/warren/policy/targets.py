@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, insort
 from collections.abc import Iterable
 from difflib import get_close_matches
-from functools import cache
 from ipaddress import ip_network
+from operator import attrgetter
 
 from warren.policy.document import Policy
 from warren.policy.malformed import MalformedPolicy
@@ -39,28 +40,81 @@ class UnknownTarget(ValueError):
         self.hint = f'"{near[0]}"' if near else None
 
 
+Pair = tuple[Node | None, Node | None]
+"""A node that changed: as it was and as it is; None: it was not there, or is gone."""
+
+
+_age = attrgetter("age")
+
+
+def exchange(nodes: list[Node], pair: Pair) -> None:
+    """Put a node in the place of another in a list of nodes that is in the order of their age."""
+    before, after = pair
+    if before is not None:
+        at = bisect_left(nodes, before.age, key=_age)
+        del nodes[at]
+    if after is not None:
+        insort(nodes, after, key=_age)
+
+
 class Targets:
-    """Resolves the words of one policy for one topology."""
+    """Resolves the words of one policy for one topology. What a word means is kept once found."""
 
     def __init__(self, policy: Policy, topology: Topology) -> None:
         self.policy = policy
         self.topology = topology
         self._users = {user.login.lower(): user for user in topology.users}
-        self._names = {user.name + "@": user for user in topology.users}
+        self._user_names = {user.name + "@": user for user in topology.users}
         self._by_user: dict[str, list[Node]] = {}
         self._by_tag: dict[str, list[Node]] = {}
         for node in topology.nodes:
-            if node.user:
-                self._by_user.setdefault(node.user.login.lower(), []).append(node)
-            for tag in node.tags:
-                self._by_tag.setdefault(tag, []).append(node)
+            for nodes in self._lists(node):
+                nodes.append(node)
         self._ipsets: dict[str, list[str]] = {}
-        self.source = cache(self._source)
-        self.nodes = cache(self._nodes)
-        self.names = cache(self._node_names)
-        self.logins = cache(self._logins)
-        self.users = cache(self._people)
+        # Of words; the first three change with the nodes.
+        self._found: dict[str, list[Node]] = {}
+        self._found_names: dict[str, frozenset[str]] = {}
+        self._found_sources: dict[str, frozenset[str]] = {}
+        self._found_users: dict[str, list[User]] = {}
+        self._found_logins: dict[str, frozenset[str]] = {}
         self._places = {user.login: place for place, user in enumerate(topology.users)}
+
+    def _lists(self, node: Node) -> list[list[Node]]:
+        """Return the lists that a node belongs in, beside that of all."""
+        found = [self._by_tag.setdefault(tag, []) for tag in dict.fromkeys(node.tags)]
+        if node.user:
+            found.append(self._by_user.setdefault(node.user.login.lower(), []))
+        return found
+
+    def follow(self, pairs: list[Pair]) -> None:
+        """Take in nodes that changed. The topology's nodes are in the order of their age."""
+        for before, after in pairs:
+            exchange(self.topology.nodes, (before, after))
+            for nodes in self._lists(before) if before is not None else ():
+                exchange(nodes, (before, None))
+            for nodes in self._lists(after) if after is not None else ():
+                exchange(nodes, (None, after))
+            for node in (before, after):
+                if node is not None:
+                    self._forget(node)
+
+    def _forget(self, node: Node) -> None:
+        """Forget what the words mean that a node is meant by."""
+        for known in (self._found, self._found_names, self._found_sources):
+            words = [word for word in known if self._may_mean(word, node)]
+            for word in words:
+                del known[word]
+
+    def _may_mean(self, word: str, node: Node) -> bool:
+        if word.startswith("tag:"):
+            return word in node.tags
+        if word == "autogroup:tagged":
+            return bool(node.tags)
+        if word == "*":
+            return bool(node.approved)
+        if not self.is_people(word):
+            return False
+        return node.user is not None and node.user.login in self.logins(word)
 
     # What is allowed where.
 
@@ -92,8 +146,13 @@ class Targets:
 
     # Who is meant.
 
-    def _people(self, word: str) -> list[User]:
+    def users(self, word: str) -> list[User]:
         """Return the users that a word names, in their order."""
+        if word not in self._found_users:
+            self._found_users[word] = self._people(word)
+        return self._found_users[word]
+
+    def _people(self, word: str) -> list[User]:
         everyone = self.topology.users
         if word == "*" or word in MEMBERS:
             return everyone
@@ -112,17 +171,22 @@ class Targets:
         if found := _EVERYONE_AT.fullmatch(word):
             domain = found[1].lower()
             return [user for user in self.topology.users if user.domain == domain]
-        user = self._users.get(word.lower()) or self._names.get(word)
+        user = self._users.get(word.lower()) or self._user_names.get(word)
         return [user] if user else []
 
     def owned(self, user: User) -> list[Node]:
         """Return a user's untagged nodes."""
         return self._by_user.get(user.login.lower(), [])
 
-    def _nodes(self, word: str) -> list[Node]:
+    def nodes(self, word: str) -> list[Node]:
         """Return the nodes that a word names (not: those that an address belongs to)."""
+        if word not in self._found:
+            self._found[word] = self._nodes(word)
+        return self._found[word]
+
+    def _nodes(self, word: str) -> list[Node]:
         if word.startswith("tag:"):
-            return self._by_tag.get(word, [])
+            return list(self._by_tag.get(word, ()))
         if word == "autogroup:tagged":
             return [node for node in self.topology.nodes if node.tags]
         if word in MEMBERS:
@@ -131,11 +195,17 @@ class Targets:
             return [node for user in self.users(word) for node in self.owned(user)]
         return []
 
-    def _node_names(self, word: str) -> frozenset[str]:
-        return frozenset(node.name for node in self.nodes(word))
+    def names(self, word: str) -> frozenset[str]:
+        """Return the names of the nodes that a word names."""
+        if word not in self._found_names:
+            self._found_names[word] = frozenset(node.name for node in self.nodes(word))
+        return self._found_names[word]
 
-    def _logins(self, word: str) -> frozenset[str]:
-        return frozenset(user.login for user in self.users(word))
+    def logins(self, word: str) -> frozenset[str]:
+        """Return the log-ins of the users that a word names."""
+        if word not in self._found_logins:
+            self._found_logins[word] = frozenset(user.login for user in self.users(word))
+        return self._found_logins[word]
 
     def names_nodes(self, word: str) -> bool:
         """Whether a word stands for nodes rather than for addresses."""
@@ -143,8 +213,13 @@ class Targets:
 
     # What addresses are meant.
 
-    def _source(self, word: str) -> frozenset[str]:
+    def source(self, word: str) -> frozenset[str]:
         """Return the sources in the wire's form."""
+        if word not in self._found_sources:
+            self._found_sources[word] = self._source(word)
+        return self._found_sources[word]
+
+    def _source(self, word: str) -> frozenset[str]:
         if word == "*":
             return frozenset(POOLS) | {r for node in self.topology.nodes for r in node.routes}
         if word == "autogroup:danger-all":

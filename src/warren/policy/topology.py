@@ -9,7 +9,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 from warren.policy.malformed import MalformedPolicy
-from warren.policy.ranges import Network, Span, span_of_network
+from warren.policy.ranges import Network, Span, span_of_address, span_of_network
 
 EXITS = ("0.0.0.0/0", "::/0")
 _MAX_NODES = 20_000
@@ -54,10 +54,15 @@ class Node:
         self.by_hand = tuple(self.approved)
         """What was approved before any policy approved more."""
 
+    @property
+    def age(self) -> int:
+        """Return what orders nodes by age, the oldest first, where a topology knows that."""
+        return self.seniority[1]
+
     @cached_property
     def spans(self) -> list[Span]:
         """Return its own addresses."""
-        return [span_of_network(ip_network(address)) for address in self.addresses]
+        return [span_of_address(address) for address in self.addresses]
 
     @property
     def routes(self) -> list[str]:
@@ -72,7 +77,7 @@ class Node:
     @property
     def prefixes(self) -> list[str]:
         """Return its addresses as CIDRs."""
-        return [str(ip_network(address)) for address in self.addresses]
+        return [f"{address}/{128 if ':' in address else 32}" for address in self.addresses]
 
 
 @dataclass

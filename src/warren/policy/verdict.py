@@ -51,7 +51,7 @@ def read(source: str, topology: Topology) -> Checked:
     grants = read_grants(rules, targets)
     ssh = read_ssh(policy, targets)
     attributes = Attributes(policy, read_attributes(policy, targets), targets)
-    approve(policy, targets)
+    approve(policy, targets, topology.nodes)
     postures = Postures(policy.postures, policy.default_posture)
     return Checked(policy, targets, grants, ssh, attributes, postures)
 
@@ -89,8 +89,8 @@ class World:
             "AllowedIPs": node.prefixes + node.approved,
             "CapMap": self.checked.attributes.of_self(node),
         }
-        if self.sight.primaries[node.name]:
-            mine["PrimaryRoutes"] = self.sight.primaries[node.name]
+        if served := self.sight.primaries.get(node.name):
+            mine["PrimaryRoutes"] = served
         if node.tags:
             mine["Tags"] = node.tags
         return {

@@ -30,40 +30,56 @@ class Sight:
         self.via = {n for n, grant in enumerate(grants) if grant.via and grant.ports}
         self.plain = {n for n, grant in enumerate(grants) if grant.ports and not grant.via}
         self.own = [n for n, grant in enumerate(grants) if not grant.via]
+        self.owners = {login for number in self.own for login in meeting.resolved[number].owners}
         self.follow()
 
     def follow(self) -> None:
-        """Look at the routers anew."""
-        self.primaries = primaries(self.meeting.targets.topology.nodes)
-        self.exit_nodes = [
-            node
-            for node in self.meeting.targets.topology.nodes
-            if any(route in EXITS for route in node.approved)
-        ]
+        """Look at the routers anew, and at whom rules meet."""
+        meeting = self.meeting
+        self.primaries = primaries(meeting.addresses.routers)
         self._routes: dict[str, tuple[set[int], set[int], set[int]]] = {}
-        self.owners = {
-            login for number in self.own for login in self.meeting.resolved[number].owners
-        }
+        self.open = bool(meeting.by_source.get("*", set()) & meeting.by_target.get("*", set()))
+
+    def viewers(self, node: Node) -> frozenset[str] | None:
+        """Return the names of all that are told of a node (itself perhaps too); None: everyone."""
+        found = self._met(node)
+        if found is None:
+            return None
+        if any(route in EXITS for route in node.approved):
+            for number in self.outward:
+                via = self.meeting.grants[number].via
+                if not via or set(via) & set(node.tags):
+                    found |= self.meeting.resolved[number].source_nodes
+        return None if "*" in found else frozenset(found)
 
     def peers(self, viewer: Node) -> frozenset[str] | None:
         """Return the names of all that a node is told of (itself perhaps too); None: everyone."""
+        found = self._met(viewer)
+        if found is None:
+            return None
+        found |= {n.name for n in self.meeting.addresses.exits if self.exits(viewer, n)}
+        return frozenset(found)
+
+    def _met(self, node: Node) -> set[str] | None:
+        """Return who reaches a node, is reached by it, or has the same owner; None: everyone."""
         meeting = self.meeting
         found: set[str] = set()
-        for number in meeting.from_(viewer):
+        for number in meeting.from_(node):
             found |= meeting.resolved[number].target_nodes
-        for number in meeting.to(viewer):
+        for number in meeting.to(node):
             found |= meeting.resolved[number].source_nodes
         if "*" in found:
             return None
-        if viewer.user is not None and viewer.user.login in self.owners:
-            found |= {node.name for node in meeting.targets.owned(viewer.user)}
-        found |= {node.name for node in self.exit_nodes if self.exits(viewer, node)}
-        return frozenset(found)
+        if node.user is not None and node.user.login in self.owners:
+            found |= {other.name for other in meeting.targets.owned(node.user)}
+        return found
 
     def sees(self, viewer: Node, peer: Node) -> bool:
         """Whether `viewer` is told of `peer`."""
         if viewer is peer:
             return False
+        if self.open:
+            return True
         meeting = self.meeting
         return (
             bool(meeting.from_(viewer) & meeting.to(peer))
@@ -129,7 +145,7 @@ class Sight:
                 if tags & set(node.tags) and route in node.routes
             ]
             if peer in routers:
-                leader = [node for node in routers if route in self.primaries[node.name]]
+                leader = [node for node in routers if route in self.primaries.get(node.name, ())]
                 return peer is (leader or routers)[0]
         return False
 

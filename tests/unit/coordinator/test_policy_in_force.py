@@ -93,7 +93,7 @@ class Network:
     async def heard(self) -> None:
         """Wait until every session has told all that it has to."""
         for fake in self.fakes.values():
-            while not fake.frames or fake.session._wake.is_set() or fake.session._pending:
+            while not fake.frames or fake.session._wake.is_set() or fake.session._changed:
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.12)
 
