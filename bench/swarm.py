@@ -48,7 +48,6 @@ from warren.edge.listen import raise_file_limit
 AT_ONCE = 50
 """Machines that are joining at any moment while the swarm is built."""
 SAMPLES = 30
-_PORT = 18080
 _RETRY_S, _LONGEST_RETRY_S, _DEADLINE_S = 0.5, 15.0, 60.0
 # After a long poll ended, a server may wait before it tells others; ours waits 8 s.
 _OFFLINE_S = 40
@@ -438,7 +437,7 @@ def main() -> int:
                 target = Target(chosen.url, chosen.auth_key, chosen.pid)
             else:
                 own = cores[0] if len(cores) > 1 else None
-                target = OwnServer(Path(scratch) / "state", _PORT, policy, own)
+                target = OwnServer(Path(scratch) / "state", policy, own)
                 os.sched_setaffinity(0, cores[1:] or cores)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 figures = runner.run(measure(chosen, target, status.update))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -75,10 +76,11 @@ class Target:
 class OwnServer(Target):
     """`warren server` with SQLite, plain HTTP on loopback and no relay, on one core."""
 
-    def __init__(self, state: Path, port: int, policy: str, core: int | None) -> None:
-        super().__init__(f"http://127.0.0.1:{port}", "")
+    def __init__(self, state: Path, policy: str, core: int | None) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._port = free.getsockname()[1]
+        super().__init__(f"http://127.0.0.1:{self._port}", "")
         self._state = state
-        self._port = port
         self._core = core
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
