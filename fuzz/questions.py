@@ -1,10 +1,13 @@
-"""What a coordinator asks a node (c2n), and what comes back, as one fuzz target."""
+"""What coordinator and nodes ask each other over Noise beside maps, as fuzz targets."""
 
 from __future__ import annotations
 
 import base64
+from contextlib import suppress
 
 from warren.coordinator.questions import parse_answer_untrusted
+from warren.coordinator.refusal import NotFound
+from warren.coordinator.ssh_checks import PATH, parse_target_untrusted
 from warren.node.control_pings import answer_c2n
 from warren.node.localapi import RequestFailed
 from warren.node.schema import Explanation, PingReply, PingRequest, WhyRequest
@@ -33,4 +36,22 @@ def questions() -> list[bytes]:
         b"POST /echo HTTP/1.1\r\nHost: node\r\nContent-Length: 2\r\n\r\nhi",
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    ]
+
+
+def ssh_check(data: bytes) -> None:
+    """What asks for a check of a log-in by SSH is ids and a short printable name, or refused."""
+    text = data.decode("latin-1")
+    for target in (text, PATH + text):
+        with suppress(NotFound):
+            asked = parse_target_untrusted(target)
+            assert asked.source >= 0 and asked.local_user.isprintable()
+            assert 0 < len(asked.local_user) <= 64
+
+
+def ssh_checks() -> list[bytes]:
+    """Requests as machines make them."""
+    return [
+        f"{PATH}7/to/12?local_user=dev".encode(),
+        b"7/to/12?local_user=a%20b%C3%A9&check=abc",
     ]

@@ -337,6 +337,7 @@ TARGETS = [
     Target("engine_datagram", engine.datagram, engine.datagrams),
     Target("engine_stream", engine.stream, turn.streams),
     Target("questions", questions.entry, questions.questions),
+    Target("ssh_check", questions.ssh_check, questions.ssh_checks),
     Target("credentials", credentials.entry, credentials.texts),
     Target("api_texts", api_texts.entry, api_texts.texts),
     Target("login_claims", login.claims, login.told),

@@ -68,6 +68,7 @@ from warren.coordinator.registry import Registry
 from warren.coordinator.session import Maps
 from warren.coordinator.settings import Settings
 from warren.coordinator.snapshot import Snapshot
+from warren.coordinator.ssh_checks import SshChecks
 from warren.coordinator.store import AuditQuestion, Store, StoreProblem
 from warren.coordinator.turn_grants import TurnGrants
 from warren.coordinator.web import http_protocol, site
@@ -220,6 +221,13 @@ class Server:
         self._presence = Presence(self._registry, self._maps, self._settings, clock)
         self._registration = Registration(self._registry, self._settings, clock, entropy)
         self._questions = Questions(self._maps, self._settings.url, entropy)
+        self._checks = SshChecks(
+            lambda: self._registry.snapshot,
+            self._policy.ssh_check_s,
+            self._settings.url,
+            clock,
+            entropy,
+        )
         self._machine_api = MachineApi(
             self._registry,
             self._registration,
@@ -228,6 +236,7 @@ class Server:
             self._settings,
             clock,
             self._questions,
+            self._checks,
         )
         self._reach = Reach()
         self._sender: Sender | None = None
@@ -402,6 +411,7 @@ class Server:
             Passwords(),
             self._clock,
             self._entropy,
+            self._checks,
         )
 
     def _secret(self, purpose: bytes) -> bytes:

@@ -237,6 +237,13 @@ class Enforcement:
             self._ssh[known.name] = self._world.ssh.policy(known)
         return self._ssh[known.name]
 
+    def ssh_check_s(self, source: NodeRecord, target: NodeRecord, local_user: str) -> float | None:
+        """Return for how long a check of a log-in by SSH holds; None: the policy asks for none."""
+        one, other = self._nodes.get(source.id), self._nodes.get(target.id)
+        if one is None or other is None:
+            return None
+        return self._world.ssh.check_s(one, other, local_user)
+
     def capabilities(self, node: NodeRecord) -> CapMap:
         """Return what the node may do, as its own map entry says."""
         found = dict(_EVERYONE)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
+import msgspec
 import structlog
 
-from warren.coordinator import members, questions
+from warren.coordinator import members, questions, ssh_checks
 from warren.coordinator.auth.flow import Registration
 from warren.coordinator.delta import Delta
 from warren.coordinator.presence import Presence
 from warren.coordinator.questions import Questions
 from warren.coordinator.records import NodeRecord
+from warren.coordinator.refusal import NotFound
 from warren.coordinator.registry import Registry
 from warren.coordinator.session import Maps, frame, ghost_of
 from warren.coordinator.settings import Settings
 from warren.coordinator.snapshot import Snapshot
+from warren.coordinator.ssh_checks import SshChecks
 from warren.coordinator.store import StoreProblem
 from warren.edge.clock import Clock
 from warren.keys import MachinePublic
@@ -73,6 +75,7 @@ class MachineApi:
         settings: Settings,
         clock: Clock,
         questions: Questions,
+        checks: SshChecks,
     ) -> None:
         self._registry = registry
         self._registration = registration
@@ -81,6 +84,7 @@ class MachineApi:
         self._settings = settings
         self._clock = clock
         self._questions = questions
+        self._checks = checks
         self._strangers = 0
         self._routes: dict[
             tuple[str, str], Callable[[MachinePublic, bytes, Reply], Awaitable[None]]
@@ -93,13 +97,15 @@ class MachineApi:
         self, machine: MachinePublic, method: str, target: str, body: bytes, reply: Reply
     ) -> None:
         """Answer one request. Raises ConnectionError when the machine is gone."""
-        path = urlsplit(target).path if target.startswith("/") else target
+        path = target.partition("?")[0]
         route = self._routes.get((method, path))
         try:
             if route is not None:
                 await route(machine, body, reply)
             elif method == "POST" and path.startswith(questions.PATH):
                 self._answer(machine, path, body, reply)
+            elif method == "GET" and path.startswith(ssh_checks.PATH):
+                await self._ssh_action(machine, target, reply)
             elif path in _NOT_SERVED:
                 _refuse(reply, 501, "this server does not offer that yet")
             else:
@@ -124,6 +130,15 @@ class MachineApi:
             reply.finish()
         else:
             _refuse(reply, 404, "nobody asked this machine that, or not any more")
+
+    async def _ssh_action(self, machine: MachinePublic, target: str, reply: Reply) -> None:
+        try:
+            action = await self._checks.action(machine, target)
+        except NotFound as error:
+            _refuse(reply, 404, str(error))
+            return
+        reply.start(200)
+        reply.finish(msgspec.json.encode(action))
 
     async def _map(self, machine: MachinePublic, body: bytes, reply: Reply) -> None:
         request = decode_request_untrusted(body, MapRequest)

@@ -15,6 +15,7 @@ from warren.policy.topology import Node, User
 
 NONROOT = "autogroup:nonroot"
 _MAX_CHECK_S = 168 * 3600
+_CHECK_S = 12 * 3600.0
 _ACCEPT = {
     "accept": True,
     "allowAgentForwarding": True,
@@ -33,7 +34,7 @@ _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h
 
 @dataclass(slots=True)
 class SshRule:
-    """One rule of the policy, checked."""
+    """One rule of the policy, checked. check_s: for how long a check holds."""
 
     check: bool
     sources: list[str]
@@ -41,6 +42,7 @@ class SshRule:
     users: list[str]
     accept_env: list[str]
     postures: list[str] = field(default_factory=list)
+    check_s: float = _CHECK_S
 
 
 def parse_duration_s(text: str) -> float:
@@ -82,9 +84,7 @@ def _read(entry: Entry, targets: Targets) -> SshRule:
     environment = entry.words("acceptEnv")
     if "" in environment:
         raise entry.fail("acceptEnv values cannot be empty", "acceptEnv")
-    period = entry.text("checkPeriod")
-    if period and period != "always":
-        _check_period(entry, period)
+    check_s = _read_check_s(entry)
     sources, ends = entry.words("src"), entry.words("dst")
     home = targets.topology.domain
     foreign = (
@@ -109,7 +109,7 @@ def _read(entry: Entry, targets: Targets) -> SshRule:
         if (found := _LOCAL_PART.fullmatch(word)) and home not in ("", found[1].lower()):
             raise entry.fail(f"{found[1]} {foreign}", "users")
     postures = entry.words("srcPosture")
-    return SshRule(action == "check", sources, ends, users, environment, postures)
+    return SshRule(action == "check", sources, ends, users, environment, postures, check_s)
 
 
 def _check_owners(entry: Entry, sources: list[str], ends: list[str], targets: Targets) -> None:
@@ -123,7 +123,10 @@ def _check_owners(entry: Entry, sources: list[str], ends: list[str], targets: Ta
             raise entry.fail(f'dst "{word}": tags may not log in to devices of users', "dst")
 
 
-def _check_period(entry: Entry, period: str) -> None:
+def _read_check_s(entry: Entry) -> float:
+    period = entry.text("checkPeriod")
+    if period in ("", "always"):
+        return 0.0 if period else _CHECK_S
     try:
         seconds = parse_duration_s(period)
     except ValueError as error:
@@ -134,6 +137,7 @@ def _check_period(entry: Entry, period: str) -> None:
     if seconds > _MAX_CHECK_S:
         message = f"checkPeriod {_duration_text(seconds)} is above the max (168h)"
         raise entry.fail(message, "checkPeriod")
+    return seconds
 
 
 def local_users(words: list[str]) -> dict[str, str]:
@@ -176,6 +180,15 @@ class SshCompiler:
         """Return a node's SSHPolicy as it travels."""
         numbers = range(len(self.rules))
         return {"rules": [made for number in numbers for made in self.compiled(number, node)]}
+
+    def check_s(self, source: Node, node: Node, local_user: str) -> float | None:
+        """Return for how long a check holds; None: no rule asks for one of this log-in."""
+        for number, rule in enumerate(self.rules):
+            if rule.check and any(
+                _is_for(made, source, local_user) for made in self.compiled(number, node)
+            ):
+                return rule.check_s
+        return None
 
     def compiled(self, number: int, node: Node) -> list[dict[str, Any]]:
         """Return what one rule says to one node."""
@@ -252,6 +265,15 @@ class SshCompiler:
         nodes = self.targets.topology.nodes
         met = [n for n in nodes if any(own.overlaps(s) for own in n.spans for s in spans)]
         return [address for node in self._with_posture(rule, met) for address in node.addresses]
+
+
+def _is_for(made: dict[str, Any], source: Node, local_user: str) -> bool:
+    """Whether a rule as it travels is for who comes from `source` as a node's `local_user`."""
+    users = made["sshUsers"]
+    if users.get(local_user, users.get("*", "")) not in ("=", local_user):
+        return False
+    spans = [span for form in made["principals"] for span in parse_spans(form["nodeIP"])]
+    return any(own.overlaps(span) for own in source.spans for span in spans)
 
 
 def _sorted(addresses: list[str]) -> list[str]:

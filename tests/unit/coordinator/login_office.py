@@ -22,6 +22,7 @@ from warren.coordinator.login.site import Site
 from warren.coordinator.records import UserRecord
 from warren.coordinator.registry import Registry
 from warren.coordinator.snapshot import Snapshot
+from warren.coordinator.ssh_checks import SshChecks
 from warren.coordinator.store import Store
 from warren.coordinator.web import site
 
@@ -45,6 +46,14 @@ class Office:
         self.registry = Registry(self.store, self.store.load(), world.clock)
         self.registration = Registration(self.registry, world.settings, world.clock, world.entropy)
         sessions = Sessions(SECRET.encode(), base.startswith("https:"), world.clock, world.entropy)
+        self.check_s: float | None = 3600.0
+        self.checks = SshChecks(
+            lambda: self.registry.snapshot,
+            lambda source, target, local_user: self.check_s,
+            base,
+            world.clock,
+            world.entropy,
+        )
         pages = Site(
             self.registry,
             self.registration,
@@ -53,6 +62,7 @@ class Office:
             _QUICK,
             world.clock,
             world.entropy,
+            self.checks,
         )
         self.app, self.base = site(pages.routes()), base
 

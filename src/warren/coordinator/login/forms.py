@@ -14,7 +14,9 @@ HOME: Final = "/account"
 _MAX_BODY_BYTES = 16 << 10
 _MAX_FIELDS = 20
 # Pages of ours and nothing else: a log-in must not lead to somebody else's site.
-_WAYS = re.compile(r"/(?:account|register/[0-9A-Za-z]{1,64}|invite/[0-9A-Za-z-]{1,80})")
+_WAYS = re.compile(
+    r"/(?:account|register/[0-9A-Za-z]{1,64}|invite/[0-9A-Za-z-]{1,80}|ssh/[0-9A-Za-z]{1,64})"
+)
 
 
 async def read_form(request: Request) -> dict[str, str]:

@@ -85,8 +85,11 @@ class Provider:
         """Fetch the provider's description and its keys. Raises ProviderProblem."""
         await self._read_keys(await self._read_metadata())
 
-    async def begin(self, to: str, ends: int) -> tuple[str, Flow]:
-        """Return where to send a browser, and what it must bring back. Raises ProviderProblem."""
+    async def begin(self, to: str, ends: int, *, anew: bool = False) -> tuple[str, Flow]:
+        """Return where to send a browser, and what it must bring back. Raises ProviderProblem.
+
+        anew: whoever is logged in at the provider already is asked once more.
+        """
         metadata = await self._metadata()
         flow = Flow(self.config.name, self._text(), self._text(), self._text(), to, ends)
         challenge = hashlib.sha256(flow.verifier.encode()).digest()
@@ -100,6 +103,7 @@ class Provider:
                 "nonce": flow.nonce,
                 "code_challenge": base64.urlsafe_b64encode(challenge).rstrip(b"=").decode(),
                 "code_challenge_method": "S256",
+                **({"prompt": "login"} if anew else {}),
             }
         )
         joint = "&" if "?" in metadata.authorization_endpoint else "?"

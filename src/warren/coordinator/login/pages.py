@@ -86,6 +86,33 @@ def confirm(pending: PendingRecord, user: UserRecord, token: str) -> Response:
     return page("Is this your machine?", body + _log_out(token))
 
 
+def ssh_question(
+    check_id: str,
+    source: NodeRecord,
+    target: NodeRecord,
+    local_user: str,
+    user: UserRecord,
+    token: str,
+) -> Response:
+    """Ask whether a log-in by SSH is theirs."""
+    body = (
+        f"<p>Somebody at <b>{escape(source.name)}</b>, a machine of <b>{escape(user.name)}</b>, "
+        f"logs in to <b>{escape(target.name)}</b> by SSH as <b>{escape(local_user)}</b>.</p>"
+        "<p>Go on only if that is you, and just now.</p>"
+    )
+    buttons = (
+        '<button name="answer" value="yes">Yes, let me in</button>'
+        '<button name="answer" value="no" class="second">No, turn it away</button>'
+    )
+    return page("Is this you?", body + _form(f"/ssh/{check_id}", token, buttons))
+
+
+def ssh_answered(yes: bool) -> Response:
+    """Say what was done."""
+    said = "The log-in goes on" if yes else "The log-in was turned away"
+    return page("Done", f"<p>{said}. You can close this window.</p>")
+
+
 def joined(node: NodeRecord, user: UserRecord) -> Response:
     """Say that a machine is in, or still has to wait."""
     name = escape(node.name)

@@ -18,10 +18,12 @@ from warren.coordinator.login.claims import identity_untrusted
 from warren.coordinator.login.forms import HOME, way_untrusted
 from warren.coordinator.login.passwords import Passwords
 from warren.coordinator.login.sessions import Sessions
+from warren.coordinator.login.ssh_check import SshCheck
 from warren.coordinator.login.visits import NOT_KEPT, Visits, Work, actor, address, safely
 from warren.coordinator.refusal import NotFound, Refused
 from warren.coordinator.registry import Registry
 from warren.coordinator.snapshot import Snapshot
+from warren.coordinator.ssh_checks import PAGE, SshChecks
 from warren.edge.clock import Clock
 from warren.edge.entropy import Entropy
 
@@ -43,6 +45,7 @@ class Site:
         passwords: Passwords,
         clock: Clock,
         entropy: Entropy,
+        checks: SshChecks,
     ) -> None:
         self._registration = registration
         self._providers = providers
@@ -51,6 +54,7 @@ class Site:
         self._sessions = sessions
         self._visits = Visits(registry, sessions, clock)
         self._own = Account(self._visits, passwords, entropy)
+        self._ssh = SshCheck(self._visits, checks, self._ways)
 
     def routes(self) -> list[Route]:
         """Return the routes, for the server's site."""
@@ -64,6 +68,7 @@ class Site:
             ("GET", "/invite/{text}", self._invited),
             ("POST", "/invite/{text}", self._accept),
             *self._own.table(),
+            *self._ssh.table(),
         ]
         return [Route(path, safely(work), methods=[method]) for method, path, work in table]
 
@@ -121,7 +126,8 @@ class Site:
         provider = self._provider(request)
         self._visits.take_begin(request)
         to = way_untrusted(request.query_params.get("to", HOME))
-        url, flow = await provider.begin(to, self._sessions.flow_ends())
+        anew = to.startswith(PAGE)
+        url, flow = await provider.begin(to, self._sessions.flow_ends(), anew=anew)
         response = RedirectResponse(url, 303, headers=NOT_KEPT)
         self._sessions.keep_flow(response, flow)
         return response
