@@ -412,6 +412,7 @@ class Server:
             self._clock,
             self._entropy,
             self._checks,
+            self._meter.log_in_tried,
         )
 
     def _secret(self, purpose: bytes) -> bytes:

@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from warren import __version__
 from warren.coordinator.delta import Delta
+from warren.coordinator.login.visits import LogIn
 from warren.coordinator.records import NodeRecord
 from warren.coordinator.snapshot import Snapshot
 from warren.edge.clock import Clock
@@ -49,6 +50,12 @@ class Meter:
         self._joined = Counter(
             "warren_registrations", "Machines that joined", registry=self.registry
         )
+        self._log_ins = Counter(
+            "warren_log_ins",
+            "Log-ins of people in a browser, by what came of them",
+            ["result"],
+            registry=self.registry,
+        )
         self._store_s = Histogram(
             "warren_store_write_seconds",
             "Writing a change to the database, the wait in line among it",
@@ -66,11 +73,17 @@ class Meter:
         )
         for kind in ("map", "question", "keepalive"):
             self._messages.labels(kind)
+        for result in LogIn:
+            self._log_ins.labels(result)
 
     def message_sent(self, kind: str, size: int) -> None:
         """A message of `size` bytes left on a long poll."""
         self._messages.labels(kind).inc()
         self._bytes.inc(size)
+
+    def log_in_tried(self, result: LogIn) -> None:
+        """Somebody tried to log in in a browser."""
+        self._log_ins.labels(result).inc()
 
     def policy_followed(self, seconds: float) -> None:
         """The compiled policy was brought up to a change."""

@@ -11,7 +11,7 @@ from api_office import Office
 from warren.coordinator import members
 from warren.coordinator.api.application import OPERATIONS
 from warren.coordinator.api.operation import Operation
-from warren.coordinator.api.throttle import MAX_KNOWN, Throttle
+from warren.coordinator.api.throttle import MAX_KNOWN, Throttle, place_of
 from warren.coordinator.auth.credentials import CLIENT
 from warren.coordinator.roles import ROLES, allows
 
@@ -268,6 +268,11 @@ async def test_many_requests_are_slowed(office: Office) -> None:
     assert set(statuses[:500]) == {200} and statuses[500] == 429
     office.world.clock.advance(1)
     assert (await office.ask("GET", "/users/1")).status_code == 200
+
+
+def test_one_machine_has_a_whole_network_of_ipv6() -> None:
+    assert place_of("2001:db8::1") == place_of("2001:db8::ffff:2") != place_of("2001:db8:0:1::1")
+    assert place_of("192.0.2.1") == "192.0.2.1" and place_of("local") == "local"
 
 
 def test_a_throttle_forgets_the_longest_unseen() -> None:

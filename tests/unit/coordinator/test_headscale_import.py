@@ -30,7 +30,10 @@ from warren.coordinator.headscale.importing import (
     import_headscale,
 )
 from warren.coordinator.headscale.source import read_source_untrusted
+from warren.coordinator.login import accounts
+from warren.coordinator.login.claims import Identity
 from warren.coordinator.records import NodeRecord
+from warren.coordinator.refusal import Refused
 from warren.coordinator.snapshot import Snapshot
 from warren.coordinator.store import AuditQuestion, Store
 from warren.edge.files import FileLock, private_directory
@@ -226,6 +229,18 @@ def test_a_machine_moves_without_logging_in(tmp_path: Path) -> None:
     # One whose key is over logs in as everywhere.
     assert world.register("late", "late's second", hostname="late").response.auth_url
     assert world.register("stranger", "stranger", hostname="stranger").response.auth_url
+
+
+def test_who_logs_in_by_a_provider_is_who_was_imported(tmp_path: Path) -> None:
+    rows = [node(1, "laptop")]
+    take(database(tmp_path / "db.sqlite", users=[ANN, BOB], nodes=rows), tmp_path / "state")
+    snapshot = loaded(tmp_path / "state")
+    ann = Identity("https://a.example", "1", "ann@example.com", "Ann", (), is_verified_email=True)
+    delta, user_id = accounts.by_provider(snapshot, ann, START)
+    assert user_id == named(snapshot, "laptop").user_id
+    assert [(user.name, user.role) for user in delta.users] == [("ann@example.com", "owner")]
+    with pytest.raises(Refused, match="logs in another way"):
+        accounts.by_provider(snapshot, ann._replace(is_verified_email=False), START)
 
 
 def test_what_does_not_fit_is_told(tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from test_server import Running, free_port
+from web_browser import Browser
 
 from warren.coordinator.config import BadConfig, Config, check
 from warren.coordinator.registry import Registry
@@ -47,6 +49,10 @@ async def test_a_server_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert now["warren_map_messages_total map"] >= 2 and now["warren_map_bytes_total"] > 500
         assert now["warren_store_write_seconds_count"] > before["warren_store_write_seconds_count"]
         assert now["warren_store_failures_total"] == 0
+        async with httpx.AsyncClient() as client:
+            page = await Browser(client).get(running.owner)
+            await Browser(client).submit(page, urlsplit(page.url).path, new="correct horse battery")
+        assert (await scrape())["warren_log_ins_total done"] == 1
         assert now["warren_policy_follow_seconds_count"] >= 2
         for name in ("packets_total", "bytes_total", "dropped_total full", "dropped_total unknown"):
             assert now[f"warren_relay_{name}"] == 0

@@ -38,7 +38,7 @@ from warren.coordinator.api.operation import (
     NotPermitted,
     Operation,
 )
-from warren.coordinator.api.throttle import Throttle
+from warren.coordinator.api.throttle import Throttle, place_of
 from warren.coordinator.audit import ADMINISTRATOR, Actor
 from warren.coordinator.auth.credentials import ACCESS_LIFE, Gate, NotAllowed, Principal
 from warren.coordinator.policies import PolicyRefused
@@ -81,8 +81,10 @@ _TITLES = {
 }
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 _DOCS = """<!doctype html><html lang="en"><meta charset="utf-8"><title>API v2</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <style>body{{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:3rem auto;padding:0 1rem}}
-td{{padding:.2rem .8rem .2rem 0;vertical-align:top}}code{{white-space:nowrap}}</style>
+td{{padding:.2rem .8rem .2rem 0;vertical-align:top}}code{{overflow-wrap:anywhere}}
+@media(max-width:40rem){{td{{display:block;padding:0}}td:last-child{{margin-bottom:1rem}}}}</style>
 <h1>API v2</h1><p>As <a href="openapi.json">OpenAPI 3.1</a>. Every request bears a token:
 <code>Authorization: Bearer …</code>, made by <code>warren admin tokens create</code>.</p>
 <table>{rows}</table></html>"""
@@ -199,7 +201,7 @@ class Api:
     def _who(self, request: Request) -> Principal:
         """Return who asks. Stops with 401, or 429 for who asks or guesses too often."""
         now, address = self._context.clock.now(), _address(request)
-        if (wait_s := self._wrong.wait_s(address, now)) > 0:
+        if (wait_s := self._wrong.wait_s(place_of(address), now)) > 0:
             raise _slow_down(wait_s, "too many wrong credentials from this address")
         try:
             text = _credential(request.headers.get("authorization", ""))
@@ -215,7 +217,7 @@ class Api:
 
     def _refused(self, request: Request, why: str) -> _Stop:
         address = _address(request)
-        self._wrong.take(address, self._context.clock.now())
+        self._wrong.take(place_of(address), self._context.clock.now())
         _log.warning("a credential was refused", address=address, reason=why)
         return _Stop(401, why, {"www-authenticate": 'Bearer realm="warren"'})
 
@@ -223,7 +225,7 @@ class Api:
         """Give an OAuth client an access token (RFC 6749 §4.4)."""
         try:
             now, address = self._context.clock.now(), _address(request)
-            if (wait_s := self._wrong.wait_s(address, now)) > 0:
+            if (wait_s := self._wrong.wait_s(place_of(address), now)) > 0:
                 raise _slow_down(wait_s, "too many wrong credentials from this address")
             form = _form(await _body(request))
             client, secret = form.get("client_id", ""), form.get("client_secret", "")

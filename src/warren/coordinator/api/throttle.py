@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
 MAX_KNOWN = 4096
+
+
+def place_of(host: str) -> str:
+    """Return whom to count for an address: of IPv6 the network, which one machine has whole."""
+    try:
+        ip = ip_address(host)
+    except ValueError:
+        return host
+    return host if ip.version == 4 else str(ip_network((ip, 64), strict=False))
 
 
 class _Bucket(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import structlog
@@ -19,7 +19,7 @@ from warren.coordinator.login.forms import HOME, way_untrusted
 from warren.coordinator.login.passwords import Passwords
 from warren.coordinator.login.sessions import Sessions
 from warren.coordinator.login.ssh_check import SshCheck
-from warren.coordinator.login.visits import NOT_KEPT, Visits, Work, actor, address, safely
+from warren.coordinator.login.visits import NOT_KEPT, LogIn, Visits, Work, actor, address, safely
 from warren.coordinator.refusal import NotFound, Refused
 from warren.coordinator.registry import Registry
 from warren.coordinator.snapshot import Snapshot
@@ -46,13 +46,14 @@ class Site:
         clock: Clock,
         entropy: Entropy,
         checks: SshChecks,
+        count: Callable[[LogIn], None] = lambda result: None,
     ) -> None:
         self._registration = registration
         self._providers = providers
         self._passwords = passwords
         self._clock = clock
         self._sessions = sessions
-        self._visits = Visits(registry, sessions, clock)
+        self._visits = Visits(registry, sessions, clock, count)
         self._own = Account(self._visits, passwords, entropy)
         self._ssh = SshCheck(self._visits, checks, self._ways)
 
@@ -114,6 +115,7 @@ class Site:
         user = self._visits.snapshot.user_named(name)
         kept = user.password if user is not None else ""
         if not await self._passwords.fits(kept, form.get("password", "")) or user is None:
+            self._visits.count(LogIn.REFUSED)
             _log.warning("a log-in failed", user=ascii(name[:80]), address=address(request))
             wrong, token = "Name or password are not right.", self._sessions.form_token(session)
             return pages.login(self._ways(), to, token, wrong=wrong, name=name, status=403)
@@ -143,6 +145,7 @@ class Site:
             claims = await provider.finish(flow, request.query_params)
             identity = identity_untrusted(claims, provider.config)
         except Refused as refusal:
+            self._visits.count(LogIn.REFUSED)
             _log.warning("a log-in failed", provider=flow.provider, reason=ascii(str(refusal)),
                          address=address(request))  # fmt: skip
             raise

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from ipaddress import ip_address, ip_network
+from enum import StrEnum
 
 import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 
-from warren.coordinator.api.throttle import Throttle
+from warren.coordinator.api.throttle import Throttle, place_of
 from warren.coordinator.audit import Actor
 from warren.coordinator.delta import Delta
 from warren.coordinator.login import pages
@@ -37,6 +37,14 @@ _BEGIN_PER_S, _BEGIN_BURST = 1.0, 30.0
 NOT_KEPT = {"cache-control": "no-store", "referrer-policy": "no-referrer"}
 
 
+class LogIn(StrEnum):
+    """What came of somebody's trying to log in, for those who count it."""
+
+    DONE = "done"
+    REFUSED = "refused"
+    SLOWED = "slowed"
+
+
 class SlowDown(Exception):
     """Too many tries; wait_s: how long to wait, at least a second."""
 
@@ -47,7 +55,14 @@ class SlowDown(Exception):
 class Visits:
     """Tells the pages who asks, and puts in force what they decide."""
 
-    def __init__(self, registry: Registry, sessions: Sessions, clock: Clock) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        sessions: Sessions,
+        clock: Clock,
+        count: Callable[[LogIn], None] = lambda result: None,
+    ) -> None:
+        self.count = count
         self.registry = registry
         self.sessions = sessions
         self.clock = clock
@@ -66,6 +81,7 @@ class Visits:
         """Put a log-in in force, and begin the session that it gives."""
         user_id = await self.registry.commit(decide, actor(who, request))
         user = self.snapshot.users[user_id]
+        self.count(LogIn.DONE)
         _log.info("logged in", user=user.name, address=address(request))
         response = RedirectResponse(to, 303, headers=NOT_KEPT)
         # Never the session from before: somebody else might have given the browser that.
@@ -112,6 +128,7 @@ class Visits:
         wait_s = max(throttle.wait_s(key, now) for throttle, key in places)
         if wait_s > 0:
             _log.warning("too many tries", user=ascii(name), address=address(request))
+            self.count(LogIn.SLOWED)
             raise SlowDown(wait_s)
         for throttle, key in places:
             throttle.take(key, now)
@@ -124,12 +141,7 @@ def actor(who: UserRecord | str, request: Request) -> Actor:
 
 def address(request: Request) -> str:
     """Return who asks; of IPv6 the network, since one machine has as many addresses as it likes."""
-    host = request.client.host if request.client else "local"
-    try:
-        ip = ip_address(host)
-    except ValueError:
-        return host
-    return host if ip.version == 4 else str(ip_network((ip, 64), strict=False))
+    return place_of(request.client.host if request.client else "local")
 
 
 def safely(work: Work) -> Work:
