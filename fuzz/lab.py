@@ -1,7 +1,8 @@
-"""Networks as a person writes them down for `warren lab up`."""
+"""What people and programs hand the lab: `warren lab up`'s file, and its proxy's requests."""
 
 from __future__ import annotations
 
+from warren.lab.connect_proxy import target_untrusted
 from warren.lab.description import parse_description_untrusted
 from warren.lab.layout import compile_layout, parts
 from warren.lab.plan import resolve
@@ -20,6 +21,22 @@ def description(data: bytes) -> None:
         return
     solved = resolve(found.plan)
     assert compile_layout(solved, {part: part for part in parts(solved)})
+
+
+def proxy_head(data: bytes) -> None:
+    """Read what a client asks the lab's HTTP proxy for."""
+    target = target_untrusted(data)
+    assert target is None or target[1] <= 0xFFFF
+
+
+def proxy_heads() -> list[bytes]:
+    """Requests of each kind, and one whose port has more digits than `int` takes."""
+    return [
+        b"CONNECT 198.51.100.10:443 HTTP/1.1\r\n\r\n",
+        b"CONNECT [2001:db8::1]:443 HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"CONNECT a:" + b"1" * 5000 + b" HTTP/1.1\r\n\r\n",
+    ]
 
 
 def descriptions() -> list[bytes]:

@@ -208,6 +208,17 @@ def router_answers() -> list[bytes]:
     return router_datagrams() + router_pages()
 
 
+def probe_answers() -> list[bytes]:
+    """Answers to pings inside the tunnel: TSMP and ICMP over IPv4, ICMP over IPv6."""
+    head = b"\x45" + bytes(8)
+    head6 = b"\x60" + bytes(5)
+    return [
+        head + b"\x63" + bytes(10) + b"o" + bytes(8),
+        head + b"\x01" + bytes(10) + bytes(16),
+        head6 + b"\x3a" + bytes(33) + b"\x81" + bytes(15),
+    ]
+
+
 def texts() -> list[bytes]:
     """Keys and endpoints."""
     key = str(NodePrivate.from_entropy(bytes(32)).public()).encode()

@@ -84,13 +84,23 @@ from warren.nat.stun5780 import (
 )
 from warren.nat.upnp import (
     MalformedUpnp,
+    SoapFault,
     parse_description_untrusted,
+    parse_external_ip_untrusted,
+    parse_pinhole_untrusted,
+    parse_reserved_port_untrusted,
     parse_soap_reply_untrusted,
 )
-from warren.netmap.codec import MalformedMessage, decode_json_untrusted, encode_json
+from warren.netmap.codec import (
+    MalformedMessage,
+    decode_json_untrusted,
+    decode_request_untrusted,
+    encode_json,
+)
 from warren.netmap.endpoint import Endpoint, MalformedEndpoint
 from warren.netmap.messages import MapRequest, MapResponse
 from warren.netmap.register import RegisterRequest, RegisterResponse
+from warren.node.probes import parse_answer_untrusted
 
 Entry = Callable[[bytes], None]
 
@@ -102,6 +112,11 @@ _DISCO, _PEER = DiscoPrivate.from_entropy(_ONE), DiscoPrivate.from_entropy(_TWO)
 _MAX_BYTES = 1 << 20
 _ROUTER, _LOCAL = IPv4Address("192.168.1.1"), IPv4Address("192.168.1.2")
 _ROUTER_V6, _LOCAL_V6 = IPv6Address("fe80::1"), IPv6Address("2001:db8::2")
+_SOAP_ARGUMENTS = (
+    parse_external_ip_untrusted,
+    parse_pinhole_untrusted,
+    parse_reserved_port_untrusted,
+)
 _ROUTER_PAGE = parse_location_untrusted("http://192.168.1.1:5000/d.xml")
 
 
@@ -181,6 +196,9 @@ def _map_json(data: bytes) -> None:
         with suppress(MalformedMessage):
             value = decode_json_untrusted(data, kind)
             assert decode_json_untrusted(encode_json(value), kind) == value
+    for kind in (MapRequest, RegisterRequest):
+        with suppress(MalformedMessage):
+            decode_request_untrusted(data, kind)
 
 
 def _disco_message(data: bytes) -> None:
@@ -265,24 +283,36 @@ def _portmap_xml(data: bytes) -> None:
         parse_description_untrusted(data, _ROUTER_PAGE)
     for status in (200, 500):
         with suppress(MalformedUpnp):
-            parse_soap_reply_untrusted(status, data)
+            said = parse_soap_reply_untrusted(status, data)
+            if isinstance(said, SoapFault):
+                continue
+            for argument in _SOAP_ARGUMENTS:
+                with suppress(MalformedUpnp):
+                    argument(said)
 
 
 def _portmapper(data: bytes) -> None:
-    """A router of IPv4, and one of IPv6, that answers everything with `data`, for some hours."""
+    """A router of IPv4, and one of IPv6, that answers everything with `data`, for some hours.
+
+    Once with a description of its own before, without which nobody asks it by SOAP.
+    """
     page = b"HTTP/1.1 200 OK\r\nLOCATION: http://192.168.1.1:1/\r\n\r\n"
     page6 = b"HTTP/1.1 200 OK\r\nLOCATION: http://[2001:db8::1]:1/\r\n\r\n"
     _ask_router(Portmapper(_ROUTER, _LOCAL, 41641, bytes, 0.0), page, data)
     _ask_router(Portmapper(_ROUTER_V6, _LOCAL_V6, 41641, bytes, 0.0), page6, data)
+    described = seeds.router_pages()[0]
+    _ask_router(Portmapper(_ROUTER, _LOCAL, 41641, bytes, 0.0), page, data, described)
+    _ask_router(Portmapper(_ROUTER_V6, _LOCAL_V6, 41641, bytes, 0.0), page6, data, described)
 
 
-def _ask_router(mapper: Portmapper, page: bytes, data: bytes) -> None:
+def _ask_router(mapper: Portmapper, page: bytes, data: bytes, described: bytes = b"") -> None:
     now = 0.0
     mapper.receive(page, Endpoint(mapper.router, 1900), now)
     for step in range(60):
         while (transmit := mapper.poll_transmit(now)) is not None:
             if isinstance(transmit, Call):
-                mapper.receive_reply(transmit.number, Reply(200, data), now)
+                body = described if described and transmit.method == "GET" else data
+                mapper.receive_reply(transmit.number, Reply(200, body), now)
             else:
                 src = Endpoint(mapper.router, transmit.to.port)
                 mapper.receive(data, src, now, announced=step % 2 == 1)
@@ -292,6 +322,10 @@ def _ask_router(mapper: Portmapper, page: bytes, data: bytes) -> None:
         if step == 50:
             mapper.stop(now)
         mapper.handle_timeout(now)
+
+
+def _probe_answer(data: bytes) -> None:
+    parse_answer_untrusted(data)
 
 
 def _text(data: bytes) -> None:
@@ -348,9 +382,11 @@ TARGETS = [
     Target("policy", policy.entry, policy.policies),
     Target("derp_map", policy.derp_map, policy.derp_maps),
     Target("lab_description", lab.description, lab.descriptions),
+    Target("lab_proxy", lab.proxy_head, lab.proxy_heads),
     Target("backup_archive", backup.archive, backup.archives),
     Target("backup_row", backup.row, backup.rows),
     Target("headscale_rows", headscale.rows, headscale.examples),
+    Target("probe_answer", _probe_answer, seeds.probe_answers),
     Target("text", _text, seeds.texts),
     Target("filter_span", spans.entry, spans.texts),
     Target("portal", captive.entry, captive.answers),

@@ -6,6 +6,7 @@ behind the signature.
 
 from __future__ import annotations
 
+import base64
 import random
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -43,6 +44,7 @@ from warren.nat.turn.message import (
     parse_message_untrusted,
     peer_value,
 )
+from warren.nat.turn.nonces import COOKIE, PASSWORD_ALGORITHMS_BIT
 from warren.nat.turn.numbers import Algorithm, Attribute, Class, Code, Method
 from warren.nat.turn.reach import Reach
 from warren.nat.turn.server import TurnServer
@@ -173,6 +175,7 @@ def messages() -> list[bytes]:
         encode_message(Method.DATA, Class.INDICATION, _TX, [peer, (Attribute.DATA, b"data")]),
         encode_message(Method.BINDING, request, _TX, [], fingerprint=True),
         encode_message(Method.ALLOCATE, Class.ERROR, _TX, [error, *_signature(b"nonce")[1:]]),
+        _challenge(),
         encode_message(
             Method.ALLOCATE,
             Class.SUCCESS,
@@ -218,6 +221,15 @@ def _server() -> tuple[TurnServer, bytes]:
         (answer,) = _serve(machine)
         assert answer.kind is Class.SUCCESS
     return machine, nonce
+
+
+def _challenge() -> bytes:
+    """What a server says first: it offers a choice of algorithms, and its nonce says so."""
+    offered = b"\0\1\0\0\0\2\0\0"
+    nonce = COOKIE + base64.b64encode(PASSWORD_ALGORITHMS_BIT.to_bytes(3, "big"))
+    error = (int(Attribute.ERROR_CODE), error_value(Code.UNAUTHENTICATED))
+    attributes = [error, *_signature(nonce)[1:], (Attribute.PASSWORD_ALGORITHMS, offered)]
+    return encode_message(Method.ALLOCATE, Class.ERROR, _TX, attributes)
 
 
 def _serve(machine: TurnServer) -> list[Message]:

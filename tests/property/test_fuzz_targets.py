@@ -2,12 +2,49 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from pathlib import Path
+from types import FrameType
+
 import pytest
 from fuzz.mutate import mutations
 from fuzz.targets import TARGETS, Target
 
 COUNT = 1500
 """Inputs for each target: some seconds for all of them together."""
+
+
+_SOURCES = Path(__file__).parents[2] / "src"
+WHOLE_DATABASES = {
+    # They take a database, not bytes; what they read a row with is fuzzed.
+    ("dump.py", "add_untrusted"),
+    ("source.py", "read_source_untrusted"),
+}
+
+
+def test_every_parser_of_outside_bytes_is_reached_by_a_target() -> None:
+    named = {
+        (file.name, name)
+        for file in _SOURCES.rglob("*.py")
+        for name in re.findall(r"def (\w+_untrusted)\b", file.read_text())
+    }
+    reached: set[tuple[str, str]] = set()
+
+    def watch(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_name.endswith("_untrusted"):
+            reached.add((Path(frame.f_code.co_filename).name, frame.f_code.co_name))
+
+    before = sys.getprofile()
+    for target in TARGETS:
+        inputs = target.seeds()
+        sys.setprofile(watch)
+        try:
+            for data in inputs:
+                target.entry(data)
+        finally:
+            sys.setprofile(before)
+    assert named - reached == WHOLE_DATABASES
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)

@@ -23,7 +23,7 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
                 head = await reader.readuntil(b"\r\n\r\n")
         except asyncio.LimitOverrunError:
             head = b""
-        target = _target_untrusted(head)
+        target = target_untrusted(head)
         if target is None:
             writer.write(b"HTTP/1.1 405 CONNECT only\r\nContent-Length: 0\r\n\r\n")
         else:
@@ -31,13 +31,15 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     writer.close()
 
 
-def _target_untrusted(head: bytes) -> tuple[str, int] | None:
+def target_untrusted(head: bytes) -> tuple[str, int] | None:
     """Host and port that are asked for; None for any other request."""
     words = head.split(b"\r\n", 1)[0].split(b" ")
     if len(words) != 3 or words[0] != b"CONNECT":
         return None
     host, _, port = words[1].decode("ascii", "replace").rpartition(":")
-    if not host or not (port.isascii() and port.isdecimal()) or int(port) > 0xFFFF:
+    if not host or not (port.isascii() and port.isdecimal() and len(port) <= 5):
+        return None
+    if int(port) > 0xFFFF:
         return None
     return host.removeprefix("[").removesuffix("]"), int(port)
 
