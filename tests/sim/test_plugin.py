@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from warren.lab.sim import MODELS
+from warren.lab.sim import MODELS, SimWorld
 
 pytest_plugins = ["pytester"]
 
@@ -50,3 +50,8 @@ def test_the_example_of_the_documentation_runs(pytester: pytest.Pytester) -> Non
         r"`([a-z]+(?:-[a-z0-9]+)*)`", page.split("NATs by name:")[1].split(";")[0]
     ):
         assert name in MODELS
+
+
+def test_a_nat_that_does_not_exist_is_a_sentence() -> None:
+    with pytest.raises(ValueError, match=r"there is no NAT 'symetric'; known: .*symmetric"):
+        SimWorld(1).network("symetric")

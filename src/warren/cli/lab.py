@@ -251,8 +251,10 @@ def shell(
     from warren.lab.joining import SERVER
 
     namespace, socket = network.find(name)
-    environment = {
-        **runs.environment(),
+    environment = runs.environment()
+    environment |= {
+        # The same Warren that runs now: under sudo, say, its place may not be in the path.
+        "PATH": f"{environment['PATH']}:{Path(sys.argv[0]).absolute().parent}",
         "WARREN_SOCKET": str(socket),
         "WARREN_STATE": str(socket.parent),
         "WARREN_SERVER_STATE": str(socket.parent.with_name(SERVER)),

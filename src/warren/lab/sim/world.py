@@ -143,7 +143,12 @@ class SimWorld:
         name: str = "",
         behind: Router | None = None,
     ) -> Router:
-        """Add a router of a kind, in the world or behind another router."""
+        """Add a router of a kind, in the world or behind another router.
+
+        Raises ValueError for a kind that does not exist.
+        """
+        if isinstance(kind, str) and kind not in MODELS:
+            raise ValueError(f"there is no NAT {kind!r}; known: {', '.join(MODELS)}")
         model = MODELS[kind] if isinstance(kind, str) else kind
         self._networks += 1
         number = self._networks
