@@ -1,4 +1,4 @@
-"""Run the Python tests in three parts side by side.
+"""Run the Python tests in three parts side by side, which take about as long each.
 
 What is named here mostly waits (a WireGuard key is renewed after two minutes, a router's lease
 runs out); the rest mostly computes. The output of those parts is shown when the rest has ended.
@@ -9,7 +9,15 @@ import sys
 from pathlib import Path
 
 WAITING = {
-    "interop": ("tests/interop",),
+    "interop": (
+        "tests/interop",
+        "tests/netlab/test_bench.py",
+        "tests/netlab/test_faults.py",
+        "tests/netlab/test_grid.py",
+        "tests/netlab/test_mesh.py",
+        "tests/netlab/test_peer_relay.py",
+        "tests/netlab/test_why_mesh.py",
+    ),
     "netlab": (
         "tests/netlab/test_nat_discovery.py",
         "tests/netlab/test_netcheck_kinds.py",
