@@ -6,7 +6,7 @@ them one that names it. Without those that say so, stock clients would ask every
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 
 from warren.coordinator.default_policy import CompiledPolicy
 from warren.coordinator.records import NodeRecord
@@ -19,12 +19,13 @@ RELAY, RELAY_TARGET = "tailscale.com/cap/relay", "tailscale.com/cap/relay-target
 
 
 def relay_rules(
-    node: NodeRecord, others: Collection[NodeRecord], policy: CompiledPolicy
+    node: NodeRecord, seen: Iterable[NodeRecord], policy: CompiledPolicy
 ) -> dict[str, list[FilterRule]]:
     """Return the rules of one node, by name; empty if no relay concerns it.
 
-    others: all that it is told of.
+    seen: all that it is told of, perhaps with itself.
     """
+    others = [other for other in seen if other.id != node.id]
     rules = []
     if node.hostinfo.peer_relay:
         clients = [other for other in others if policy.may_relay(node, other)]
