@@ -535,6 +535,11 @@ class Server:
             if provider.admits_everyone
         ]
         warnings += self._relay_regions().problems
+        if self._policy.problem:
+            warnings.append(
+                f"the policy cannot be read ({self._policy.problem}), so nobody reaches anybody; "
+                "see it with `warren admin policy get`, and put a mended one in force with `set`"
+            )
         return tuple(warnings)
 
 

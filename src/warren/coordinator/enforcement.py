@@ -20,6 +20,7 @@ from warren.netmap.filterrule import FilterRule
 from warren.netmap.node import CapMap
 from warren.policy.compile import companions
 from warren.policy.derpmap import merge
+from warren.policy.malformed import MalformedPolicy
 from warren.policy.meeting import Resolved
 from warren.policy.routes import approve
 from warren.policy.targets import Pair
@@ -41,8 +42,16 @@ _SSH: CapMap = {f"{_CAP}ssh": None, "ssh-behavior-v1": None, "ssh-env-vars": Non
 _ADMINS = ("owner", "admin", "it-admin", "network-admin")
 
 
+# For a policy that cannot be read: whom it lets through, nobody can say.
+_NOBODY = '{"grants": []}'
+
+
 class Enforcement:
-    """Answers what the mapper asks of the policy. It never fails: a stored policy was checked."""
+    """Answers what the mapper asks of the policy. It never fails.
+
+    problem: why the stored policy cannot be read, though it was checked when it was set: by a
+    version that checked less. Then nobody reaches anybody until it is mended.
+    """
 
     def __init__(self, snapshot: Snapshot, wall: datetime) -> None:
         self._rebuild(snapshot, wall)
@@ -58,7 +67,13 @@ class Enforcement:
             for number, record in sorted(snapshot.nodes.items())
             if record.in_force(wall)
         }
-        checked = read(policy_text(snapshot), self._topology(snapshot))
+        self.problem = ""
+        topology = self._topology(snapshot)
+        try:
+            checked = read(policy_text(snapshot), topology)
+        except MalformedPolicy as problem:
+            self.problem = problem.sentence()
+            checked = read(_NOBODY, topology)
         self._world = World(checked)
         self._filters: dict[str, dict[str, list[FilterRule]]] = {}
         self._ssh: dict[str, dict[str, Any]] = {}

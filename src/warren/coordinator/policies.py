@@ -99,7 +99,10 @@ def may_tag(snapshot: Snapshot, user_id: int, tag: str) -> bool:
     user = snapshot.users.get(user_id)
     if user is None:
         return False
-    policy = _parsed(policy_text(snapshot))
+    try:
+        policy = _parsed(policy_text(snapshot))
+    except MalformedPolicy:
+        return False  # nobody owns anything until it is mended
     if tag not in policy.tag_owners:
         return False
     me = policy_user(user)

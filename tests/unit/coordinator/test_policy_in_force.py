@@ -14,9 +14,11 @@ from coordinator_world import CountedEntropy, World
 
 from warren.control.mapstream import MapFrames
 from warren.coordinator import members, policies
-from warren.coordinator.change import Facet
+from warren.coordinator.change import Change, Facet
+from warren.coordinator.delta import Delta
 from warren.coordinator.enforcement import Enforcement
 from warren.coordinator.mapper import Mapper
+from warren.coordinator.records import PolicyRecord
 from warren.coordinator.registry import Registry
 from warren.coordinator.session import Maps
 from warren.coordinator.settings import Settings
@@ -121,8 +123,6 @@ async def network(world: World, tmp_path: Path) -> AsyncIterator[Network]:
 
 
 def everything(world: World) -> Any:
-    from warren.coordinator.delta import Delta
-
     snapshot = world.snapshot
     return Delta(
         users=tuple(snapshot.users.values()),
@@ -227,3 +227,21 @@ async def test_the_policys_regions_reach_every_node(network: Network) -> None:
     assert told() == {(903,)}
     await network.put()
     assert told() == {(900,)}
+
+
+async def test_a_stored_policy_that_cannot_be_read_lets_nobody_through(network: Network) -> None:
+    """A version that checked less may have taken it; the server must start, to have it mended."""
+    wall = network.clock.wall()
+    text = '{"tagOwners": {"tag:web": []},\n "grants": [{"src": ["*"], "ip": 7}]}'
+    record = PolicyRecord(id=1, text=text, author="ann", created=wall)
+    known = network.registry.snapshot.after(Delta(policies=(record,)))
+    policy = Enforcement(known, wall)
+    assert policy.problem.startswith("line 2, column ")
+    mapper = Mapper(Settings(url="http://x"), DERPMap(regions={}))
+    for node in known.nodes.values():
+        view = mapper.view(node, known, policy, wall)
+        assert not view.peers and not any(view.packet_filters.values())
+    assert not policies.may_tag(known, 1, "tag:web")
+    mended = known.after(policies.set_policy(known, '{"acls": []}', "ann", wall))
+    policy.follow(mended, Change(everything=True), wall)
+    assert not policy.problem
