@@ -63,7 +63,7 @@ pub struct Key {
 }
 
 /// When messages are worked on side by side.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Wide {
     Never,
     IfItPays,
@@ -193,10 +193,13 @@ impl Key {
 }
 
 #[cfg(target_arch = "x86_64")]
-use wide::{GROUP, available, pays};
+pub use wide::GROUP;
+#[cfg(target_arch = "x86_64")]
+use wide::{available, pays};
 
 #[cfg(not(target_arch = "x86_64"))]
-const GROUP: usize = 16;
+/// Messages that are worked on together at most.
+pub const GROUP: usize = 16;
 
 #[cfg(not(target_arch = "x86_64"))]
 fn available() -> bool {

@@ -333,3 +333,71 @@ fn finish(h: Limbs, pad: &[__m512i; 2]) -> [[u8; TAG_BYTES]; LANES] {
         number.wrapping_add(pad).to_le_bytes()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use poly1305::Poly1305;
+    use poly1305::universal_hash::KeyInit;
+
+    use super::*;
+
+    fn splat(longs: [u64; 3]) -> Limbs {
+        longs.map(|long| {
+            // SAFETY: the callers looked for the instructions.
+            unsafe { _mm512_set1_epi64(long.cast_signed()) }
+        })
+    }
+
+    /// Sums around 2^130 - 5, which no random text comes near.
+    #[test]
+    fn sums_wrap_at_the_prime() {
+        if !crate::wide::available() {
+            return;
+        }
+        let below = |n: u64| [(1 << 44) - 5 - n, (1 << 44) - 1, (1 << 42) - 1];
+        let cases = [
+            (below(0), 0),
+            (below(1), u128::MAX - 5),
+            (below(5), u128::MAX - 9),
+            ([(1 << 44) - 4, (1 << 44) - 1, (1 << 42) - 1], 1),
+            ([(1 << 44) - 1, (1 << 44) - 1, (1 << 42) - 1], 4),
+            ([1 << 44, (1 << 44) - 1, (1 << 42) - 1], 5),
+            ([0, 1 << 44, (1 << 42) - 1], 5),
+            ([0, 0, 0], 0),
+        ];
+        for (limbs, expected) in cases {
+            // SAFETY: the instructions were found.
+            let tags = unsafe {
+                let zero = _mm512_setzero_si512();
+                finish(splat(limbs), &[zero, zero])
+            };
+            assert_eq!(tags[3], u128::to_le_bytes(expected), "{limbs:x?}");
+        }
+    }
+
+    /// The largest keys and texts, where sums are largest, against another implementation.
+    #[test]
+    fn extremes_agree_with_another() {
+        if !crate::wide::available() {
+            return;
+        }
+        for (fill, key) in [(0xff, [0xff; 32]), (0, [0xff; 32]), (0xff, [0; 32])] {
+            for len in [0, 1, 15, 16, 63, 64, 65, 1_280, 65_519] {
+                let text = vec![fill; len];
+                let mut padded = text.clone();
+                padded.resize(len.next_multiple_of(16) + 8, 0);
+                padded.extend_from_slice(&(len as u64).to_le_bytes());
+                let expected = Poly1305::new(&key.into()).compute_unpadded(&padded);
+                // SAFETY: the instructions were found.
+                let found = unsafe {
+                    let word = std::arch::x86_64::_mm512_set1_epi32(i32::from(key[0] as i8));
+                    tags(&Keys::new([[word; 4]; 2], false), &[&text[..]; LANES])
+                };
+                assert!(
+                    found.iter().all(|tag| tag[..] == expected[..]),
+                    "{fill} {len}"
+                );
+            }
+        }
+    }
+}

@@ -5,8 +5,8 @@ use crate::chacha::{self, Numbers, Pass};
 use crate::poly::{self, Keys};
 use crate::{Message, TAG_BYTES, Words};
 
-/// Messages that are worked on together.
-pub(crate) const GROUP: usize = chacha::LANES;
+/// Messages that are worked on together at most.
+pub const GROUP: usize = chacha::LANES;
 
 /// Whether this processor has what [`seal`] and [`open`] are made of.
 pub(crate) fn available() -> bool {

@@ -14,7 +14,7 @@ use warren_core::offload::{
 };
 use warren_core::seam::{DstSpan, FilterRule, Span};
 use warren_core::wg::{
-    HEADER_BYTES, PeerConfig, PrivateKey, PublicKey, Session, Source, Tunnel, TunnelConfig,
+    Batch, HEADER_BYTES, PeerConfig, PrivateKey, PublicKey, Session, Source, Tunnel, TunnelConfig,
 };
 
 const MTU: usize = 1280;
@@ -274,6 +274,27 @@ fn flow_of(packet: &[u8]) -> Option<(u8, u8, u8)> {
     matches!(next, TCP | UDP).then(|| (packet[0] >> 4, next, packet[at + 3]))
 }
 
+/// Packets with their index, sealed in one buffer as the engine does it.
+fn seal_all(session: &Session, plain: &[Vec<u8>]) -> Vec<(usize, Vec<u8>)> {
+    let (mut buffer, mut numbered, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+    for packet in plain {
+        let start = buffer.len();
+        buffer.resize(start + HEADER_BYTES, 0);
+        buffer.extend_from_slice(packet);
+        buffer.resize(start + session.sealed_len(packet.len()), 0xee);
+        numbered.push(
+            session
+                .begin(&mut buffer, start, packet.len())
+                .expect("room"),
+        );
+        ends.push((start, buffer.len()));
+    }
+    session.seal(&mut buffer, &numbered);
+    let cut =
+        |(index, (start, end)): (usize, &(usize, usize))| (index, buffer[*start..*end].to_vec());
+    ends.iter().enumerate().map(cut).collect()
+}
+
 #[test]
 fn what_the_wire_lets_through_comes_out_once_and_in_order() {
     let noise = Noise(AtomicU64::new(0x2545_f491_4f6c_dd1d));
@@ -287,39 +308,39 @@ fn what_the_wire_lets_through_comes_out_once_and_in_order() {
             let (header, packet) = draw(&noise, &mut sequences);
             plain.extend(segments(header, &packet));
         }
-        let seal = |(index, packet): (usize, &Vec<u8>)| {
-            let mut out = vec![
-                0;
-                sealing
-                    .sealed_len(packet.len())
-                    .max(HEADER_BYTES + packet.len())
-            ];
-            let len = sealing.seal_into(packet, &mut out).expect("room");
-            out.truncate(len);
-            (index, out)
-        };
-        let arrived = wire(&noise, plain.iter().enumerate().map(seal).collect());
+        let arrived = wire(&noise, seal_all(&sealing, &plain));
 
         let mut arena: Vec<u8> = arrived.iter().flat_map(|(_, d)| d.clone()).collect();
-        let base = arena.as_ptr() as usize;
         let mut coalescer = Coalescer::new(round % 2 == 0);
         let (mut expected, mut start, mut parts) = (Vec::new(), 0, Vec::new());
         let opening = b.session(&arrived.first().map_or(vec![], |(_, d)| d.clone()));
         let Some(opening) = opening else { continue };
         let mut opener = opening.opener();
         let mut seen = vec![false; plain.len()];
-        for (index, datagram) in &arrived {
-            let place = &mut arena[start..start + datagram.len()];
-            start += datagram.len();
-            match opener.open_in_place(place) {
-                Ok(packet) => {
+        let mut results = Vec::new();
+        while results.len() < arrived.len() {
+            let next = &arrived[results.len()..];
+            let next = &next[..next.len().min(1 + noise.below(40))];
+            let mut batch = Batch::default();
+            for (_, datagram) in next {
+                let end = start + datagram.len();
+                opener.add(&mut batch, &arena, start..end);
+                start = end;
+            }
+            opener.open(&mut batch, &mut arena);
+            results.extend((0..next.len()).map(|n| opener.packet(&batch, n, &arena)));
+        }
+        for ((index, _), result) in arrived.iter().zip(results) {
+            match result {
+                Ok(place) => {
+                    let packet = &arena[place.clone()];
                     assert!(!seen[*index], "a doubled datagram was let in");
                     seen[*index] = true;
                     assert_eq!(packet, plain[*index].as_slice());
                     gate.check_in(packet).expect("the filter is open");
                     parts.push(Part {
-                        start: (packet.as_ptr() as usize - base) as u32,
-                        len: packet.len() as u32,
+                        start: place.start as u32,
+                        len: place.len() as u32,
                     });
                     expected.push(plain[*index].clone());
                 }
