@@ -11,14 +11,14 @@ from pathlib import Path
 WAITING = {
     "interop": (
         "tests/interop",
-        "tests/netlab/test_bench.py",
-        "tests/netlab/test_faults.py",
-        "tests/netlab/test_grid.py",
         "tests/netlab/test_mesh.py",
         "tests/netlab/test_peer_relay.py",
         "tests/netlab/test_why_mesh.py",
     ),
     "netlab": (
+        "tests/netlab/test_bench.py",
+        "tests/netlab/test_faults.py",
+        "tests/netlab/test_grid.py",
         "tests/netlab/test_nat_discovery.py",
         "tests/netlab/test_netcheck_kinds.py",
         "tests/netlab/test_portmapping.py",
