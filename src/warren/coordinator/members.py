@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address
 from typing import Any
@@ -148,9 +149,7 @@ def new_node(snapshot: Snapshot, entropy: Entropy, **known: Any) -> Delta:
     known: user_id, machine_key, node_key, hostinfo, created and whatever else a NodeRecord has.
     """
     last = snapshot.settings.get(LAST_V4)
-    ipv4 = addresses.allocate(
-        {node.ipv4 for node in snapshot.nodes.values()}, IPv4Address(last) if last else None
-    )
+    ipv4 = addresses.allocate(snapshot.addresses, IPv4Address(last) if last else None)
     node = NodeRecord(
         id=next_id(snapshot),
         stable_id="n" + random_text(16, entropy),
@@ -244,5 +243,16 @@ def observed(
 
 
 def _free_name(snapshot: Snapshot, hostname: str, node_id: int) -> str:
-    taken = {node.name for node in snapshot.nodes.values() if node.id != node_id}
-    return unique_label(dns_label(hostname), taken)
+    return unique_label(dns_label(hostname), _NamesOfOthers(snapshot, node_id))
+
+
+@dataclass(frozen=True)
+class _NamesOfOthers:
+    """The names that a node may not have, without going through all nodes."""
+
+    snapshot: Snapshot
+    node_id: int
+
+    def __contains__(self, label: object) -> bool:
+        holder = self.snapshot.node_named(str(label))
+        return holder is not None and holder.id != self.node_id

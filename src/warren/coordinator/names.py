@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Container
 
 MAX_LABEL = 63
 _UNFIT = re.compile(r"[^a-z0-9]+")
@@ -24,7 +24,7 @@ def dns_label(text: str) -> str:
     return label[:MAX_LABEL].strip("-") or "node"
 
 
-def unique_label(label: str, taken: Collection[str]) -> str:
+def unique_label(label: str, taken: Container[str]) -> str:
     """Return `label`, or the first of `label-1`, `label-2`, … that is not taken."""
     if label not in taken:
         return label

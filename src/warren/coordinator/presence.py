@@ -24,6 +24,7 @@ _log = structlog.get_logger("presence")
 OFFLINE_GRACE_S = 8.0
 _LONGEST_SLEEP_S = 30.0
 _SHORTEST_SLEEP_S = 0.2
+_SLEEP_A_NODE_S = 0.0001
 
 
 class Presence:
@@ -66,15 +67,17 @@ class Presence:
                     await self._wake.wait()
             except TimeoutError:
                 continue
-            # Changes come in bursts, and none of this is urgent.
-            await asyncio.sleep(_SHORTEST_SLEEP_S)
+            # Changes come in bursts, and none of this is urgent; a look goes through all nodes.
+            nodes = len(self._registry.snapshot.nodes)
+            await asyncio.sleep(max(_SHORTEST_SLEEP_S, _SLEEP_A_NODE_S * nodes))
 
     async def _tell_absent(self) -> None:
         now = self._clock.now()
-        for node_id in [node for node, when in self._leaving.items() if when <= now]:
+        due = [node for node, when in self._leaving.items() if when <= now]
+        for node_id in due:
             del self._leaving[node_id]
-            if not self._maps.connected(node_id):
-                await self._set_online(node_id, False)
+        absent = [node_id for node_id in due if not self._maps.connected(node_id)]
+        await asyncio.gather(*(self._set_online(node_id, False) for node_id in absent))
 
     async def _set_online(self, node_id: int, online: bool) -> None:
         wall = self._clock.wall()

@@ -2,15 +2,18 @@
 
 A decision is a pure function from the present snapshot to a delta. Only once the database has
 the delta does the snapshot show it and are the sessions told, so nobody acts on a change that
-a crash could undo.
+a crash could undo. What is asked while the database writes is decided together, each on what the
+ones before it leave, and written in one transaction; where that is refused, each is decided anew
+and written alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 
@@ -33,6 +36,29 @@ _log = structlog.get_logger("registry")
 
 _WORTH_A_LINE = Facet.MEMBERSHIP | Facet.NAME | Facet.OWNER | Facet.PRESENCE
 
+# Decisions that are written in one transaction.
+_TOGETHER = 100
+Decide = Callable[[Snapshot], tuple[Delta | None, Any]]
+
+
+class _Asked(NamedTuple):
+    """A decision that waits. by: whose it is; None: it is a report."""
+
+    decide: Decide
+    by: Actor | None
+    answer: asyncio.Future[Any]
+
+
+class _Draft(NamedTuple):
+    """A decision on what those before it leave; its delta is in force once it is written."""
+
+    asked: _Asked
+    before: Snapshot
+    after: Snapshot
+    delta: Delta | None
+    result: Any
+    error: Exception | None
+
 
 class Registry:
     """Holds the snapshot and the way to the next one."""
@@ -42,8 +68,8 @@ class Registry:
         self._clock = clock
         self._snapshot = snapshot
         self._doubt = Doubt()
-        self._turn = asyncio.Lock()
-        self._running: set[asyncio.Task[Any]] = set()
+        self._line: deque[_Asked] = deque()
+        self._worker: asyncio.Task[None] | None = None
         self._listeners: list[Listener] = []
         self._watchers: list[Watcher] = []
 
@@ -71,17 +97,8 @@ class Registry:
         has changed.
         """
 
-        async def work() -> _T:
-            delta, result = decide(self._snapshot)
-            if delta is not None:
-                wall = self._clock.wall()
-                noted = audit.entries(self._snapshot, delta, by, wall)
-                delta = replace(with_events(self._snapshot, delta, by, wall), audit=noted)
-                await self._write(delta)
-                self._show(delta)
-            return result
-
-        return await self._in_turn(work)
+        found: _T = await self._ask(decide, by)
+        return found
 
     async def observe(self, decide: Callable[[Snapshot], Delta | None]) -> None:
         """Put in force what nodes report (endpoints, presence, …).
@@ -90,17 +107,7 @@ class Registry:
         must still find its paths, and a node reports again after a restart.
         """
 
-        async def work() -> None:
-            delta = decide(self._snapshot)
-            if delta is None:
-                return
-            try:
-                await self._write(delta)
-            except StoreProblem as problem:
-                _log.warning("a report was not stored", problem=str(problem))
-            self._show(delta)
-
-        await self._in_turn(work)
+        await self._ask(lambda snapshot: (decide(snapshot), None), None)
 
     async def history(self, question: AuditQuestion) -> list[AuditRecord]:
         """Return entries of the audit log, newest first. Raises StoreProblem."""
@@ -108,15 +115,83 @@ class Registry:
 
     async def settle(self) -> None:
         """Wait until every change that was begun is in force."""
-        while self._running:
-            await asyncio.wait(self._running)
+        while self._worker is not None:
+            await asyncio.wait([self._worker])
 
-    async def _write(self, delta: Delta) -> None:
-        """Write a delta, and before it whatever the database may have missed."""
+    async def _ask(self, decide: Decide, by: Actor | None) -> Any:
+        """Stand in line. A change runs to its end, even if whoever asked for it goes away."""
+        loop = asyncio.get_running_loop()
+        asked = _Asked(decide, by, loop.create_future())
+        # Whoever waits for an error gets it; if nobody does, it is no news.
+        asked.answer.add_done_callback(lambda answer: answer.exception())
+        self._line.append(asked)
+        if self._worker is None:
+            self._worker = loop.create_task(self._work())
+        return await asyncio.shield(asked.answer)
+
+    async def _work(self) -> None:
+        try:
+            while self._line:
+                count = min(len(self._line), _TOGETHER)
+                await self._settle([self._line.popleft() for _ in range(count)])
+        finally:
+            self._worker = None
+
+    async def _settle(self, line: list[_Asked]) -> None:
+        """Decide all, write all, show each."""
+        drafts: list[_Draft] = []
+        snapshot = self._snapshot
+        for asked in line:
+            drafts.append(self._draft(asked, snapshot))
+            snapshot = drafts[-1].after
+        deltas = [draft.delta for draft in drafts if draft.delta is not None]
+        try:
+            if deltas:
+                await self._write(deltas)
+        except StoreProblem as problem:
+            if len(line) > 1:
+                # What one may not have, those after it must not build on.
+                for asked in line:
+                    await self._settle([asked])
+                return
+            if line[0].by is not None:
+                line[0].answer.set_exception(problem)
+                return
+            _log.warning("a report was not stored", problem=str(problem))
+        for draft in drafts:
+            self._answer(draft)
+
+    def _draft(self, asked: _Asked, before: Snapshot) -> _Draft:
+        try:
+            delta, result = asked.decide(before)
+            if delta is None:
+                return _Draft(asked, before, before, None, result, None)
+            if asked.by is not None:
+                wall = self._clock.wall()
+                noted = audit.entries(before, delta, asked.by, wall)
+                delta = replace(with_events(before, delta, asked.by, wall), audit=noted)
+            return _Draft(asked, before, before.after(delta), delta, result, None)
+        except Exception as error:
+            return _Draft(asked, before, before, None, None, error)
+
+    def _answer(self, draft: _Draft) -> None:
+        error = draft.error
+        if draft.delta is not None:
+            try:
+                self._show(draft.delta, draft.before, draft.after)
+            except Exception as failed:
+                error = failed
+        if error is not None:
+            draft.asked.answer.set_exception(error)
+        else:
+            draft.asked.answer.set_result(draft.result)
+
+    async def _write(self, deltas: list[Delta]) -> None:
+        """Write deltas, and before them whatever the database may have missed."""
         repair = self._doubt.repair(self._snapshot)
         try:
             try:
-                await self._store.write(*(() if repair is None else (repair,)), delta)
+                await self._store.write(*(() if repair is None else (repair,)), *deltas)
             except StoreAway:
                 raise
             except StoreProblem as problem:
@@ -124,36 +199,17 @@ class Registry:
                     raise
                 # What can't be stored must not keep out all that comes after.
                 _log.warning("reports were not stored", problem=str(problem))
-                await self._store.write(delta)
+                await self._store.write(*deltas)
         except StoreAway:
-            self._doubt.note(delta)
+            for delta in deltas:
+                self._doubt.note(delta)
             raise
         self._doubt.clear()
         if repair is not None:
             _log.info("the database has what it missed")
 
-    async def _in_turn(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-        """Run one change to its end, even if whoever asked for it goes away meanwhile.
-
-        Stopped between the database and the snapshot, the two would differ.
-        """
-
-        async def turn() -> _T:
-            async with self._turn:
-                return await work()
-
-        task = asyncio.get_running_loop().create_task(turn())
-        self._running.add(task)
-        task.add_done_callback(self._ended)
-        return await asyncio.shield(task)
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._running.discard(task)
-        if not task.cancelled():
-            task.exception()  # whoever waits for it gets it; if nobody does, it is no news
-
-    def _show(self, delta: Delta) -> None:
-        before, self._snapshot = self._snapshot, self._snapshot.after(delta)
+    def _show(self, delta: Delta, before: Snapshot, after: Snapshot) -> None:
+        self._snapshot = after
         if delta.change:
             _tell_log(delta.change, self._snapshot, before)
             for listener in self._listeners:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from ipaddress import IPv4Address
+from typing import Any, Self, TypeVar
 
 from warren.coordinator.delta import Delta
 from warren.coordinator.records import (
@@ -46,17 +47,27 @@ class Snapshot:
         return self.policies[max(self.policies)] if self.policies else None
 
     @cached_property
-    def _by_node_key(self) -> Mapping[NodePublic, int]:
-        return {node.node_key: node.id for node in self.nodes.values()}
+    def _index(self) -> _Index:
+        return _Index.of(self.nodes.values())
 
     def node_with_key(self, key: NodePublic) -> NodeRecord | None:
         """Return the node that has this node key now."""
-        found = self._by_node_key.get(key)
+        found = self._index.by_node_key.get(key)
         return None if found is None else self.nodes[found]
 
     def nodes_of_machine(self, key: MachinePublic) -> Iterator[NodeRecord]:
         """Return the nodes of one machine: several log-ins may share its key."""
-        return (node for node in self.nodes.values() if node.machine_key == key)
+        return (self.nodes[number] for number in self._index.by_machine.get(key, ()))
+
+    def node_named(self, name: str) -> NodeRecord | None:
+        """Return the node of this name."""
+        found = self._index.by_name.get(name)
+        return None if found is None else self.nodes[found]
+
+    @property
+    def addresses(self) -> Collection[IPv4Address]:
+        """Return the IPv4 addresses of all nodes."""
+        return self._index.by_ipv4.keys()
 
     def user_named(self, name: str) -> UserRecord | None:
         """Return the user with this login name, whatever its case."""
@@ -82,15 +93,77 @@ class Snapshot:
         if delta.settings:
             changed["settings"] = {**self.settings, **delta.settings}
         new = replace(self, **changed)
-        same_keys = not delta.removed_nodes and all(self._same_key(node) for node in delta.nodes)
-        # The index is costly on large networks and most changes leave it as it was.
-        if same_keys and "_by_node_key" in self.__dict__:
-            new.__dict__["_by_node_key"] = self._by_node_key
+        # The index is costly on large networks, and most changes leave it as it was.
+        if "_index" in self.__dict__:
+            gone = [self.nodes[number] for number in delta.removed_nodes if number in self.nodes]
+            new.__dict__["_index"] = self._index.after(self.nodes, delta.nodes, gone)
         return new
 
-    def _same_key(self, node: NodeRecord) -> bool:
-        old = self.nodes.get(node.id)
-        return old is not None and old.node_key == node.node_key
+
+@dataclass(frozen=True)
+class _Index:
+    """Ids of nodes by what nodes are looked for by."""
+
+    by_node_key: dict[NodePublic, int]
+    by_machine: dict[MachinePublic, tuple[int, ...]]
+    by_name: dict[str, int]
+    by_ipv4: dict[IPv4Address, int]
+
+    @classmethod
+    def of(cls, nodes: Iterable[NodeRecord]) -> Self:
+        """Make the index of all nodes."""
+        made = cls({}, {}, {}, {})
+        for node in nodes:
+            made._enter(node)
+        return made
+
+    def after(
+        self, known: Mapping[int, NodeRecord], changed: Iterable[NodeRecord], gone: list[NodeRecord]
+    ) -> _Index:
+        """Return the index once nodes changed or went; the same where it does not matter."""
+        moved = [node for node in changed if _looked_for(known.get(node.id)) != _looked_for(node)]
+        if not (moved or gone):
+            return self
+        new = _Index(
+            dict(self.by_node_key), dict(self.by_machine), dict(self.by_name), dict(self.by_ipv4)
+        )
+        for node in moved:
+            if node.id in known:
+                new._leave(known[node.id])
+        for node in gone:
+            new._leave(node)
+        for node in moved:
+            new._enter(node)
+        return new
+
+    def _enter(self, node: NodeRecord) -> None:
+        self.by_node_key[node.node_key] = node.id
+        others = self.by_machine.get(node.machine_key, ())
+        self.by_machine[node.machine_key] = tuple(sorted((*others, node.id)))
+        self.by_name[node.name] = node.id
+        self.by_ipv4[node.ipv4] = node.id
+
+    def _leave(self, node: NodeRecord) -> None:
+        left = tuple(n for n in self.by_machine.get(node.machine_key, ()) if n != node.id)
+        if left:
+            self.by_machine[node.machine_key] = left
+        else:
+            self.by_machine.pop(node.machine_key, None)
+        for part, key in (
+            (self.by_node_key, node.node_key),
+            (self.by_name, node.name),
+            (self.by_ipv4, node.ipv4),
+        ):
+            _drop(part, key, node.id)
+
+
+def _looked_for(node: NodeRecord | None) -> Any:
+    return node and (node.node_key, node.machine_key, node.name, node.ipv4)
+
+
+def _drop(part: dict[Any, int], key: Any, number: int) -> None:
+    if part.get(key) == number:
+        del part[key]
 
 
 def _patched(old: Mapping[_K, _V], records: Any, removed: tuple[Any, ...]) -> dict[_K, _V]:

@@ -17,7 +17,7 @@ from warren.coordinator.refusal import Conflict, Refused
 from warren.coordinator.registry import Registry
 from warren.coordinator.snapshot import Snapshot
 from warren.coordinator.store import AuditQuestion, Store
-from warren.coordinator.store import database as store_module
+from warren.coordinator.store import writing as store_module
 
 ANN = Actor("user", "ann", "192.0.2.7")
 

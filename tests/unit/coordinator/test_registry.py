@@ -30,13 +30,18 @@ class SlowStore:
     def __init__(self) -> None:
         self.gate = asyncio.Event()
         self.written: list[Delta] = []
+        self.transactions = 0
         self.fails = False
+        self.refuses = ""
 
-    async def write(self, delta: Delta) -> None:
+    async def write(self, *deltas: Delta) -> None:
         await self.gate.wait()
         if self.fails:
             raise StoreProblem("the disk is full")
-        self.written.append(delta)
+        if any(user.name == self.refuses for delta in deltas for user in delta.users):
+            raise StoreProblem("not this one")
+        self.transactions += 1
+        self.written += deltas
 
 
 def add_user(name: str):  # type: ignore[no-untyped-def]
@@ -82,6 +87,30 @@ async def test_decisions_see_each_other(registry: Registry, slow: SlowStore) -> 
         *(registry.commit(add_user("a")) for _ in range(5)), return_exceptions=True
     )
     assert sum(isinstance(result, Conflict) for result in results) == 4
+
+
+async def test_what_waits_is_written_together(registry: Registry, slow: SlowStore) -> None:
+    asked = [
+        asyncio.get_running_loop().create_task(registry.commit(add_user(f"u{n}"))) for n in range(6)
+    ]
+    await asyncio.sleep(0.01)
+    slow.gate.set()
+    assert await asyncio.gather(*asked) == [f"u{n}" for n in range(6)]
+    assert len(slow.written) == 6
+    assert slow.transactions == 1
+
+
+async def test_one_that_is_refused_takes_no_other_with_it(
+    registry: Registry, slow: SlowStore
+) -> None:
+    slow.refuses = "u1"
+    slow.gate.set()
+    results = await asyncio.gather(
+        *(registry.commit(add_user(name)) for name in ("u0", "u1", "u1", "u2")),
+        return_exceptions=True,
+    )
+    assert [type(result) for result in results] == [str, StoreProblem, StoreProblem, str]
+    assert [user.name for user in registry.snapshot.users.values()] == ["u0", "u2"]
 
 
 async def test_refused_by_the_store(registry: Registry, slow: SlowStore) -> None:

@@ -14,18 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from alembic.util import CommandError
 from sqlalchemy import (
     Connection,
     Table,
-    func,
     select,
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from warren.coordinator.audit import KEPT_ENTRIES
 from warren.coordinator.delta import Delta
 from warren.coordinator.records import AuditRecord
 from warren.coordinator.snapshot import Snapshot
@@ -38,6 +36,7 @@ from warren.coordinator.store.connecting import (
     explain,
 )
 from warren.coordinator.store.postgresql import DatabaseInUse
+from warren.coordinator.store.writing import apply
 
 _FAILURES = (SQLAlchemyError, DatabaseInUse)
 # A server that is away is not asked again for as long as it took to find that out, at most this.
@@ -143,8 +142,7 @@ class Store:
     def write_now(self, *deltas: Delta) -> None:
         """Do the same in the calling thread. Raises StoreProblem."""
         with self._transaction() as connection:
-            for delta in deltas:
-                _apply(connection, delta)
+            apply(connection, deltas)
 
     async def read_audit(self, question: AuditQuestion) -> list[AuditRecord]:
         """Return entries of the audit log, newest first. Raises StoreProblem."""
@@ -211,56 +209,3 @@ def snapshot_in(connection: Connection) -> Snapshot:
 
 def _all(connection: Connection, table: Table) -> Iterable[rows.Row]:
     return [dict(row) for row in connection.execute(select(table)).mappings()]
-
-
-def _apply(connection: Connection, delta: Delta) -> None:
-    if delta.removed_webhooks:
-        left = tables.deliveries.c.webhook_id.in_(delta.removed_webhooks)
-        connection.execute(tables.deliveries.delete().where(left))
-    for removed, table in (
-        (delta.removed_pending, tables.pending),
-        (delta.removed_nodes, tables.nodes),
-        (delta.removed_auth_keys, tables.auth_keys),
-        (delta.removed_credentials, tables.credentials),
-        (delta.removed_deliveries, tables.deliveries),
-        (delta.removed_webhooks, tables.webhooks),
-        (delta.removed_invites, tables.invites),
-        (delta.removed_users, tables.users),
-        (delta.removed_policies, tables.policies),
-    ):
-        if removed:
-            connection.execute(table.delete().where(table.c.id.in_(removed)))
-    for records, table in (
-        (delta.users, tables.users),
-        (delta.auth_keys, tables.auth_keys),
-        (delta.nodes, tables.nodes),
-        (delta.pending, tables.pending),
-        (delta.policies, tables.policies),
-        (delta.credentials, tables.credentials),
-        (delta.webhooks, tables.webhooks),
-        (delta.deliveries, tables.deliveries),
-        (delta.invites, tables.invites),
-    ):
-        for record in records:
-            _replace(connection, table, "id", rows.fitting(table, rows.to_row(record)))
-    for name, value in delta.settings.items():
-        _replace(connection, tables.settings, "name", {"name": name, "value": value})
-    if delta.audit:
-        _note(connection, delta.audit)
-
-
-def _note(connection: Connection, entries: Iterable[AuditRecord]) -> None:
-    table = tables.audit
-    noted = [rows.fitting(table, rows.to_row(entry)) for entry in entries]
-    for row in noted:
-        del row["id"]  # the database counts
-    connection.execute(table.insert(), noted)
-    newest = connection.execute(select(func.max(table.c.id))).scalar_one()
-    connection.execute(table.delete().where(table.c.id <= newest - KEPT_ENTRIES))
-
-
-def _replace(connection: Connection, table: Table, key: str, row: dict[str, Any]) -> None:
-    # Update, then insert: the one form of "upsert" that every database has.
-    changed = connection.execute(table.update().where(table.c[key] == row[key]).values(row))
-    if not changed.rowcount:
-        connection.execute(table.insert().values(row))
