@@ -126,10 +126,12 @@ class Swarm:
         loop, pause_s = asyncio.get_running_loop(), _RETRY_S
         while True:
             mapped = loop.create_future()
+            mapped.add_done_callback(lambda done: done.cancelled() or done.exception())
             try:
                 async with asyncio.timeout(_DEADLINE_S):
                     self._waiting[node.number] = mapped
-                    await loop.create_connection(lambda: node, *self._address)
+                    line = node.dial()
+                    await loop.create_connection(lambda line=line: line, *self._address)
                     await mapped
                     return
             except (OSError, TimeoutError) as error:
@@ -257,11 +259,8 @@ class Measuring:
         team_of = {node.number: team for team in teams for node in team}
         away = random.sample(swarm.nodes, min(SAMPLES, len(swarm.nodes) // 4))
         self.say(f"{len(away)} machines leave")
-        swarm.staying = False
         for node in away:
             node.close()
-        await asyncio.sleep(0.1)
-        swarm.staying = True
         # All are told of the absence first, or there would be nothing to hear.
         gone, gone_ids = {node.number for node in away}, {node.id for node in away}
         for _ in range(_OFFLINE_S):

@@ -127,13 +127,47 @@ class Ears(Protocol):
         ...
 
 
-class SwarmNode(asyncio.Protocol):
+class Line(asyncio.Protocol):
+    """One connection of a machine; once there is another, this one's word counts no more."""
+
+    __slots__ = ("_node", "_transport")
+
+    def __init__(self, node: SwarmNode) -> None:
+        self._node = node
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin, if the machine still wants to."""
+        self._transport = cast(asyncio.Transport, transport)
+        if self._node.line is self:
+            self._node.opened(self._transport)
+        else:
+            self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Take stream bytes."""
+        if self._node.line is self:
+            self._node.receive(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the machine."""
+        if self._node.line is self:
+            self._node.lost(str(exc) if exc else "closed")
+
+    def abort(self) -> None:
+        """End it at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class SwarmNode:
     """A machine: keys, and a connection while there is one. tags: which it asks for."""
 
     __slots__ = (
         "_auth_key", "_body", "_buffer", "_early", "_ears", "_frames", "_hostinfo", "_initiator",
         "_map", "_poll_stream", "_records", "_server", "_stream", "_transport", "_why",
-        "disco", "id", "known", "machine", "mapped", "node_key", "number", "online", "registered",
+        "disco", "id", "known", "line", "machine", "mapped", "node_key", "number",
+        "online", "registered",
     )  # fmt: skip
 
     def __init__(
@@ -152,6 +186,7 @@ class SwarmNode(asyncio.Protocol):
         self.id = 0
         self.known: set[int] = set()
         self.online: set[int] = set()
+        self.line: Line | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -182,17 +217,24 @@ class SwarmNode(asyncio.Protocol):
         )
         self._request(_MAP, encode_json(request))
 
+    def dial(self) -> Line:
+        """Return what takes part in a new connection; an older one ends."""
+        self.close()
+        self.line = Line(self)
+        return self.line
+
     def close(self) -> None:
         """Leave without a word."""
-        if self._transport is not None:
-            self._transport.abort()
+        line, self.line = self.line, None
+        self._forget()
+        if line is not None:
+            line.abort()
 
     # The connection.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def opened(self, transport: asyncio.Transport) -> None:
         """Send the upgrade with the Noise initiation."""
-        self._forget()
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = transport
         self._initiator = Initiator(self.machine, self._server, CAPABILITY_VERSION, os.urandom(32))
         self._early = EarlyReader()
         message = base64.b64encode(self._initiator.message()).decode()
@@ -202,13 +244,14 @@ class SwarmNode(asyncio.Protocol):
         )
         self._transport.write(head.encode())
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def lost(self, why: str) -> None:
         """Tell who listens."""
-        why = self._why or (str(exc) if exc else "closed")
+        why = self._why or why
+        self.line = None
         self._forget()
         self._ears.failed(self, why)
 
-    def data_received(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> None:
         """Take stream bytes."""
         try:
             if self._records is None:
