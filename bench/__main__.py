@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from bench import crowd, picture, tunnels
+from bench import report as reports
 from bench.figure import Figure
-from bench.machine import describe
 from bench.mesh import PLAN, MeshBench
-from warren import __version__
 from warren.lab import sandbox
 from warren.lab.world import World
 
@@ -29,8 +25,7 @@ def main() -> int:
     words.add_argument(
         "--short", action="store_true", help="one short run of the tunnels: whether it works"
     )
-    words.add_argument("--json", action="store_true", help="print JSON and keep no file")
-    words.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
+    reports.add_arguments(words)
     chosen = words.parse_args()
     console = Console(stderr=chosen.json)
     try:
@@ -40,11 +35,7 @@ def main() -> int:
     except sandbox.LabUnavailable as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    report: dict[str, Any] = {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "version": __version__,
-        "machine": describe(),
-    }
+    report = reports.begin()
     runs, seconds = (1, 1.0) if chosen.short else (chosen.runs, chosen.seconds)
     figures: list[Figure] = []
     with console.status("building the lab") as status:
@@ -59,18 +50,11 @@ def main() -> int:
             beside = tunnels.TunnelBench(world, runs, seconds, status.update, short=chosen.short)
             report["offloads"] = list(beside.nodes["a"].status()["offloads"])
             figures += beside.measure()
-    report["machine"]["load_1min_after"] = describe()["load_1min"]
-    report["figures"] = [figure.data() for figure in figures]
-    text = json.dumps(report, indent=2) + "\n"
-    if chosen.json:
-        sys.stdout.write(text)
-        return 0
-    show(console, report, figures)
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    path = chosen.out / f"mesh-{report['when'][:10]}.json"
-    path.write_text(text)
-    path.with_suffix(".svg").write_text(picture.draw(figures, report["when"][:10]))
-    console.print(f"kept in {path}, drawn in {path.with_suffix('.svg').name}")
+    reports.finish(report, figures)
+    path = reports.keep(report, chosen, "mesh", console, lambda: show(console, report, figures))
+    if path is not None:
+        path.with_suffix(".svg").write_text(picture.draw(figures, report["when"][:10]))
+        console.print(f"drawn in {path.with_suffix('.svg').name}")
     return 0
 
 

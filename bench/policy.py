@@ -17,16 +17,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from ipaddress import IPv4Address
-from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
 from rich.console import Console
 
+from bench import report as reports
 from bench.__main__ import show
 from bench.figure import Figure
-from bench.machine import describe
-from warren import __version__
 from warren.coordinator.addresses import v6_beside
 from warren.coordinator.change import Change, Facet
 from warren.coordinator.delta import Delta
@@ -160,32 +158,17 @@ def main() -> int:
     """Measure, print, keep."""
     words = argparse.ArgumentParser(prog="python -m bench.policy", description=__doc__)
     words.add_argument("--runs", type=int, default=3, help="samples of each figure")
-    words.add_argument("--json", action="store_true", help="print JSON and keep no file")
-    words.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
+    reports.add_arguments(words)
     chosen = words.parse_args()
     console = Console(stderr=chosen.json)
-    report: dict[str, Any] = {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "version": __version__,
-        "machine": describe(),
-        "offloads": [],
-    }
+    report = reports.begin(offloads=[])
     figures: list[Figure] = []
     with console.status("compiling") as status:
         for size in SIZES:
             status.update(f"compiling for {size} machines")
             figures += measure(size, chosen.runs)
-    report["machine"]["load_1min_after"] = describe()["load_1min"]
-    report["figures"] = [figure.data() for figure in figures]
-    text = json.dumps(report, indent=2) + "\n"
-    if chosen.json:
-        sys.stdout.write(text)
-        return 0
-    show(console, report, figures)
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    path = chosen.out / f"policy-{report['when'][:10]}.json"
-    path.write_text(text)
-    console.print(f"kept in {path}")
+    reports.finish(report, figures)
+    reports.keep(report, chosen, "policy", console, lambda: show(console, report, figures))
     return 0
 
 

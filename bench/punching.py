@@ -11,23 +11,19 @@ times for NATs of each kind, towards Warren and towards a model of the stock cli
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import random
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from bench import punching_lab
-from bench.machine import describe
-from warren import __version__
+from bench import report as reports
 from warren.lab import sandbox
 from warren.lab.sim import SimNode, SimTailnet, SimWorld, StockNode
 from warren.netmap.endpoint import Endpoint
@@ -242,8 +238,7 @@ def main() -> int:
         "--stock-runs", type=int, default=10, help="runs in namespaces with a stock client"
     )
     words.add_argument("--seed", type=int, default=1)
-    words.add_argument("--json", action="store_true", help="print JSON and keep no file")
-    words.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
+    reports.add_arguments(words)
     chosen = words.parse_args()
     if chosen.runs < 1 or chosen.whole_runs < 1:
         print("bench: the number of runs is at least 1", file=sys.stderr)
@@ -258,23 +253,10 @@ def main() -> int:
             print(f"bench: no runs in the lab: {error}", file=sys.stderr)
         else:
             lab = lab_measure(chosen.lab_runs, chosen.pair_runs, chosen.stock_runs)
-    found = {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "version": __version__,
-        "machine": describe(),
-        **measure(chosen.runs, chosen.whole_runs, chosen.seed),
-        "lab": lab,
-    }
-    text = json.dumps(found, indent=2) + "\n"
-    if chosen.json:
-        sys.stdout.write(text)
-        return 0
+    found = reports.begin()
+    found |= measure(chosen.runs, chosen.whole_runs, chosen.seed) | {"lab": lab}
     console = Console()
-    show(console, found)
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    path = chosen.out / f"punching-{found['when'][:10]}.json"
-    path.write_text(text)
-    console.print(f"kept in {path}")
+    reports.keep(found, chosen, "punching", console, lambda: show(console, found))
     return 0
 
 

@@ -29,9 +29,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench import report as reports
 from bench.figure import Figure
-from bench.machine import describe, resident_mb
-from warren import __version__
+from bench.machine import resident_mb
 from warren.edge.tls import make_self_signed
 
 ROOT = Path(__file__).parents[1]
@@ -257,16 +257,10 @@ def main() -> int:
     words.add_argument("--runs", type=int, default=5, help="sweeps of each relay")
     words.add_argument("--seconds", type=float, default=0.6, help="time at each rate")
     words.add_argument("--clients", type=int, nargs="+", default=list(CLIENTS))
-    words.add_argument("--json", action="store_true", help="print JSON and keep no file")
-    words.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
+    reports.add_arguments(words)
     chosen = words.parse_args()
     console = Console(stderr=chosen.json)
-    report: dict[str, Any] = {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "version": __version__,
-        "machine": describe(),
-        "packet_bytes": PACKET_BYTES,
-    }
+    report = reports.begin(packet_bytes=PACKET_BYTES)
     stock = os.environ.get(STOCK_VARIABLE)
     try:
         with (
@@ -280,24 +274,19 @@ def main() -> int:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     made = figures(found)
-    report["machine"]["load_1min_after"] = describe()["load_1min"]
-    report["figures"] = [figure.data() for figure in made]
+    reports.finish(report, made)
     report["sweeps"] = {
         f"{kind}_{count}": _curve(sweeps)
         for count, kinds in found.items()
         for kind, sweeps in kinds.items()
     }
-    text = json.dumps(report, indent=2) + "\n"
-    if chosen.json:
-        sys.stdout.write(text)
-        return 0
-    show(console, report, made)
-    if stock is None:
-        console.print(f"the stock relay was not measured: {STOCK_VARIABLE} names no `derper`")
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    path = chosen.out / f"relay-{report['when'][:10]}.json"
-    path.write_text(text)
-    console.print(f"kept in {path}")
+
+    def shown() -> None:
+        show(console, report, made)
+        if stock is None:
+            console.print(f"the stock relay was not measured: {STOCK_VARIABLE} names no `derper`")
+
+    reports.keep(report, chosen, "relay", console, shown)
     return 0
 
 

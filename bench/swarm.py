@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import math
 import os
 import random
@@ -28,21 +27,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import uvloop
 from rich.console import Console
 
+from bench import report as reports
 from bench.__main__ import show
 from bench.figure import Figure
-from bench.machine import describe
 from bench.swarm_node import SwarmNode, Told
 from bench.swarm_server import OwnServer, Target, mesh_text, policy_text, team_of
-from warren import __version__
 from warren.edge.listen import raise_file_limit
 
 AT_ONCE = 50
@@ -405,8 +401,7 @@ def main() -> int:
     words.add_argument("--pid", type=int, default=0, help="that server's process, for its CPU time")
     words.add_argument("--only", default="", help="of endpoint,policy,restart,online, with commas")
     words.add_argument("--print-policy", action="store_true", help="print the policy, and end")
-    words.add_argument("--json", action="store_true", help="print JSON and keep no file")
-    words.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
+    reports.add_arguments(words)
     chosen = words.parse_args()
     peers = chosen.nodes if chosen.mesh else min(chosen.peers, chosen.nodes)
     policy = (mesh_text if chosen.mesh else policy_text)(chosen.nodes, peers)
@@ -419,12 +414,7 @@ def main() -> int:
         words.error("--url and --auth-key go together")
     console = Console(stderr=chosen.json)
     raise_file_limit()
-    report: dict[str, Any] = {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "version": __version__,
-        "machine": describe(),
-        "offloads": [],
-    }
+    report = reports.begin(offloads=[])
     cores = sorted(os.sched_getaffinity(0))
     with (
         console.status("starting") as status,
@@ -446,21 +436,16 @@ def main() -> int:
         finally:
             if isinstance(target, OwnServer):
                 target.kill()
-    report["machine"]["load_1min_after"] = describe()["load_1min"]
-    report["figures"] = [figure.data() for figure in figures]
-    text = json.dumps(report, indent=2) + "\n"
-    if chosen.json:
-        sys.stdout.write(text)
-        return 0
-    show(console, report, figures)
-    for figure in figures:
-        if figure.note:
-            console.print(f"{figure.what}: {figure.note}", highlight=False)
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    kind = "mesh" if chosen.mesh else "of"
-    path = chosen.out / f"swarm-{chosen.nodes}-{kind}-{peers}-{report['when'][:10]}.json"
-    path.write_text(text)
-    console.print(f"kept in {path}")
+    reports.finish(report, figures)
+
+    def shown() -> None:
+        show(console, report, figures)
+        for figure in figures:
+            if figure.note:
+                console.print(f"{figure.what}: {figure.note}", highlight=False)
+
+    kind = f"swarm-{chosen.nodes}-{'mesh' if chosen.mesh else 'of'}-{peers}"
+    reports.keep(report, chosen, kind, console, shown)
     return 0
 
 
