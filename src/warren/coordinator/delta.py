@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from warren.coordinator.change import NO_CHANGE, Change
 from warren.coordinator.records import (
@@ -18,6 +19,19 @@ from warren.coordinator.records import (
     UserRecord,
     WebhookRecord,
 )
+
+KINDS = (
+    "users",
+    "auth_keys",
+    "nodes",
+    "pending",
+    "policies",
+    "credentials",
+    "webhooks",
+    "deliveries",
+    "invites",
+)
+"""Kinds of records, as a Delta and a Snapshot name them; what others refer to comes first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,3 +59,8 @@ class Delta:
     removed_deliveries: tuple[int, ...] = ()
     removed_invites: tuple[str, ...] = ()
     change: Change = NO_CHANGE
+
+    def removed(self, kind: str) -> tuple[Any, ...]:
+        """Return the ids of a kind that are to be removed."""
+        ids: tuple[Any, ...] = getattr(self, f"removed_{kind}")
+        return ids

@@ -11,20 +11,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from warren.coordinator.delta import Delta
+from warren.coordinator.delta import KINDS, Delta
 from warren.coordinator.snapshot import Snapshot
-
-_KINDS = (
-    "users",
-    "nodes",
-    "auth_keys",
-    "pending",
-    "policies",
-    "credentials",
-    "webhooks",
-    "deliveries",
-    "invites",
-)
 
 
 class Doubt:
@@ -35,9 +23,9 @@ class Doubt:
 
     def note(self, delta: Delta) -> None:
         """Of this delta nobody knows whether it was written."""
-        for kind in _KINDS:
+        for kind in KINDS:
             self._ids[kind].update(record.id for record in getattr(delta, kind))
-            self._ids[kind].update(getattr(delta, f"removed_{kind}"))
+            self._ids[kind].update(delta.removed(kind))
         self._ids["settings"].update(delta.settings)
 
     def clear(self) -> None:
@@ -51,7 +39,7 @@ class Doubt:
         parts: dict[str, Any] = {
             "settings": _known(snapshot.settings, self._ids["settings"]),
         }
-        for kind in _KINDS:
+        for kind in KINDS:
             known = _known(getattr(snapshot, kind), self._ids[kind])
             parts[kind] = tuple(known.values())
             parts[f"removed_{kind}"] = tuple(self._ids[kind] - known.keys())

@@ -37,7 +37,7 @@ _log = structlog.get_logger("registry")
 _WORTH_A_LINE = Facet.MEMBERSHIP | Facet.NAME | Facet.OWNER | Facet.PRESENCE
 
 # Decisions that are written in one transaction.
-_TOGETHER = 100
+_AT_ONCE = 100
 Decide = Callable[[Snapshot], tuple[Delta | None, Any]]
 
 
@@ -96,7 +96,6 @@ class Registry:
         Raises what `decide` raises, and StoreProblem where the database refuses; then nothing
         has changed.
         """
-
         found: _T = await self._ask(decide, by)
         return found
 
@@ -106,7 +105,6 @@ class Registry:
         Unlike `commit` it goes on where the database refuses: with a full disk the network
         must still find its paths, and a node reports again after a restart.
         """
-
         await self._ask(lambda snapshot: (decide(snapshot), None), None)
 
     async def history(self, question: AuditQuestion) -> list[AuditRecord]:
@@ -132,12 +130,12 @@ class Registry:
     async def _work(self) -> None:
         try:
             while self._line:
-                count = min(len(self._line), _TOGETHER)
-                await self._settle([self._line.popleft() for _ in range(count)])
+                count = min(len(self._line), _AT_ONCE)
+                await self._together([self._line.popleft() for _ in range(count)])
         finally:
             self._worker = None
 
-    async def _settle(self, line: list[_Asked]) -> None:
+    async def _together(self, line: list[_Asked]) -> None:
         """Decide all, write all, show each."""
         drafts: list[_Draft] = []
         snapshot = self._snapshot
@@ -152,7 +150,7 @@ class Registry:
             if len(line) > 1:
                 # What one may not have, those after it must not build on.
                 for asked in line:
-                    await self._settle([asked])
+                    await self._together([asked])
                 return
             if line[0].by is not None:
                 line[0].answer.set_exception(problem)

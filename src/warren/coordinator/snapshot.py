@@ -8,7 +8,7 @@ from functools import cached_property
 from ipaddress import IPv4Address
 from typing import Any, Self, TypeVar
 
-from warren.coordinator.delta import Delta
+from warren.coordinator.delta import KINDS, Delta
 from warren.coordinator.records import (
     AuthKeyRecord,
     CredentialRecord,
@@ -77,19 +77,10 @@ class Snapshot:
     def after(self, delta: Delta) -> Snapshot:
         """Return the state once `delta` is in force."""
         changed: dict[str, Any] = {}
-        for name, records, removed in (
-            ("users", delta.users, delta.removed_users),
-            ("nodes", delta.nodes, delta.removed_nodes),
-            ("auth_keys", delta.auth_keys, delta.removed_auth_keys),
-            ("pending", delta.pending, delta.removed_pending),
-            ("policies", delta.policies, delta.removed_policies),
-            ("credentials", delta.credentials, delta.removed_credentials),
-            ("webhooks", delta.webhooks, delta.removed_webhooks),
-            ("deliveries", delta.deliveries, delta.removed_deliveries),
-            ("invites", delta.invites, delta.removed_invites),
-        ):
+        for kind in KINDS:
+            records, removed = getattr(delta, kind), delta.removed(kind)
             if records or removed:
-                changed[name] = _patched(getattr(self, name), records, removed)
+                changed[kind] = _patched(getattr(self, kind), records, removed)
         if delta.settings:
             changed["settings"] = {**self.settings, **delta.settings}
         new = replace(self, **changed)

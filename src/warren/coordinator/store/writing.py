@@ -10,42 +10,20 @@ from sqlalchemy import Connection, Table, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from warren.coordinator.audit import KEPT_ENTRIES
-from warren.coordinator.delta import Delta
+from warren.coordinator.delta import KINDS, Delta
 from warren.coordinator.records import AuditRecord
 from warren.coordinator.store import rows, tables
 
-# What others refer to comes first.
-_KINDS: tuple[tuple[str, Table], ...] = (
-    ("users", tables.users),
-    ("auth_keys", tables.auth_keys),
-    ("nodes", tables.nodes),
-    ("pending", tables.pending),
-    ("policies", tables.policies),
-    ("credentials", tables.credentials),
-    ("webhooks", tables.webhooks),
-    ("deliveries", tables.deliveries),
-    ("invites", tables.invites),
-)
-_REMOVED: tuple[tuple[str, Table], ...] = (
-    ("removed_pending", tables.pending),
-    ("removed_nodes", tables.nodes),
-    ("removed_auth_keys", tables.auth_keys),
-    ("removed_credentials", tables.credentials),
-    ("removed_deliveries", tables.deliveries),
-    ("removed_webhooks", tables.webhooks),
-    ("removed_invites", tables.invites),
-    ("removed_users", tables.users),
-    ("removed_policies", tables.policies),
-)
+_TABLES: dict[str, Table] = {kind: getattr(tables, kind) for kind in KINDS}
 
 
 def apply(connection: Connection, deltas: Iterable[Delta]) -> None:
     """Write deltas as if one after the other; of what several of them change, the last counts."""
-    records: dict[str, dict[Any, Any]] = {name: {} for name, _ in _KINDS}
+    records: dict[str, dict[Any, Any]] = {kind: {} for kind in KINDS}
     settings: dict[str, str] = {}
     noted: list[AuditRecord] = []
     for delta in deltas:
-        if any(getattr(delta, name) for name, _ in _REMOVED):
+        if any(map(delta.removed, KINDS)):
             _write_records(connection, records)
             _remove(connection, delta)
         for name, known in records.items():
@@ -61,18 +39,19 @@ def apply(connection: Connection, deltas: Iterable[Delta]) -> None:
 
 def _write_records(connection: Connection, records: dict[str, dict[Any, Any]]) -> None:
     """Write what was collected, and forget it."""
-    for name, table in _KINDS:
-        made = [rows.fitting(table, rows.to_row(record)) for record in records[name].values()]
+    for kind, table in _TABLES.items():
+        made = [rows.fitting(table, rows.to_row(record)) for record in records[kind].values()]
         _replace(connection, table, "id", made)
-        records[name].clear()
+        records[kind].clear()
 
 
 def _remove(connection: Connection, delta: Delta) -> None:
     if delta.removed_webhooks:
+        # Some may be here alone: that they went was perhaps not stored.
         left = tables.deliveries.c.webhook_id.in_(delta.removed_webhooks)
         connection.execute(tables.deliveries.delete().where(left))
-    for name, table in _REMOVED:
-        if removed := getattr(delta, name):
+    for kind, table in reversed(_TABLES.items()):
+        if removed := delta.removed(kind):
             connection.execute(table.delete().where(table.c.id.in_(removed)))
 
 
