@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 from collections.abc import Mapping
@@ -15,7 +14,16 @@ import msgspec
 
 from warren.coordinator.durations import parse_duration
 from warren.coordinator.login import providers
-from warren.edge.settings import HOST, check_acme, check_tls, read_settings, read_toml
+from warren.edge.settings import (
+    HOST,
+    ServingSettings,
+    check_acme,
+    check_log,
+    check_tls,
+    place_of_state,
+    read_settings,
+    read_toml,
+)
 from warren.edge.settings import BadConfig as BadConfig
 from warren.edge.settings import parse_address as parse_address
 from warren.edge.settings import stun_groups as stun_groups
@@ -27,25 +35,13 @@ _MAX_SECRET_BYTES = 1024
 _RESERVED_DOMAINS = ("ts.net", "tailscale.com", "localhost", "local")
 
 
-class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """Every setting; TOML keys are the flags' names without the dashes in front.
+class Config(ServingSettings, frozen=True, kw_only=True):
+    """Every setting. `http` may be for a reverse proxy or a lab, too."""
 
-    Addresses to listen on are `HOST:PORT`, `[V6]:PORT` or `:PORT` for all addresses.
-    """
-
-    state: str = ""
-    """Directory of identity and database; empty: the place for this user."""
     database: str = ""
     """SQLAlchemy URL; empty: SQLite in the state directory."""
     url: str = ""
     """What machines are told; empty: made from this machine's name."""
-    listen: str = ":443"
-    """TLS port for everything."""
-    http: str = ""
-    """Plain HTTP beside it, for a reverse proxy or a lab; empty: none."""
-    stun: str = ":3478"
-    """UDP port; `off` for none. Two addresses, with a comma between them, or one address with two
-    ports let machines find out how their NAT behaves."""
     turn: str = "off"
     """UDP and TCP port of the TURN server, with its public address, such as 203.0.113.7:5349; TLS
     is on the TCP port, too. With a comma one for each family. `off` for none."""
@@ -58,14 +54,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Networks where webhooks may be though they are private or its own; with commas."""
     turn_secret: str = ""
     """File with the secret shared with these servers (coturn: use-auth-secret)."""
-    tls: str = "self-signed"
-    """`acme`, `self-signed`, `files` or `off`."""
-    tls_cert: str = ""
-    tls_key: str = ""
-    acme_email: str = ""
-    acme_directory: str = "https://acme-v02.api.letsencrypt.org/directory"
-    acme_ca: str = ""
-    """A PEM file with the root of a private ACME server."""
     metrics: str = ""
     """Address of a port for metrics and health checks, plain HTTP and without credentials, such as
     127.0.0.1:9090; empty: none."""
@@ -91,8 +79,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The relay serves only machines of this network."""
     oidc: str | list[providers.ProviderConfig] = ""
     """Identity providers: `[[oidc]]` tables of this file, or another file that has them."""
-    log_level: str = "info"
-    log_format: str = "text"
 
 
 def load(file: Path | None, overrides: Mapping[str, Any]) -> Config:
@@ -136,10 +122,7 @@ def check(config: Config) -> None:
         raise BadConfig("ephemeral-after can't be never; join such machines without ephemeral keys")
     if not 1 <= config.region_id <= 0xFFFF:
         raise BadConfig("region-id must be between 1 and 65535")
-    if config.log_level not in ("debug", "info", "warning", "error"):
-        raise BadConfig("log-level can be debug, info, warning or error")
-    if config.log_format not in ("text", "json"):
-        raise BadConfig("log-format can be text or json")
+    check_log(config)
     for name in ("relay_port", "stun_port"):
         if not 0 <= getattr(config, name) <= 0xFFFF:
             raise BadConfig(f"{name.replace('_', '-')} must be between 1 and 65535")
@@ -274,13 +257,7 @@ def turn_secret(config: Config) -> bytes:
 
 def state_directory(config_state: str) -> Path:
     """Return the state directory: the given one, or the place for this user."""
-    if config_state:
-        return Path(config_state).expanduser().absolute()
-    if os.geteuid() == 0:
-        return Path("/var/lib/warren/server")
-    from platformdirs import user_state_path
-
-    return user_state_path("warren") / "server"
+    return place_of_state(config_state, "server")
 
 
 def _check_url(config: Config) -> None:

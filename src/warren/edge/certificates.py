@@ -15,7 +15,7 @@ from warren.edge.aside import run_aside
 from warren.edge.clock import Clock
 from warren.edge.entropy import Entropy
 from warren.edge.files import FileProblem, private_directory, read_private, write_private
-from warren.edge.settings import TlsSettings
+from warren.edge.settings import ServingSettings
 from warren.edge.tls import (
     CertificateProblem,
     covers,
@@ -59,7 +59,7 @@ class Certificates:
 
     def __init__(
         self,
-        config: TlsSettings,
+        config: ServingSettings,
         state: Path,
         host: str,
         relay: NodePublic,

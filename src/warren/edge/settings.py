@@ -5,6 +5,7 @@ Imports nothing heavy.
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from contextlib import suppress
 from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -29,32 +30,35 @@ class BadConfig(Exception):
     """A setting makes no sense. The text is one sentence that names it."""
 
 
-class TlsSettings(Protocol):
-    """Where a certificate is from: `tls` is acme, self-signed, files or off."""
+class ServingSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"
+):
+    """What every program that serves is told; TOML keys are the flags' names without the dashes.
 
-    @property
-    def tls(self) -> str:
-        """The mode."""
+    Addresses to listen on are `HOST:PORT`, `[V6]:PORT` or `:PORT` for all addresses.
+    """
 
-    @property
-    def tls_cert(self) -> str:
-        """PEM chain, for files."""
-
-    @property
-    def tls_key(self) -> str:
-        """PEM key, for files."""
-
-    @property
-    def acme_email(self) -> str:
-        """Contact."""
-
-    @property
-    def acme_directory(self) -> str:
-        """URL."""
-
-    @property
-    def acme_ca(self) -> str:
-        """PEM root of a private server; empty: the system's."""
+    state: str = ""
+    """Directory of keys and whatever else is kept; empty: the place for this user."""
+    listen: str = ":443"
+    """TLS port for everything."""
+    http: str = ""
+    """Plain HTTP beside it; empty: none."""
+    stun: str = ":3478"
+    """UDP port; `off` for none. Two addresses, with a comma between them, or one address with two
+    ports let machines find out how their NAT behaves."""
+    tls: str = "self-signed"
+    """Where the certificate is from: `acme`, `self-signed`, `files` or, for some, `off`."""
+    tls_cert: str = ""
+    """PEM chain, for files."""
+    tls_key: str = ""
+    """PEM key, for files."""
+    acme_email: str = ""
+    acme_directory: str = "https://acme-v02.api.letsencrypt.org/directory"
+    acme_ca: str = ""
+    """A PEM file with the root of a private ACME server; empty: the system's."""
+    log_level: str = "info"
+    log_format: str = "text"
 
 
 def read_settings(kind: type[_S], file: Path | None, overrides: Mapping[str, Any]) -> _S:
@@ -110,7 +114,7 @@ def stun_groups(text: str) -> list[list[Endpoint]]:
         raise BadConfig(f"stun is {text!r}, but {error}") from error
 
 
-def check_tls(config: TlsSettings) -> None:
+def check_tls(config: ServingSettings) -> None:
     """Look whether the mode is one, and has what it needs. Raises BadConfig."""
     if config.tls not in _TLS_MODES:
         raise BadConfig(f"tls is {config.tls!r}; it can be {', '.join(_TLS_MODES)}")
@@ -118,7 +122,7 @@ def check_tls(config: TlsSettings) -> None:
         raise BadConfig("tls = files needs tls-cert and tls-key")
 
 
-def check_acme(config: TlsSettings, host: str) -> None:
+def check_acme(config: ServingSettings, host: str) -> None:
     """Look whether a certificate can be had for a host. Raises BadConfig."""
     if config.tls != "acme":
         return
@@ -130,6 +134,25 @@ def check_acme(config: TlsSettings, host: str) -> None:
     with suppress(ValueError):
         ip_address(host)
         raise BadConfig(f"tls = acme needs a name in the url; {host} is an address")
+
+
+def check_log(config: ServingSettings) -> None:
+    """Look whether the log can be so. Raises BadConfig."""
+    if config.log_level not in ("debug", "info", "warning", "error"):
+        raise BadConfig("log-level can be debug, info, warning or error")
+    if config.log_format not in ("text", "json"):
+        raise BadConfig("log-format can be text or json")
+
+
+def place_of_state(given: str, program: str) -> Path:
+    """Return a program's state directory: the given one, or the place for this user."""
+    if given:
+        return Path(given).expanduser().absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/warren") / program
+    from platformdirs import user_state_path
+
+    return user_state_path("warren") / program
 
 
 def read_toml(file: Path) -> dict[str, Any]:

@@ -2,54 +2,39 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import msgspec
-
 from warren.edge.settings import (
     HOST,
     BadConfig,
+    ServingSettings,
     check_acme,
+    check_log,
     check_tls,
     parse_address,
+    place_of_state,
     read_settings,
     stun_groups,
 )
 from warren.netmap.derpmap import DERPMap, DERPNode, DERPRegion
 
 
-class RelaySettings(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"
-):
-    """Every setting; TOML keys are the flags' names without the dashes in front."""
+class RelaySettings(ServingSettings, frozen=True, kw_only=True):
+    """Every setting. `http` is for /generate_204 alone, by which clients find captive portals."""
 
-    state: str = ""
     host: str = ""
     """Name or address that machines reach this relay by."""
     server: str = ""
     """The coordinator's URL, which is asked whom to serve; `any` serves everybody."""
     fail_open: bool = True
     """Whether to serve whoever comes while the coordinator does not answer."""
-    listen: str = ":443"
-    http: str = ""
-    """Plain HTTP for /generate_204, by which clients find captive portals; empty: none."""
-    stun: str = ":3478"
-    tls: str = "self-signed"
-    tls_cert: str = ""
-    tls_key: str = ""
-    acme_email: str = ""
-    acme_directory: str = "https://acme-v02.api.letsencrypt.org/directory"
-    acme_ca: str = ""
     region_id: int = 901
     region_code: str = ""
     region_name: str = ""
-    log_level: str = "info"
-    log_format: str = "text"
 
 
 def load(file: Path | None, overrides: Mapping[str, Any]) -> RelaySettings:
@@ -77,22 +62,13 @@ def load(file: Path | None, overrides: Mapping[str, Any]) -> RelaySettings:
     check_acme(settings, settings.host)
     if not 1 <= settings.region_id <= 0xFFFF:
         raise BadConfig("region-id must be between 1 and 65535")
-    if settings.log_level not in ("debug", "info", "warning", "error"):
-        raise BadConfig("log-level can be debug, info, warning or error")
-    if settings.log_format not in ("text", "json"):
-        raise BadConfig("log-format can be text or json")
+    check_log(settings)
     return settings
 
 
 def state_directory(settings: RelaySettings) -> Path:
     """Return the state directory: the given one, or the place for this user."""
-    if settings.state:
-        return Path(settings.state).expanduser().absolute()
-    if os.geteuid() == 0:
-        return Path("/var/lib/warren/relay")
-    from platformdirs import user_state_path
-
-    return user_state_path("warren") / "relay"
+    return place_of_state(settings.state, "relay")
 
 
 def admission_url(settings: RelaySettings) -> str:
