@@ -277,15 +277,6 @@ class ApiClient(AdminClient):
             raise AdminError(str(why))
         return shapes.Problem(message="this policy would be taken")
 
-    def topology(self) -> dict[str, Any]:
-        """Return users and machines as the policy sees them."""
-        return self.api("GET", "/tailnet/-/acl/topology", dict[str, Any])
-
-    def policy_history(self) -> list[shapes.PolicyVersion]:
-        """Return the versions that are kept, newest first."""
-        found = self.api("GET", "/tailnet/-/acl/versions", wire.PolicyVersions).versions
-        return [shapes.PolicyVersion(**msgspec.structs.asdict(one)) for one in found]
-
     def policy_version(self, version: int) -> shapes.Policy:
         """Return an older policy."""
         path = f"/api/v2/tailnet/-/acl/versions/{version}"

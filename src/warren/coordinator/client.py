@@ -168,11 +168,12 @@ class AdminClient:
 
     def topology(self) -> dict[str, Any]:
         """Return users and machines as the policy sees them."""
-        return self._call("GET", "/v1/policy/topology", dict[str, Any])
+        return self.api("GET", "/tailnet/-/acl/topology", dict[str, Any])
 
     def policy_history(self) -> list[shapes.PolicyVersion]:
         """Return the versions that are kept, newest first."""
-        return self._call("GET", "/v1/policy/history", list[shapes.PolicyVersion])
+        found = self.api("GET", "/tailnet/-/acl/versions", wire.PolicyVersions).versions
+        return [shapes.PolicyVersion(**msgspec.structs.asdict(one)) for one in found]
 
     def policy_version(self, version: int) -> shapes.Policy:
         """Return an older policy."""

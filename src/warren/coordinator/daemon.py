@@ -77,7 +77,7 @@ from warren.edge.aside import run_aside
 from warren.edge.certificates import Certificates
 from warren.edge.clock import Clock, SystemClock
 from warren.edge.entropy import Entropy, system_entropy
-from warren.edge.files import FileLock, owner_only_from_now_on, private_directory
+from warren.edge.files import only_program, private_directory
 from warren.edge.http import Door, Lobby, Routes
 from warren.edge.linux.interfaces import local_networks
 from warren.edge.listen import listen_tcp, listen_unix, raise_file_limit
@@ -107,10 +107,6 @@ _ACCESS_PURPOSE = b"warren api access tokens 1"
 _SESSION_PURPOSE = b"warren browser sessions 1"
 
 
-class AlreadyRunning(Exception):
-    """Another server uses the state directory. The text is a sentence for a person."""
-
-
 class Ready(NamedTuple):
     """What a person is told once the server listens; `first` only at the first start."""
 
@@ -126,14 +122,7 @@ def run(config: Config, state: Path, ready: Callable[[Ready], None]) -> None:
     Raises AlreadyRunning, FileProblem, StoreProblem, CertificateProblem, PortProblem,
     RegionProblem, each with a sentence for a person, before anything is served, and RelayFailed.
     """
-    owner_only_from_now_on()
-    private_directory(state)
-    lock = FileLock(state / "server.lock")
-    if not lock.acquire():
-        raise AlreadyRunning(
-            f"another warren server uses {state}; stop it, or give this one another --state"
-        )
-    try:
+    with only_program("server", state, "server.lock"):
         raise_file_limit()
         store = Store.open(_database(config, state))
         try:
@@ -142,8 +131,6 @@ def run(config: Config, state: Path, ready: Callable[[Ready], None]) -> None:
                 runner.run(server.run(ready))
         finally:
             store.close()
-    finally:
-        lock.release()
 
 
 def check(config: Config, state: Path) -> None:

@@ -16,6 +16,10 @@ class FileProblem(Exception):
     """A file or directory cannot be used. The text is one sentence for a person."""
 
 
+class AlreadyRunning(Exception):
+    """Another program uses the state directory. The text is a sentence for a person."""
+
+
 def owner_only_from_now_on() -> None:
     """Let every file that this process makes, also in libraries, be its owner's alone."""
     os.umask(0o077)
@@ -124,6 +128,25 @@ class FileLock:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+
+@contextmanager
+def only_program(name: str, directory: Path, lock_name: str) -> Iterator[None]:
+    """Be the only `warren NAME` that keeps its files in a directory, which is made if need be.
+
+    From then on what is written is the owner's alone. Raises AlreadyRunning, FileProblem.
+    """
+    owner_only_from_now_on()
+    private_directory(directory)
+    lock = FileLock(directory / lock_name)
+    if not lock.acquire():
+        raise AlreadyRunning(
+            f"another warren {name} uses {directory}; stop it, or give this one another --state"
+        )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _sync_directory(path: Path) -> None:

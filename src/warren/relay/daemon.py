@@ -15,7 +15,7 @@ import uvloop
 from warren.edge.certificates import Certificates
 from warren.edge.clock import SystemClock
 from warren.edge.entropy import system_entropy
-from warren.edge.files import FileLock, owner_only_from_now_on, private_directory
+from warren.edge.files import only_program
 from warren.edge.http import Door, Lobby, Routes
 from warren.edge.keyfile import load_key
 from warren.edge.listen import listen_tcp, raise_file_limit
@@ -39,29 +39,16 @@ Ready = Callable[[DERPMap], None]
 """Called once the relay listens, with its region as the coordinator is to tell it."""
 
 
-class AlreadyRunning(Exception):
-    """Another relay uses the state directory. The text is a sentence for a person."""
-
-
 def run(settings: RelaySettings, state: Path, ready: Ready) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises AlreadyRunning, FileProblem, CertificateProblem and PortProblem, each with a sentence,
     before anything is served, and RelayFailed.
     """
-    owner_only_from_now_on()
-    private_directory(state)
-    lock = FileLock(state / "relay.lock")
-    if not lock.acquire():
-        raise AlreadyRunning(
-            f"another warren relay uses {state}; stop it, or give this one another --state"
-        )
-    try:
+    with only_program("relay", state, "relay.lock"):
         raise_file_limit()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(settings, state, ready))
-    finally:
-        lock.release()
 
 
 async def _serve(settings: RelaySettings, state: Path, ready: Ready) -> None:

@@ -107,12 +107,6 @@ def application(office: Office, more: Sequence[Route] = ()) -> Starlette:
     async def check_policy(request: Request) -> object:
         return office.check_policy(await _body(request, shapes.NewPolicy))
 
-    async def topology(request: Request) -> object:
-        return office.topology()
-
-    async def policy_history(request: Request) -> object:
-        return office.policy_history()
-
     async def policy_version(request: Request) -> object:
         return office.policy_version(request.path_params["version"])
 
@@ -161,8 +155,6 @@ def application(office: Office, more: Sequence[Route] = ()) -> Starlette:
             _route("GET", "/v1/policy", policy),
             _route("PUT", "/v1/policy", set_policy),
             _route("POST", "/v1/policy/check", check_policy),
-            _route("GET", "/v1/policy/topology", topology),
-            _route("GET", "/v1/policy/history", policy_history),
             _route("GET", "/v1/policy/history/{version:int}", policy_version),
             *more,
         ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -18,7 +17,6 @@ from warren.coordinator.change import Facet
 from warren.coordinator.delta import Delta
 from warren.coordinator.durations import parse_duration
 from warren.coordinator.login import invites
-from warren.coordinator.policy_topology import shown_topology
 from warren.coordinator.questions import Questions
 from warren.coordinator.records import (
     AuditRecord,
@@ -302,24 +300,6 @@ class Office:
         """Say whether a policy would be taken, and change nothing."""
         policies.check_policy(self._registry.snapshot, new.text)
         return shapes.Problem(message="this policy would be taken")
-
-    def topology(self) -> dict[str, Any]:
-        """Return users and machines as `warren policy` takes them."""
-        return shown_topology(self._registry.snapshot)
-
-    def policy_history(self) -> list[shapes.PolicyVersion]:
-        """Return the versions that are kept, newest first."""
-        kept = self._registry.snapshot.policies
-        return [
-            shapes.PolicyVersion(
-                version=record.id,
-                etag=record.etag,
-                author=record.author,
-                created=record.created,
-                size_bytes=len(record.text.encode()),
-            )
-            for _, record in sorted(kept.items(), reverse=True)
-        ]
 
     def policy_version(self, version: int) -> shapes.Policy:
         """Return an older policy."""

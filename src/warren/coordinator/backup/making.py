@@ -29,6 +29,20 @@ def default_database(state: Path) -> str:
     return f"sqlite:///{state / 'warren.db'}"
 
 
+def telling(tell: Tell, total: int) -> Callable[[Iterator[bytes]], Iterator[bytes]]:
+    """Return what passes rows on and tells of each that went through."""
+    done = 0
+
+    def told(rows: Iterator[bytes]) -> Iterator[bytes]:
+        nonlocal done
+        for row in rows:
+            yield row
+            done += 1
+            tell(done, total)
+
+    return told
+
+
 def make_backup(state: Path, database: str, file: Path, wall: datetime, tell: Tell) -> Manifest:
     """Write a backup of a state directory and a database (its URL) to `file`, mode 0600.
 
@@ -47,15 +61,7 @@ def make_backup(state: Path, database: str, file: Path, wall: datetime, tell: Te
         ArchiveWriter(out) as writer,
     ):
         counts = contents.counts()
-        done, total = 0, sum(counts.values())
-
-        def told(lines: Iterator[bytes]) -> Iterator[bytes]:
-            nonlocal done
-            for line in lines:
-                yield line
-                done += 1
-                tell(done, total)
-
+        told = telling(tell, sum(counts.values()))
         try:
             for name, data in kept.items():
                 if data is not None:

@@ -13,7 +13,7 @@ from warren.coordinator.backup.archive import (
     Manifest,
     open_archive_untrusted,
 )
-from warren.coordinator.backup.making import BackupProblem, Tell, default_database
+from warren.coordinator.backup.making import BackupProblem, Tell, default_database, telling
 from warren.coordinator.identity import load_identity
 from warren.coordinator.store import schema
 from warren.coordinator.store.dump import Filling, MalformedDump, filling
@@ -105,14 +105,6 @@ def _fill(archive: Archive, tables: Filling, tell: Tell) -> None:
     members = archive.manifest.tables()
     if members.keys() != set(tables.names):
         raise MalformedArchive("it has other tables than its schema")
-    done, total = 0, sum(member.rows for member in members.values())
-
-    def told(lines: Iterator[bytes]) -> Iterator[bytes]:
-        nonlocal done
-        for line in lines:
-            yield line
-            done += 1
-            tell(done, total)
-
+    told = telling(tell, sum(member.rows for member in members.values()))
     for name in tables.names:
         tables.add_untrusted(name, told(archive.lines_untrusted(members[name])))
