@@ -26,7 +26,7 @@ def rows(data: bytes) -> None:
         policy="",
     )
     made = convert(source, Snapshot(), _NOW, bytes)
-    snapshot = Snapshot().after(made.delta(Snapshot()))
+    snapshot = Snapshot().after(made.delta())
     assert all(found.user_id in snapshot.users for found in snapshot.nodes.values())
     assert len({found.ipv4 for found in snapshot.nodes.values()}) == len(snapshot.nodes)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from warren.netmap.derpmap import DERPMap, DERPNode, DERPRegion, HomeParams
+from warren.netmap.derpmap import PIN_PREFIX, DERPMap, DERPNode, DERPRegion, HomeParams
 from warren.policy.hujson import MAX_BYTES, Item, parse_hujson_untrusted
 from warren.policy.malformed import MalformedPolicy
 
@@ -25,7 +25,7 @@ MAX_REGIONS, MAX_NODES = 256, 32
 MAX_REGION_ID = 0xFFFF
 """Clients write a region as the port of a pseudo-endpoint."""
 _HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_-]+)*\.?")
-_PIN = re.compile(r"sha256-raw:[0-9A-Fa-f]{64}")
+_PIN = re.compile(rf"{PIN_PREFIX}[0-9A-Fa-f]{{64}}")
 _NAME = re.compile(r"[!-~]{1,64}")
 _NONE = "none"
 _MAX_TEXT = 256

@@ -42,14 +42,13 @@ class Converted:
     notes: list[str] = field(default_factory=list)
     last_id: int = 0
 
-    def delta(self, snapshot: Snapshot) -> Delta:
-        """Return all of it as one change of `snapshot`."""
+    def delta(self) -> Delta:
+        """Return all of it as one change."""
         settings = {LAST_ID: str(self.last_id)}
         if self.nodes:
             settings[LAST_V4] = str(max(node.ipv4 for node in self.nodes))
-        known = snapshot.users
         return Delta(
-            users=tuple(user for user in self.users if user.id not in known),
+            users=tuple(self.users),
             auth_keys=tuple(self.keys),
             nodes=tuple(self.nodes),
             settings=settings,
@@ -103,8 +102,8 @@ def _users(
                     f"{name} is the owner, as the oldest user; another with: "
                     "warren admin users role NAME owner"
                 )
+            made.users.append(known)
         owners[row.id] = known
-        made.users.append(known)
     return owners
 
 

@@ -107,7 +107,7 @@ def _decide(
     snapshot: Snapshot, source: Source, policy: str, wall: datetime, entropy: Entropy
 ) -> tuple[Delta, Imported]:
     converted = convert(source, snapshot, wall, entropy)
-    delta = converted.delta(snapshot)
+    delta = converted.delta()
     if policy:
         try:
             added = set_policy(snapshot.after(delta), policy, _AUTHOR, wall)

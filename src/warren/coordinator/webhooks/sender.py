@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from warren.coordinator.audit import SERVER
+from warren.coordinator.change import Facet
 from warren.coordinator.delta import Delta
 from warren.coordinator.records import DeliveryRecord, WebhookRecord
 from warren.coordinator.registry import Registry
@@ -43,6 +44,8 @@ LOOKED = "webhooks.looked"
 ANSWER_WITHIN_S = 10.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 3600.0
 _LOOK_EVERY_S = 60.0
+# What machines report of themselves all the time: nothing of it ends a key, and a look is at all.
+_REPORTED = Facet.PATHS | Facet.PRESENCE | Facet.HOST
 
 Address = IPv4Address | IPv6Address
 Resolve = Callable[[str], list[Address]]
@@ -120,7 +123,8 @@ class Sender:
     def _changed(self, delta: Delta) -> None:
         if delta.deliveries:
             self.counts["dropped"] += len(delta.removed_deliveries)
-        if delta.deliveries or delta.nodes or delta.webhooks:
+        changed = any(facets & ~_REPORTED for facets in delta.change.nodes.values())
+        if delta.deliveries or changed or delta.webhooks:
             self._wake.set()
 
     def _pause_s(self) -> float:
