@@ -111,6 +111,7 @@ bench: setup ## measure, beside peers in the same run (ARGS=--short: whether it 
 	@$(BIN)/python -m bench $(ARGS)
 ifeq (,$(findstring --short,$(ARGS)))
 	@$(BIN)/python -m bench.punching
+	@$(BIN)/python -m bench.roaming
 	@$(BIN)/python -m bench.policy
 	@$(BIN)/python -m bench.relay
 endif

@@ -178,7 +178,8 @@ class Node:
         self.address = ""
         """Its IPv4 address in the mesh, once it is up."""
         self._socks: tuple[str, int] | None = None
-        self._socket = state / "warrend.sock"
+        self.socket = state / "warrend.sock"
+        """Where its daemon listens to programs of this machine."""
         self._port = port
         self._env = {**command_environment(), **(env or {})}
         self._program: Program | None = None
@@ -193,7 +194,7 @@ class Node:
     def start(self) -> None:
         """Start the daemon; it listens a moment later (`wait_daemon`)."""
         self.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        argv = [*_COMMAND, "daemon", "--state", str(self.state), "--socket", str(self._socket)]
+        argv = [*_COMMAND, "daemon", "--state", str(self.state), "--socket", str(self.socket)]
         argv += ["--tun", "warren0" if self.tun else "none", "--port", str(self._port)]
         self._program = self.part.spawn(argv, "daemon", env=self._env, unprivileged=not self.tun)
 
@@ -203,7 +204,7 @@ class Node:
         def answers() -> bool:
             if not self.program.running():
                 raise ProgramFailed(f"{self.name}'s daemon ended early\n{self.program.tail()}")
-            if not self._socket.exists():
+            if not self.socket.exists():
                 return False
             try:
                 self._status_even_if_down()
@@ -217,7 +218,7 @@ class Node:
         self, server: str | None, auth_key: str | None, timeout_s: float = 20.0
     ) -> Program:
         """Start `warren up`, to be awaited with `finish_up`; several nodes can join at once."""
-        argv = [*_COMMAND, "up", "--socket", str(self._socket), "--hostname", self.name]
+        argv = [*_COMMAND, "up", "--socket", str(self.socket), "--hostname", self.name]
         argv += ["--server", server] if server else []
         argv += ["--auth-key", auth_key] if auth_key else []
         argv += ["--timeout", str(timeout_s)]
@@ -252,12 +253,12 @@ class Node:
 
     def run(self, *words: str, timeout_s: float = 15.0) -> str:
         """Run `warren WORDS --socket …` and return its output. Raises ProgramFailed."""
-        argv = [*_COMMAND, *words, "--socket", str(self._socket)]
+        argv = [*_COMMAND, *words, "--socket", str(self.socket)]
         return self.part.run(argv, timeout_s, env=command_environment())
 
     def begin(self, *words: str, name: str) -> Program:
         """Start `warren WORDS --socket …`; its output goes to a log called `name`."""
-        argv = [*_COMMAND, *words, "--socket", str(self._socket)]
+        argv = [*_COMMAND, *words, "--socket", str(self.socket)]
         return self.part.spawn(argv, name, env=command_environment())
 
     def status(self) -> dict[str, Any]:
@@ -309,7 +310,7 @@ class Node:
         self.program.kill()
 
     def _status_even_if_down(self) -> None:
-        argv = [*_COMMAND, "status", "--json", "--socket", str(self._socket)]
+        argv = [*_COMMAND, "status", "--json", "--socket", str(self.socket)]
         try:
             self.part.run(argv, env=command_environment())
         except ProgramFailed as error:
