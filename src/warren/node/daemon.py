@@ -21,7 +21,8 @@ from warren.engine.protocol import Engine, EngineConfig
 from warren.node.localapi import LocalApi
 from warren.node.locate import Places
 from warren.node.proxy import ProxyProblem, ProxyServer, listen_proxy
-from warren.node.service import EngineStopped, Mode, NodeService
+from warren.node.runtime import EngineStopped, Mode, Runtime
+from warren.node.service import NodeService
 from warren.node.state import NodeState
 
 DEFAULT_PORT = 41641
@@ -72,7 +73,7 @@ async def _run(
     import socket
 
     device = mode.tun
-    service = NodeService(
+    runtime = Runtime(
         state,
         engine,
         mode,
@@ -80,6 +81,7 @@ async def _run(
         system_entropy,
         make_routes=None if device is None else lambda: _device_routes(device, mode.mtu_bytes),
     )
+    service = NodeService(runtime)
     api = LocalApi(service, os.geteuid())
     log = structlog.get_logger("warren")
     stop = asyncio.Event()
@@ -96,7 +98,7 @@ async def _run(
                 tasks.create_task(api.run(socket.socket(fileno=listener_fd)), name="local-api"),
             ]
             if proxy_listener is not None:
-                server = ProxyServer(proxy_listener, service.dialer, service.find_address)
+                server = ProxyServer(proxy_listener, runtime.dialer, service.find_address)
                 service.proxy = server
                 running.append(tasks.create_task(server.run(), name="proxy"))
             log.info("node runs", tun=mode.tun or "userspace", state=str(state.directory))

@@ -21,9 +21,10 @@ from warren.netmap.derpmap import DERPMap, DERPNode, DERPRegion
 from warren.netmap.endpoint import Endpoint
 from warren.netmap.node import Node
 from warren.netmap.wire import MapResponse, RegisterResponse
-from warren.node import service as service_module
+from warren.node import relay_health
+from warren.node.runtime import Mode, Runtime
 from warren.node.schema import UpRequest
-from warren.node.service import Mode, NodeService
+from warren.node.service import NodeService
 from warren.node.state import NodeState
 
 
@@ -80,9 +81,8 @@ class Lone:
         here = Endpoint.parse("198.51.100.1:41641")
         self.engine = MemoryEngine(EngineConfig(tun=None), self.network, here)
         mode = Mode(None, 41641, 1280)
-        self.service = NodeService(
-            self.state, self.engine, mode, clock, system_entropy, gateways=list
-        )
+        self.runtime = Runtime(self.state, self.engine, mode, clock, system_entropy, gateways=list)
+        self.service = NodeService(self.runtime)
 
     async def until(self, condition: Callable[[], object], limit_s: float = 10.0) -> None:
         async with asyncio.timeout(limit_s):
@@ -105,7 +105,7 @@ class Lone:
         await self.until(lambda: self.engine.home)
 
     def measured(self) -> dict[int, float]:
-        report = self.service._measuring.report
+        report = self.runtime.measuring.report
         return report.latency if report else {}
 
     def told(self) -> int:
@@ -144,7 +144,7 @@ async def test_home_moves_to_a_better_region_that_appears(lone: Lone) -> None:
 async def test_home_moves_away_from_a_relay_that_stays_dead(
     lone: Lone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_module, "HOME_GRACE_S", 0.1)
+    monkeypatch.setattr(relay_health, "HOME_GRACE_S", 0.1)
     lone.network.latency_s = {server(1): 0.08, server(2): 0.01}
     await lone.join(1, 2)
     await lone.until(lambda: lone.engine.home == 2)
@@ -158,7 +158,7 @@ async def test_home_moves_away_from_a_relay_that_stays_dead(
 async def test_home_stays_where_a_relay_is_back_at_once(
     lone: Lone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_module, "HOME_GRACE_S", 0.1)
+    monkeypatch.setattr(relay_health, "HOME_GRACE_S", 0.1)
     lone.network.latency_s = {server(1): 0.08, server(2): 0.01}
     await lone.join(1, 2)
     await lone.until(lambda: lone.engine.home == 2)
@@ -176,7 +176,7 @@ async def test_home_leaves_a_relay_that_died_at_once_though_its_stun_answers(lon
     lone.engine.give(RegionState(region=2, connected=False, error="it was reset", health=""))
     await lone.until(lambda: lone.engine.home == 3, 2.0)
     await lone.until(lambda: lone.told() == 3)
-    await lone.service._measuring.measure_now()
+    await lone.runtime.measuring.measure_now()
     assert 2 in lone.measured()
     assert lone.engine.home == 3
 
@@ -184,7 +184,7 @@ async def test_home_leaves_a_relay_that_died_at_once_though_its_stun_answers(lon
 async def test_home_waits_for_a_relay_that_said_that_it_restarts(
     lone: Lone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_module, "HOME_GRACE_S", 0.05)
+    monkeypatch.setattr(relay_health, "HOME_GRACE_S", 0.05)
     lone.network.latency_s = {server(1): 0.08, server(2): 0.01}
     await lone.join(1, 2)
     await lone.until(lambda: lone.engine.home == 2)
@@ -204,7 +204,7 @@ async def test_a_region_that_is_never_home_is_none_when_the_home_dies(lone: Lone
     assert found.regions[1] is not None
     found.regions[1] = structs.replace(found.regions[1], no_measure_no_home=True)
     lone.coordinator.send_map(MapResponse(derp_map=found))
-    measuring = lone.service._measuring
+    measuring = lone.runtime.measuring
     await lone.until(lambda: measuring._derp_map == found)
     assert not measuring.leave_home()
     assert measuring.home_region == 2

@@ -25,8 +25,9 @@ from warren.netmap.endpoint import Endpoint
 from warren.netmap.node import Node, UserProfile
 from warren.netmap.wire import MapResponse, RegisterRequest, RegisterResponse
 from warren.node.localapi import RequestFailed
+from warren.node.runtime import EngineStopped, Mode, Runtime
 from warren.node.schema import PingRequest, UpRequest
-from warren.node.service import EngineStopped, Mode, NodeService
+from warren.node.service import NodeService
 from warren.node.state import NodeState
 from warren.paths.candidates import CANDIDATES_MAX
 
@@ -44,9 +45,10 @@ class Machine:
         self.endpoint = Endpoint.parse(f"198.51.100.{number}:41641")
         self.engine = MemoryEngine(EngineConfig(tun=None), network, self.endpoint)
         mode = Mode(None, 41641, 1280)
-        self.service = NodeService(
+        self.runtime = Runtime(
             self.state, self.engine, mode, SystemClock(), system_entropy, gateways=list
         )
+        self.service = NodeService(self.runtime)
 
     async def until(self, condition: Callable[[], object], limit_s: float = 20.0) -> None:
         """Wait until something is so."""
@@ -189,7 +191,7 @@ async def test_garbage_from_outside_is_counted(pair: Pair) -> None:
     await pair.join()
     first, second = pair.machines
     magic = b"TS\xf0\x9f\x92\xac"
-    known = second.service._disco_public.raw
+    known = second.runtime.disco_key.raw
     for data in (
         b"",
         magic,
@@ -217,12 +219,12 @@ async def test_a_flood_of_replayed_messages_is_answered_at_a_rate_and_counted(pa
     assert (await first.ping("m2")).ok
 
     def used() -> Endpoint | None:
-        paths = first.service._dataplane.paths_of(NodePublic(_key(second)))
+        paths = first.runtime.dataplane.paths_of(NodePublic(_key(second)))
         path = paths.path(SystemClock().now()) if paths else None
         return path.endpoint if path else None
 
     await first.until(lambda: used() == second.endpoint)
-    box = second.service._dataplane.box_of(NodePublic(_key(first)))
+    box = second.runtime.dataplane.box_of(NodePublic(_key(first)))
     assert box is not None
     ping = Ping(TxId(b"replayed ping"[:12]), NodePublic(_key(second)))
     stranger = Ping(TxId(b"another ping"), NodePublic(bytes([7]) * 32))
@@ -242,7 +244,7 @@ async def test_a_flood_of_replayed_messages_is_answered_at_a_rate_and_counted(pa
     # 300 answers at once and 100 a second more, and as many pings of our own in return at most.
     sent = [c for c in first.engine.commands[before:] if isinstance(c, SendDatagram)]
     assert len(sent) <= 1500
-    paths = first.service._dataplane.paths_of(NodePublic(_key(second)))
+    paths = first.runtime.dataplane.paths_of(NodePublic(_key(second)))
     assert paths is not None and len(paths.candidates) <= CANDIDATES_MAX
     assert used() == second.endpoint
     assert (await first.ping("m2")).via == "direct"
