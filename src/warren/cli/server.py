@@ -23,7 +23,7 @@ Examples:
 
   warren server --url https://vpn.example.com --tls acme
 
-  warren server --url http://192.0.2.7:8080 --listen :8443 --http :8080
+  warren server --url http://192.0.2.7:8080 --listen :8443
 
   warren server --config /etc/warren/server.toml --check
 
@@ -64,7 +64,8 @@ def serve(
     ] = None,
     listen: Annotated[str | None, _flag("TLS port for everything [:443].", "LISTEN")] = None,
     http: Annotated[
-        str | None, _flag("Plain HTTP beside it, for a reverse proxy or a lab [none].", "HTTP")
+        str | None,
+        _flag("Plain HTTP beside it, for a reverse proxy or a lab [none, or --url's].", "HTTP"),
     ] = None,
     stun: Annotated[
         str | None,

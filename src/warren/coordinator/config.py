@@ -86,9 +86,21 @@ def load(file: Path | None, overrides: Mapping[str, Any]) -> Config:
 
     Raises BadConfig.
     """
-    config = read_settings(Config, file, overrides)
+    config = _with_http(read_settings(Config, file, overrides))
     check(config)
     return config
+
+
+def _with_http(config: Config) -> Config:
+    """Machines that are told to come by plain HTTP find a port for it, also if none was named."""
+    try:
+        url = urlsplit(config.url)
+        port = url.port or 80
+    except ValueError:
+        return config  # `check` says what is wrong with it.
+    if url.scheme != "http" or config.http:
+        return config
+    return msgspec.structs.replace(config, http=f":{port}")
 
 
 def check(config: Config) -> None:

@@ -15,7 +15,7 @@ from warren.coordinator.addresses import (
     allocate,
     v6_beside,
 )
-from warren.coordinator.config import BadConfig, Config, check, parse_address, relay_address
+from warren.coordinator.config import BadConfig, Config, check, load, parse_address, relay_address
 from warren.coordinator.dns import DnsChoice, dns_config
 from warren.coordinator.durations import parse_duration, show_duration
 from warren.coordinator.names import dns_label, is_tag, is_user_name, unique_label
@@ -159,3 +159,22 @@ def test_where_the_relay_is() -> None:
     assert place(url="http://vpn.example.com", **behind) is None
     assert place(url="https://vpn.example.com", relay=False) is None
     assert place(url="http://x.test", relay_host="r.test", relay_port=444) == ("r.test", 444)
+
+
+@pytest.mark.parametrize(
+    ("url", "http", "becomes"),
+    [
+        ("http://192.0.2.7", None, ":80"),
+        ("http://[2001:db8::1]:8080", None, ":8080"),
+        ("http://192.0.2.7", "127.0.0.1:81", "127.0.0.1:81"),
+        ("https://vpn.example.com", None, ""),
+        (None, None, ""),
+    ],
+)
+def test_a_url_of_plain_http_is_answered(url: str | None, http: str | None, becomes: str) -> None:
+    assert load(None, {"url": url, "http": http}).http == becomes
+
+
+def test_a_url_without_a_sensible_port_is_refused() -> None:
+    with pytest.raises(BadConfig, match="url"):
+        load(None, {"url": "http://192.0.2.7:99999"})
