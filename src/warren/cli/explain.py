@@ -11,7 +11,12 @@ from rich.text import Text
 from warren.node.schema import CandidateStatus, Explanation, SideStatus
 
 _STYLES = {"used": "green", "works": "green", "lost": "yellow", "silent": "red"}
-_NATS = {"unknown": "NAT unknown", "easy": "easy NAT or none", "hard": "symmetric NAT"}
+_NATS = {
+    "unknown": "NAT unknown",
+    "easy": "easy NAT or none",
+    "likely-hard": "probably a symmetric NAT",
+    "hard": "symmetric NAT",
+}
 _WIDTH_PLAIN = 400
 
 

@@ -55,6 +55,11 @@ def stun_targets(
     return targets
 
 
+def measured_regions(derp_map: DERPMap) -> int:
+    """Return how many regions have a STUN server that is asked."""
+    return len({node.region_id for node in _measured_nodes(derp_map)})
+
+
 def _measured_nodes(derp_map: DERPMap) -> list[DERPNode]:
     return [
         node

@@ -62,6 +62,7 @@ from warren.nat.stun import (
     looks_like_stun,
     parse_binding_response_untrusted,
 )
+from warren.nat.targets import measured_regions
 from warren.netmap.endpoint import Endpoint, MalformedEndpoint
 from warren.netmap.node import Node
 from warren.netmap.view import View
@@ -83,7 +84,7 @@ from warren.paths.peer_relay.client import Session
 from warren.paths.punching import sockets
 from warren.paths.punching.ports import Sample
 from warren.paths.punching.puncher import AnyPathEvent, AnyTransmit, PunchingPaths
-from warren.paths.punching.roles import ATTRIBUTE_OFF, OwnSide, PeerSide
+from warren.paths.punching.roles import ATTRIBUTE_OFF, OwnSide, PeerSide, understands
 from warren.paths.punching.sockets import Aside, AsideLease, AsideTransmit, StunAsk
 from warren.paths.turning import Way
 
@@ -193,6 +194,7 @@ class Dataplane:
                 self._part_from(link, now)
                 del self._links[key]
                 self._pending.append(SetPath(peer=key.raw, addr=None, lease_ms=0))
+        regions = measured_regions(view.derp_map)
         for key, node in nodes.items():
             if key.is_zero or node.disco_key.is_zero or node.is_wireguard_only:
                 continue
@@ -202,7 +204,8 @@ class Dataplane:
             self._links[key] = link = link_or_none
             link.node = node
             endpoints = self._usable(node.endpoints)
-            link.paths.set_peer(endpoints, home_region(node), PeerSide.of(node.hostinfo), now)
+            side = PeerSide.of(node.hostinfo, regions)
+            link.paths.set_peer(endpoints, home_region(node), side, now)
             self._settle(link, now)
         self._by_disco = {link.box.peer: link for link in self._links.values()}
         self._flush()
@@ -280,8 +283,7 @@ class Dataplane:
             return None
         addresses = dict.fromkeys(c.endpoint.ip for c in link.paths.paths.candidates)
         outside = tuple(ip for ip in addresses if ip not in self._inside)
-        understands = PeerSide.of(link.node.hostinfo).understands
-        return TurnPeer(link.box.peer, understands, outside)
+        return TurnPeer(link.box.peer, understands(link.node.hostinfo), outside)
 
     def seal(self, key: NodePublic, message: Message) -> bytes | None:
         """Seal a message for a peer."""

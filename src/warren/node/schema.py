@@ -12,6 +12,7 @@ import msgspec
 
 BackendState = Literal["stopped", "starting", "needs-login", "needs-approval", "running", "expired"]
 PingKind = Literal["disco", "tsmp", "icmp"]
+NatKnown = Literal["unknown", "easy", "likely-hard", "hard"]
 
 
 class UpRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -249,11 +250,14 @@ class CandidateStatus(msgspec.Struct, kw_only=True):
 
 
 class SideStatus(msgspec.Struct, kw_only=True):
-    """What the network of one side is like; None: not known. nat `hard`: symmetric."""
+    """What the network of one side is like; None: not known.
+
+    nat `hard`: symmetric; `likely-hard`: it cannot know itself, and what was seen says so.
+    """
 
     udp: bool | None = None
     ipv6: bool | None = None
-    nat: Literal["unknown", "easy", "hard"] = "unknown"
+    nat: NatKnown = "unknown"
     port_mapping: bool | None = None
     upnp: bool | None = None
     natpmp: bool | None = None

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import msgspec
+
 from warren.engine.protocol import PeerStats
 from warren.nat.mapping import Outcome
+from warren.nat.targets import measured_regions
 from warren.netmap.node import NetInfo, Node
 from warren.netmap.view import View
 from warren.node import statuses
@@ -19,10 +22,11 @@ from warren.node.measuring import (
 )
 from warren.node.schema import OwnEndpointStatus
 from warren.node.turn_peers import TurnPath
-from warren.node.why import Facts
+from warren.node.why_evidence import Facts
 from warren.paths.machine import PeerPaths
 from warren.paths.peer_relay.client import Session
 from warren.paths.punching.puncher import PunchingPaths
+from warren.paths.punching.roles import said_of_mapping
 
 _Kind = Literal["local", "stun", "port mapping", "stun address with the local port"]
 _KINDS: dict[int, _Kind] = {
@@ -63,12 +67,21 @@ def gather(
         own_ipv6=any(each.endpoint.ip.version == 6 for each in own_endpoints),
         mapped=any(each.kind == TYPE_PORTMAPPED for each in own_endpoints),
         outcomes=outcomes,
-        theirs=node.hostinfo.net_info,
+        theirs=_net_info(view, node),
+        shown=None if punching is None else punching.peer_moved_to,
         punching=[] if punching is None else punching_sentences(punching, now),
         punching_off="" if punching is None else punching.off_at,
         turn=turn,
         now=now,
     )
+
+
+def _net_info(view: View, node: Node) -> NetInfo | None:
+    info = node.hostinfo.net_info
+    if info is None:
+        return None
+    varies = said_of_mapping(node.hostinfo, measured_regions(view.derp_map))
+    return msgspec.structs.replace(info, mapping_varies_by_dest_ip=varies)
 
 
 def punching_sentences(punching: PunchingPaths, now: float) -> list[str]:

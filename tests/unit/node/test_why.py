@@ -13,7 +13,8 @@ from warren.nat.mapping import Finding, MapProtocol, Outcome
 from warren.netmap.endpoint import Endpoint
 from warren.netmap.node import NetInfo
 from warren.node.schema import Explanation, OwnEndpointStatus, PathStatus
-from warren.node.why import Facts, explain
+from warren.node.why import explain
+from warren.node.why_evidence import Facts
 from warren.paths.candidates import Candidate, Source
 from warren.paths.punching.roles import ATTRIBUTE_OFF
 

@@ -487,6 +487,21 @@ def test_a_port_that_was_changed_may_be_changed_anew(
     assert found is role
 
 
+def test_a_stock_client_that_asks_one_region_cannot_say_no() -> None:
+    """It takes a second answer of one server for another's (PROTOCOL §5.9)."""
+    for varies, regions, stock, ours in (
+        (False, 1, None, False),
+        (False, 2, False, False),
+        (True, 1, True, True),
+        (None, 2, None, None),
+    ):
+        info = NetInfo(mapping_varies_by_dest_ip=varies, working_udp=True)
+        told = Hostinfo(ipn_version="1.90.0", net_info=info)
+        assert PeerSide.of(told, regions) == PeerSide(False, stock, True)
+        told = Hostinfo(ipn_version="0.1.0-warren", net_info=info)
+        assert PeerSide.of(told, regions) == PeerSide(True, ours, True)
+
+
 def endpoints(*texts: str) -> list[Endpoint]:
     return [Endpoint.parse(text) for text in texts]
 
@@ -495,7 +510,8 @@ def test_a_stock_clients_guess_is_no_port_of_its_nat() -> None:
     shown = ShownPorts()
     shown.note(endpoints("198.51.100.2:20716", "198.51.100.2:41641", "192.168.1.2:41641"), 0.0)
     assert shown.allocation() == Allocation(Pattern.UNKNOWN, (20716,))
-    assert shown.changed and str(shown.address()) == "198.51.100.2"
+    assert str(shown.moved_to) == "198.51.100.2:20716"
+    assert str(shown.address()) == "198.51.100.2"
     # A call need not repeat the inside address.
     shown.note(endpoints("198.51.100.2:20900", "198.51.100.2:41641"), 1.0)
     assert shown.allocation().ports == (20900, 20716)
@@ -503,32 +519,32 @@ def test_a_stock_clients_guess_is_no_port_of_its_nat() -> None:
 
 def test_a_kept_port_is_not_a_changed_one() -> None:
     shown = ShownPorts()
-    assert not shown.changed and shown.address() is None
+    assert shown.moved_to is None and shown.address() is None
     shown.note(endpoints("198.51.100.2:41641", "192.168.1.2:41641", "[2001:db8::1]:41641"), 0.0)
     assert shown.allocation() == Allocation(Pattern.PRESERVED, (41641,))
-    assert not shown.changed and str(shown.address()) == "198.51.100.2"
+    assert shown.moved_to is None and str(shown.address()) == "198.51.100.2"
 
 
 def test_a_machine_without_a_nat_has_no_changed_port() -> None:
     shown = ShownPorts()
     shown.note(endpoints("198.51.100.2:41641"), 0.0)
-    assert not shown.changed
+    assert shown.moved_to is None
 
 
 def test_what_was_seen_at_another_address_is_forgotten() -> None:
     shown = ShownPorts()
     shown.note(endpoints("198.51.100.2:20716", "192.168.1.2:41641"), 0.0)
     shown.note(endpoints("198.51.100.3:41641", "100.64.7.7:41641"), 1.0)
-    assert not shown.changed and str(shown.address()) == "198.51.100.3"
+    assert shown.moved_to is None and str(shown.address()) == "198.51.100.3"
     shown.note(endpoints("198.51.100.3:5000", "100.64.7.7:41641"), 2.0)
-    assert shown.allocation() == Allocation(Pattern.UNKNOWN, (5000,)) and shown.changed
+    assert shown.allocation() == Allocation(Pattern.UNKNOWN, (5000,)) and shown.moved_to
 
 
 def test_what_a_peer_says_of_itself() -> None:
     info = NetInfo(mapping_varies_by_dest_ip=True, working_udp=True)
     said = Hostinfo(ipn_version="0.1.0-warren", net_info=info)
-    assert PeerSide.of(said) == PeerSide(True, True, True)
-    assert PeerSide.of(Hostinfo(ipn_version="1.98.0-t1")) == PeerSide(False, None, None)
+    assert PeerSide.of(said, 1) == PeerSide(True, True, True)
+    assert PeerSide.of(Hostinfo(ipn_version="1.98.0-t1"), 1) == PeerSide(False, None, None)
 
 
 def test_only_outside_ipv4_endpoints_are_targets() -> None:

@@ -14,7 +14,7 @@ class Method(Enum):
     SOCKETS = "many sockets here, the peer guessed"
     CALLS = "many sockets here, the peer was given lists of guesses"
     PROBES = "many sockets there, this node guessed"
-    SCAN = "the ports of the peer's NAT were scanned"
+    SCAN = "a scan of the ports of the peer's NAT"
 
 
 class Outcome(Enum):
@@ -26,8 +26,8 @@ class Outcome(Enum):
     UNCONFIRMED = "hit a port, but nothing came back"
     REFUSED = "was refused by the peer"
     ADDRESS_UNKNOWN = "could not learn the own NAT's address"
-    SUPERSEDED = "was not needed: another path was found"
-    STOPPED = "was stopped: the network changed, or nobody sends any more"
+    SUPERSEDED = "was not needed, as another path was found,"
+    STOPPED = "was stopped, as the network changed or nobody sends any more,"
 
 
 _REFUSALS = {
@@ -66,15 +66,17 @@ class Attempt:
 
     def sentence(self) -> str:
         """Say it in one sentence."""
-        what = f"{self.method.value} ({self._amount()})"
         end = self.outcome.value
-        if self.outcome is Outcome.REFUSED and self.refusal in _REFUSALS:
-            end += f" because {_REFUSALS[self.refusal]}"
         if self.found is not None:
             end += f" at {self.found}"
-        after = "" if self.ended is None else f" after {self.ended - self.began:.1f} s"
+        if self.ended is not None:
+            end += f" after {self.ended - self.began:.1f} s"
+        if self.outcome is Outcome.REFUSED and self.refusal in _REFUSALS:
+            end += f", because {_REFUSALS[self.refusal]}"
+        # A scan seeks the port.
+        towards = self.target if self.target.port else self.target.ip
         ports = f"; ports there are {self.allocation}" if self.allocation else ""
-        return f"Punching towards {self.target}: {what} {end}{after}{ports}."
+        return f"Punching towards {towards} {end}: {self.method.value} ({self._amount()}){ports}."
 
     def _amount(self) -> str:
         if self.method is Method.SOCKETS:

@@ -114,6 +114,11 @@ class PunchingPaths:
         refusal = self.attempts[-1].refusal if self.attempts else 0
         return "there" if refusal == PunchReason.SWITCHED_OFF else ""
 
+    @property
+    def peer_moved_to(self) -> Endpoint | None:
+        """Where the peer's NAT showed it under another port than its own, if it told such."""
+        return self._peer_ports.moved_to
+
     # What is known of both sides.
 
     def set_peer(
@@ -293,7 +298,9 @@ class PunchingPaths:
 
     def _begin(self, now: float) -> None:
         allocation = self._peer_ports.allocation()
-        role, self.why = choose(self._own, self._peer, allocation, self._peer_ports.changed)
+        role, self.why = choose(
+            self._own, self._peer, allocation, self._peer_ports.moved_to is not None
+        )
         if role is Role.OPEN:
             self._begin_open(now)
         elif role is Role.SCAN:

@@ -50,14 +50,32 @@ class PeerSide:
     udp: bool | None = None
 
     @classmethod
-    def of(cls, hostinfo: Hostinfo) -> PeerSide:
-        """Read it from a peer's host information."""
+    def of(cls, hostinfo: Hostinfo, regions: int) -> PeerSide:
+        """Read it from a peer's host information; `regions` is how many relay regions it asks."""
         info = hostinfo.net_info
         return cls(
-            understands=hostinfo.ipn_version.endswith(MARK),
-            hard=info.mapping_varies_by_dest_ip if info else None,
+            understands=understands(hostinfo),
+            hard=said_of_mapping(hostinfo, regions),
             udp=info.working_udp if info else None,
         )
+
+
+def understands(hostinfo: Hostinfo) -> bool:
+    """Whether a peer understands punching messages."""
+    return hostinfo.ipn_version.endswith(MARK)
+
+
+def said_of_mapping(hostinfo: Hostinfo, regions: int) -> bool | None:
+    """Return whether a peer's ports vary by destination, so far as it can know.
+
+    A stock client compares all answers, also two of one server; of a region it asks one server
+    (PROTOCOL §5.9). So with one region its no means only that it asked twice.
+    """
+    info = hostinfo.net_info
+    varies = info.mapping_varies_by_dest_ip if info else None
+    if varies is False and regions < 2 and not understands(hostinfo):
+        return None
+    return varies
 
 
 class Role(Enum):

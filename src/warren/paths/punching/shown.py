@@ -57,9 +57,10 @@ class ShownPorts:
             self._memory.note(Sample(endpoint, endpoint, now))
 
     @property
-    def changed(self) -> bool:
-        """Whether the NAT is known to have given the peer's socket another port than its own."""
-        return bool(self._inside and self._given()) and self._kept is None
+    def moved_to(self) -> Endpoint | None:
+        """Where the NAT last showed the peer's socket, if by another port than its own."""
+        given = self._given() if self._inside and self._kept is None else []
+        return given[-1].mapped if given else None
 
     def allocation(self) -> Allocation:
         """Return how the NAT gives out ports, as far as can be seen."""
