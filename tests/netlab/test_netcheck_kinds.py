@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from warren.lab import sandbox
+from warren.lab import places, sandbox
+from warren.lab.joining import NAMES, SERVER_ADDRESS_V6, join, start_server
 from warren.lab.kinds import KINDS
 from warren.lab.mesh import Node, Server
 from warren.lab.plan import Host, Plan, Router
@@ -31,6 +32,8 @@ EXPECTED: dict[str, tuple[str, str, str]] = {
     "udp-blocked": ("UDP blocked", "blocked", "unknown"),
 }
 KINDS_HERE = list(EXPECTED)
+# In these places of the grid, with the lab's own server: what is known of IPv6.
+PLACES_V6 = ("ipv6-only", "symmetric-ipv6")
 
 
 class Net:
@@ -131,14 +134,12 @@ def test_ipv6_beside_ipv4_and_alone() -> None:
     v6, v6_other = "2001:db8::10", "2001:db8::11"
     plan = Plan(
         hosts=(
-            Host("server", address=SERVER, ipv6=v6),
+            Host("server", address=SERVER, ipv6=v6, extra=(v6_other,)),
             Host("six", ipv6="2001:db8:6::1"),
             Host("both", address="198.51.100.30", ipv6="2001:db8:7::1"),
         )
     )
     with World(plan, names={"vpn.example": (SERVER, v6)}) as world:
-        world["server"].run(["ip", "addr", "add", f"{v6_other}/128", "dev", "wan"])
-        world["internet"].run(["ip", "route", "add", f"{v6_other}/128", "dev", "p0"])
         net = Net(
             world,
             Server(
@@ -159,3 +160,28 @@ def test_ipv6_beside_ipv4_and_alone() -> None:
         report, _ = net.netcheck("both")
         assert report["nat4"]["udp"] is report["nat6"]["udp"] is True
         assert report["nat6"]["difficulty"] == "open"
+
+
+def test_the_labs_own_server_tells_what_ipv6_lets_in() -> None:
+    """It has two addresses of each family, so that filtering is known of both."""
+    machines = [("a", places.find(name)) for name in PLACES_V6]
+    with World(places.plan(machines), NAMES) as world:
+        server, key = start_server(world)
+        names = [places.machine(*each) for each in machines]
+        nodes = [Node(world[name], name, world.scratch / name, tun=False) for name in names]
+        assert join(nodes, server, key) == {}
+        for node in nodes:
+            report = json.loads(node.run("netcheck", "--json", timeout_s=30))
+            nat = report["nat6"]
+            assert (nat["name"], nat["difficulty"]) == ("no NAT, a stateful firewall", "easy")
+            assert nat["filtering"] == "address-and-port-dependent"
+            assert nat["discovery_server"] == f"[{SERVER_ADDRESS_V6}]:3478"
+            assert (nat["translated"], nat["mtu_bytes"]) == (False, 1500)
+            assert report["ipv6"] == nat["mapped"][0].replace(*_ports(nat, report))
+            assert (report["nat4"] or {}).get("name") in (None, "symmetric NAT")
+            assert "IPv6 NAT" in node.run("netcheck", timeout_s=30)
+
+
+def _ports(nat: dict[str, Any], report: dict[str, Any]) -> tuple[str, str]:
+    """The examination has sockets of its own."""
+    return nat["mapped"][0].rpartition(":")[2], report["ipv6"].rpartition(":")[2]

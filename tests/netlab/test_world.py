@@ -104,6 +104,13 @@ def test_a_killed_run_is_removed_by_the_next() -> None:
             Plan(hosts=(Host("a", address="192.0.2.1"), Host("b", address="192.0.2.1"))),
             "used twice",
         ),
+        (
+            Plan(hosts=(Host("a", address="192.0.2.1", extra=("2001:db8::2",)),)),
+            "is beside no IPv6 one",
+        ),
+        (Plan(hosts=(Host("a", ipv6="2001:db8::1", extra=("192.0.2.1",)),)), "beside no IPv4 one"),
+        (Plan(hosts=(Host("a", ipv6="2001:db8::1", extra=("2001:db8::1",)),)), "used twice"),
+        (Plan(hosts=(Host("a", ipv6="2001:db8::1", extra=("fe80::1",)),)), "is not in 2001:db8"),
         (Plan(hosts=(), routers=(Router("r", kind="magic", address="192.0.2.1"),)), "no NAT kind"),
         (Plan(hosts=(), routers=(Router("r", kind="symmetric", behind="r"),)), "behind itself"),
         (

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from warren.lab import connect_proxy
 from warren.lab.mesh import Node, Server, command_environment
+from warren.lab.plan import Host
 from warren.lab.program import LabTimeout, ProgramFailed
 from warren.lab.stock import StockClient
 from warren.lab.world import World
@@ -14,7 +15,14 @@ from warren.lab.world import World
 SERVER = "server"
 SERVER_NAME = "coordinator.lab"
 SERVER_ADDRESS, SERVER_SECOND = "198.51.100.10", "198.51.100.11"
-SERVER_ADDRESS_V6 = "2001:db8:1::10"
+SERVER_ADDRESS_V6, SERVER_SECOND_V6 = "2001:db8:1::10", "2001:db8:1::11"
+SERVER_HOST = Host(
+    SERVER,
+    address=SERVER_ADDRESS,
+    extra=(SERVER_SECOND, SERVER_SECOND_V6),
+    ipv6=SERVER_ADDRESS_V6,
+)
+"""With two addresses of each family, so that nodes find out how their NAT behaves (RFC 5780)."""
 NAMES = {SERVER_NAME: (SERVER_ADDRESS, SERVER_ADDRESS_V6)}
 """What every part of a network has to know (`World(names=…)`)."""
 
@@ -29,7 +37,7 @@ def start_server(world: World) -> tuple[Server, str]:
     server = Server(
         world[SERVER],
         world.scratch / SERVER,
-        stun_others=(SERVER_SECOND, f"[{SERVER_ADDRESS_V6}]"),
+        stun_others=(SERVER_SECOND, f"[{SERVER_ADDRESS_V6}]", f"[{SERVER_SECOND_V6}]"),
         name=SERVER_NAME,
     )
     server.start()

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 from warren.lab.kinds import KINDS, LAN, WAN, ruleset
-from warren.lab.plan import Addressed, Host, Router
+from warren.lab.plan import Addressed, Host, Router, extra_addresses
 
 INTERNET = "internet"
 _GATEWAY = "192.0.2.254"
@@ -122,7 +122,7 @@ def _uplink_v4(index: int, part: Router | Host, solved: Addressed) -> Iterator[S
     address, port = solved.address[part.name], f"p{index}"
     if part.behind is None:
         yield Ip(INTERNET, f"addr add {_GATEWAY}/32 dev {port}")
-        for each in (str(address), *(part.extra if isinstance(part, Host) else ())):
+        for each in (address, *_extra(part, 4)):
             yield Ip(INTERNET, f"route add {each}/32 dev {port}")
             yield Ip(part.name, f"addr add {each}/32 dev {WAN}")
         if isinstance(part, Router) and not KINDS[part.kind].translate:
@@ -142,8 +142,9 @@ def _uplink_v6(index: int, part: Router | Host, solved: Addressed) -> Iterator[S
         gateway = str(solved.lan_gateway_v6[part.behind])
     elif address is not None:
         yield Ip(INTERNET, f"addr add {_GATEWAY_V6}/64 dev {port}")
-        yield Ip(INTERNET, f"route add {address}/128 dev {port}")
-        yield Ip(part.name, f"addr add {address}/128 dev {WAN}")
+        for each in (address, *_extra(part, 6)):
+            yield Ip(INTERNET, f"route add {each}/128 dev {port}")
+            yield Ip(part.name, f"addr add {each}/128 dev {WAN}")
         gateway = _GATEWAY_V6
     elif part.name in solved.lan_gateway_v6:
         yield Ip(INTERNET, f"addr add {_GATEWAY_V6}/64 dev {port}")
@@ -152,6 +153,11 @@ def _uplink_v6(index: int, part: Router | Host, solved: Addressed) -> Iterator[S
     else:
         return
     yield Ip(part.name, f"route add ::/0 via {gateway} dev {WAN} onlink")
+
+
+def _extra(part: Router | Host, version: int) -> list[IPv4Address | IPv6Address]:
+    found = extra_addresses(part) if isinstance(part, Host) else []
+    return [address for address in found if address.version == version]
 
 
 def _routes_v6(router: Router, solved: Addressed) -> Iterator[Step]:

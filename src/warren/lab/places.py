@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from warren.lab.joining import SERVER, SERVER_ADDRESS, SERVER_ADDRESS_V6, SERVER_SECOND
+from warren.lab.joining import SERVER_HOST
 from warren.lab.plan import Host, InvalidPlan, Plan, Router
 from warren.lab.spelling import meant_or_known, shown
 
@@ -111,9 +111,7 @@ def find(word: str) -> Place:
 def plan(machines: Iterable[tuple[str, Place]]) -> Plan:
     """A server and these machines, by side and place, on one internet."""
     routers: dict[str, Router] = {}
-    hosts = [
-        Host(SERVER, address=SERVER_ADDRESS, extra=(SERVER_SECOND,), ipv6=SERVER_ADDRESS_V6),
-    ]
+    hosts = [SERVER_HOST]
     order = list(PLACES)
     for side, place in machines:
         number = 2 * order.index(place.name) + SIDES.index(side)

@@ -63,7 +63,7 @@ class Host:
     address: str | None = None
     behind: str | None = None
     extra: tuple[str, ...] = ()
-    """Further public addresses of the same machine."""
+    """Further public addresses of the same machine, of a family that it has."""
     ipv6: str | None = None
 
 
@@ -132,19 +132,29 @@ def resolve(plan: Plan) -> Addressed:
     for host in plan.hosts:
         if host.extra and host.behind is not None:
             raise InvalidPlan(f"{host.name}: only a public host has extra addresses")
-        for text in host.extra:
-            _public(host.name, text)
+        for address in extra_addresses(host):
+            families = (solved.address, solved.address_v6)
+            if host.name not in families[address.version == 6]:
+                raise InvalidPlan(f"{host.name}: {address} is beside no IPv{address.version} one")
     taken: list[tuple[str | None, IPv4Address | IPv6Address]] = [
         (part.behind, solved.address[part.name]) for part in every if part.name in solved.address
     ]
     taken += [(None, address) for address in solved.address_v6.values()]
-    taken += [(None, IPv4Address(text)) for host in plan.hosts for text in host.extra]
+    taken += [(None, address) for host in plan.hosts for address in extra_addresses(host)]
     taken += [(router, address) for router, address in solved.lan_gateway.items()]
     taken += [(None, address) for address in solved.lan_gateway_v6.values()]
     for behind, address in taken:
         if taken.count((behind, address)) > 1:
             raise InvalidPlan(f"{address} is used twice")
     return solved
+
+
+def extra_addresses(host: Host) -> list[IPv4Address | IPv6Address]:
+    """The further addresses of a host. Raises InvalidPlan."""
+    return [
+        _parse_v6(host.name, text) if ":" in text else _public(host.name, text)
+        for text in host.extra
+    ]
 
 
 def _on_the_internet(part: Router | Host, solved: Addressed, lans: dict[str, _Lan]) -> None:
