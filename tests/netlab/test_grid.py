@@ -78,19 +78,21 @@ def test_the_right_path_or_the_right_reason() -> None:
     assert cells.keys() == PAIRS.keys()
     for name, cell in cells.items():
         assert cell["first_seconds"] < 4, cell
+        assert cell["surprise"] == "", cell
         expected = PAIRS[name]
         if cell["outcome"] == "direct":
             assert cell["how"] == expected, cell
             assert cell["seconds"] < 5 and cell["latency_ms"] < 1000
         else:
-            assert (cell["outcome"], cell["cause"]) == ("relayed", expected), cell
+            said = (cell["outcome"], cell["cause"], cell["told_by"])
+            assert said == ("relayed", expected, "warren why"), cell
     lan = cells["one-lan:one-lan"]["paths"]
     assert {path.rpartition(".")[0] for path in lan} == {"192.168.1"}
     carrier = cells["cgnat-hairpin:cgnat-hairpin"]["paths"]
     assert len({path.partition(":")[0] for path in carrier}) == 1, "the carrier's own address"
-    said = {name: " ".join([*cell["why"], *cell["advice"]]) for name, cell in cells.items()}
-    assert "behind one NAT" in said["cgnat:cgnat"] and "hairpin" in said["cgnat:cgnat"]
-    assert "UDP is blocked here" in said["http-proxy:public"]
+    told = {name: " ".join([*cell["why"], *cell["advice"]]) for name, cell in cells.items()}
+    assert "behind one NAT" in told["cgnat:cgnat"] and "hairpin" in told["cgnat:cgnat"]
+    assert "UDP is blocked here" in told["http-proxy:public"]
     assert "round 1 of 1: 7 pairs" in done.stderr
 
 

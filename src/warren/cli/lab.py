@@ -134,7 +134,9 @@ def grid(
                 "stock": stock.value,
                 "stock_version": made.stock_version,
                 "failed": made.failed,
-                "pairs": [asdict(cell) for cell in made.cells.values()],
+                "pairs": [
+                    asdict(cell) | {"surprise": cell.surprise()} for cell in made.cells.values()
+                ],
             }
         )
         return
@@ -248,9 +250,10 @@ def shell(
 ) -> None:
     """Go into a part of a network that `warren lab up` keeps; `warren` there means its node."""
     from warren.lab import network
-    from warren.lab.joining import SERVER
+    from warren.lab.joining import CERTIFICATE, SERVER
 
     namespace, socket = network.find(name)
+    certificate = socket.parent.with_name(CERTIFICATE)
     environment = runs.environment()
     environment |= {
         # The same Warren that runs now: under sudo, say, its place may not be in the path.
@@ -259,6 +262,8 @@ def shell(
         "WARREN_STATE": str(socket.parent),
         "WARREN_SERVER_STATE": str(socket.parent.with_name(SERVER)),
     }
+    if certificate.exists():
+        environment["SSL_CERT_FILE"] = str(certificate)
     words = command or [os.environ.get("SHELL", "/bin/sh")]
     sys.stdout.flush()
     os.execvpe("ip", ["ip", "netns", "exec", namespace, *words], environment)  # noqa: S606, S607

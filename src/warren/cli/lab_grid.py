@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from warren.lab.grid import Cell, Grid, Stock
+from warren.lab.cell import Cell
+from warren.lab.grid import UNEXPLAINED, Grid, Stock
 from warren.lab.places import PLACES
 
 _SHORT = {
@@ -90,16 +91,21 @@ def legend(grid: Grid) -> Text:
 
 
 def causes(grid: Grid, console: Console) -> None:
-    """Print the pairs that are not direct by what `warren why` says of them."""
+    """Print the pairs that are not direct by what keeps them so, and what is a surprise."""
     by_cause: dict[tuple[str, str], list[Cell]] = {}
     for cell in grid.cells.values():
         if cell.outcome != "direct":
-            by_cause.setdefault((cell.outcome, cell.cause or "?"), []).append(cell)
+            by_cause.setdefault((cell.outcome, cell.cause or UNEXPLAINED), []).append(cell)
     for (outcome, cause), cells in sorted(by_cause.items()):
         pairs = ", ".join(f"{_SHORT[cell.a]}-{_SHORT[cell.b]}" for cell in cells)
         console.print(Text(f"\n{outcome}, {cause}: {pairs}", "bold"))
         said = next((" ".join(cell.why) for cell in cells if cell.why), "")
         console.print(Text(textwrap.indent(said, "  ")))
+    surprises = [(cell, said) for cell in grid.cells.values() if (said := cell.surprise())]
+    if surprises:
+        console.print(Text("\nNot what the kinds of these pairs let one expect:", "bold red"))
+    for cell, said in surprises:
+        console.print(Text(f"  {cell.a}:{cell.b}: {said}"))
 
 
 def console() -> Console:

@@ -11,25 +11,27 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
-from warren.lab import places, sandbox
-from warren.lab.joining import NAMES, join, join_stock, start_proxy, start_server
-from warren.lab.meeting import Meeting, Outcome, Ping, StockFetch
+from warren.lab import physics, places, sandbox
+from warren.lab.cell import Cell, How
+from warren.lab.joining import NAMES, Hub, join, join_stock, start_proxy, start_server
+from warren.lab.meeting import Meeting, Ping, StockFetch
 from warren.lab.mesh import Node
 from warren.lab.pairs import Pair, in_rounds, rows_and_columns
+from warren.lab.physics import Side
 from warren.lab.pinging import Pinging
 from warren.lab.places import Place
 from warren.lab.program import LabTimeout, Program
 from warren.lab.stock import StockClient, caddy_binary
 from warren.lab.world import World
 
-How = Literal["LAN", "own address", "NAT's address", "guessed port", "IPv6", ""]
-
 TIMEOUT_S = 15.0
+UNEXPLAINED = "unexplained"
+"""A cause that nobody can tell."""
 _PORT = 41641
 _JOINING_AT_ONCE = 6
 _POLL_S = 0.01
@@ -44,28 +46,6 @@ class Stock(StrEnum):
     NONE = "none"
     ONE = "one"
     BOTH = "both"
-
-
-@dataclass
-class Cell:
-    """What became of one pair. Times are seconds from the first packet.
-
-    how: what the two ends' addresses for each other are; seconds: until the path was direct.
-    first_seconds: until the first answer, over whatever path. cause, why: what `warren why` says
-    of a pair that is not direct, as one word and in sentences.
-    """
-
-    a: str
-    b: str
-    outcome: Outcome = "unreachable"
-    how: How = ""
-    seconds: float | None = None
-    first_seconds: float | None = None
-    paths: tuple[str | None, str | None] = (None, None)
-    latency_ms: float | None = None
-    cause: str = ""
-    why: list[str] = field(default_factory=list)
-    advice: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -144,17 +124,17 @@ class Grid:
 
     def _join(self, machines: Sequence[tuple[str, Place]]) -> None:
         """Start the server and the machines, a few at once."""
-        server, key = start_server(self._world)
+        hub = start_server(self._world)
         for at in range(0, len(machines), _JOINING_AT_ONCE):
             batch = machines[at : at + _JOINING_AT_ONCE]
             self._tell(f"{at + len(batch)} of {len(machines)} machines join")
             stock = [each for each in batch if self._is_stock(each[0])]
-            nodes = [self._node(*each) for each in batch if each not in stock]
-            clients = [self._client(*each, server.url, key) for each in stock]
+            nodes = [self._node(*each, hub) for each in batch if each not in stock]
+            clients = [self._client(*each, hub) for each in stock]
             self._nodes.update((node.name, node) for node in nodes)
             self._clients.update((client.name, client) for client in clients)
-            self.failed.update(join(nodes, server, key) | join_stock(clients))
-        for node in server.nodes():
+            self.failed.update(join(nodes, hub.server, hub.key) | join_stock(clients))
+        for node in hub.server.nodes():
             address = next(text for text in node["addresses"] if ":" not in text)
             self._known[node["name"]] = _Known(address, node["node_key"])
             if node["name"] in self._clients:
@@ -163,22 +143,22 @@ class Grid:
     def _is_stock(self, side: str) -> bool:
         return self.stock is Stock.BOTH or (self.stock is Stock.ONE and side == "b")
 
-    def _node(self, side: str, place: Place) -> Node:
+    def _node(self, side: str, place: Place, hub: Hub) -> Node:
         name = places.machine(side, place)
         state = self._world.scratch / name
-        env = self._proxy(side, place)
+        env = hub.trust | self._proxy(side, place)
         return Node(self._world[name], name, state, tun=False, port=_port(side), env=env)
 
-    def _client(self, side: str, place: Place, url: str, key: str) -> StockClient:
+    def _client(self, side: str, place: Place, hub: Hub) -> StockClient:
         name = places.machine(side, place)
         return StockClient(
             self._world[name],
             name,
-            server=url,
+            server=hub.server.url,
             state=self._world.scratch / name,
-            auth_key=key,
+            auth_key=hub.key,
             port=_port(side),
-            env=self._proxy(side, place),
+            env=hub.trust | self._proxy(side, place),
         )
 
     def _proxy(self, side: str, place: Place) -> dict[str, str]:
@@ -188,20 +168,23 @@ class Grid:
         cells: list[Cell] = []
         meetings: list[tuple[Cell, Meeting]] = []
         for one, other in pairs:
-            cell = Cell(one.name, other.name)
+            a, b = self._side("a", one), self._side("b", other)
+            cell = Cell(one.name, other.name, expected=physics.cause(a, b))
             cells.append(cell)
-            a, b = places.machine("a", one), places.machine("b", other)
             missing = [
                 f"{name} did not join: {self.failed[name]}"
-                for name in (a, b)
+                for name in (a.name, b.name)
                 if name in self.failed
             ]
             if missing:
                 cell.cause, cell.why = "not-joined", missing
                 continue
-            meetings.append((cell, self._meet(a, b)))
+            meetings.append((cell, self._meet(a.name, b.name)))
         self._watch(meetings)
         return cells
+
+    def _side(self, side: str, place: Place) -> Side:
+        return Side(places.machine(side, place), place, guesses=not self._is_stock(side))
 
     def _meet(self, a: str, b: str) -> Meeting:
         if a in self._clients:
@@ -243,19 +226,27 @@ class Grid:
             seen = self._clients[near].direct_paths(self._known[far].key)
             cell.paths = (cell.paths[0], seen[-1][1] if seen else None)
             cell.how = self._how(cell)
+        elif cell.outcome == "relayed":
+            # A stock client has no word for it.
+            a, b = self._side("a", places.find(cell.a)), self._side("b", places.find(cell.b))
+            cell.cause, cell.told_by = physics.cause(a, b) or UNEXPLAINED, "kinds"
+            cell.why = [physics.sentence(a, b)]
         return None
 
     def _explain(self, cell: Cell, program: Program) -> None:
         try:
             program.wait(_WHY_S)
             found = json.loads(program.output())
-        except (LabTimeout, ValueError):
+        except (LabTimeout, ValueError) as error:
+            if cell.outcome != "direct":
+                said = program.output().strip().splitlines() or [str(error)]
+                cell.cause, cell.why = UNEXPLAINED, [*cell.why, f"warren why: {said[-1]}"]
             return
         if cell.outcome == "direct":
             cell.paths = (cell.paths[0], found["path"].get("address"))
             cell.how = self._how(cell)
         else:
-            cell.cause = found["cause"]
+            cell.cause, cell.told_by = found["cause"], "warren why"
             cell.why, cell.advice = found["reasons"], found["advice"]
 
     def _how(self, cell: Cell) -> How:
@@ -288,4 +279,4 @@ def _take(cell: Cell, meeting: Meeting) -> None:
     cell.outcome, cell.seconds, cell.first_seconds = met.outcome, met.seconds, met.first_seconds
     cell.latency_ms, cell.paths = met.latency_ms, (met.path, None)
     if met.said:
-        cell.why = [met.said]
+        cell.cause, cell.why = UNEXPLAINED, [met.said]

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
+from warren.edge.files import write_private
+from warren.edge.tls import make_self_signed
 from warren.lab import connect_proxy
 from warren.lab.mesh import Node, Server, command_environment
 from warren.lab.plan import Host
@@ -23,6 +27,8 @@ SERVER_HOST = Host(
     ipv6=SERVER_ADDRESS_V6,
 )
 """With two addresses of each family, so that nodes find out how their NAT behaves (RFC 5780)."""
+CERTIFICATE = "server.crt"
+"""The name of its certificate, beside the states of all machines."""
 NAMES = {SERVER_NAME: (SERVER_ADDRESS, SERVER_ADDRESS_V6)}
 """What every part of a network has to know (`World(names=…)`)."""
 
@@ -32,17 +38,38 @@ _PROXY_START_S = 15.0
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
 
 
-def start_server(world: World) -> tuple[Server, str]:
-    """Start the server on the host `server`; with it an auth key for any number of nodes."""
+@dataclass(frozen=True)
+class Hub:
+    """A running server. key: an auth key for any number of nodes. trust: the environment in which
+    a program trusts the server's certificate."""
+
+    server: Server
+    key: str
+    trust: dict[str, str]
+
+
+def start_server(world: World) -> Hub:
+    """Start the server on the host `server`.
+
+    As on the internet it has a URL with https and a certificate that everybody trusts: through a
+    proxy that knows CONNECT alone, a stock client asks nothing of a coordinator without TLS.
+    """
+    chain, private = make_self_signed(SERVER_NAME, datetime.now(UTC))
+    certificate, key = world.scratch / CERTIFICATE, world.scratch / "server.key"
+    certificate.write_bytes(chain)
+    write_private(key, private)
     server = Server(
         world[SERVER],
         world.scratch / SERVER,
+        tls=("--tls", "files", "--tls-cert", str(certificate), "--tls-key", str(key)),
         stun_others=(SERVER_SECOND, f"[{SERVER_ADDRESS_V6}]", f"[{SERVER_SECOND_V6}]"),
         name=SERVER_NAME,
+        scheme="https",
     )
     server.start()
     server.create_user(_USER)
-    return server, server.create_key(_USER, "--reusable")
+    auth_key = server.create_key(_USER, "--reusable")
+    return Hub(server, auth_key, {"SSL_CERT_FILE": str(certificate)})
 
 
 def start_proxy(world: World, router: str) -> dict[str, str]:

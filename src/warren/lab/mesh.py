@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from warren.lab import runs, web
 from warren.lab.program import Program, ProgramFailed, wait_until
@@ -42,17 +42,18 @@ class Server:
         stun_others: Sequence[str] = (),
         name: str | None = None,
         more: Sequence[str] = (),
+        scheme: Literal["http", "https"] = "http",
     ) -> None:
         """tls: flags that choose its certificate. stun_others: further addresses of the host on
         which it is to serve STUN, IPv6 ones in brackets. name: what nodes are told to call it,
         for both families; without one it is its IPv4 address, and it serves only that. more:
-        further flags."""
+        further flags. scheme: of its URL; for https, clients must trust the certificate."""
         self._more = tuple(more)
         self._stun_others = tuple(stun_others)
         self.part = part
         self.state = state
         self._tls = tls
-        self.url = f"http://{name or part.address}"
+        self.url = f"{scheme}://{name or part.address}"
         self._place = "" if name else str(part.address)
         self._program: Program | None = None
 

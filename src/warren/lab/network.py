@@ -88,17 +88,17 @@ class Network:
 
     def _join(self) -> None:
         self._tell("the server starts")
-        server, key = start_server(self._world)
+        hub = start_server(self._world)
         proxies = {
             router: start_proxy(self._world, router)
             for router in sorted(set(self._description.proxied.values()))
         }
         for name in self._description.nodes:
-            env = proxies.get(self._description.proxied.get(name, ""), {})
+            env = hub.trust | proxies.get(self._description.proxied.get(name, ""), {})
             part = self._world[name]
             self._nodes[name] = Node(part, name, self._world.scratch / name, tun=False, env=env)
         self._tell(f"{len(self._nodes)} nodes join")
-        self._failed = join(list(self._nodes.values()), server, key)
+        self._failed = join(list(self._nodes.values()), hub.server, hub.key)
 
 
 def find(name: str) -> tuple[str, Path]:
