@@ -27,7 +27,7 @@ from warren.coordinator.ts2021 import ControlConnection, Handler
 from warren.edge.entropy import Entropy
 from warren.edge.http import Answer, Answerer, Arrival, Head, Taker, hand_over
 from warren.edge.websocket import accept_websocket, is_websocket
-from warren.keys import ChallengePrivate, MachinePrivate
+from warren.keys import ChallengePublic, MachinePrivate
 from warren.netmap.codec import encode_json
 from warren.netmap.register import ServerKeys
 
@@ -62,8 +62,8 @@ def ts2021_taker(noise: MachinePrivate, handler: Handler, entropy: Entropy) -> M
         except MalformedControl as error:
             return Answer(400, f"{error}\n".encode())
         # Clients of the WebSocket form know of no early payload (PROTOCOL §2.3).
-        challenge = ChallengePrivate.from_entropy(entropy(32)).public()
-        early = None if websocket else encode_early(challenge)
+        # Nobody answers it, so nobody needs its private half.
+        early = None if websocket else encode_early(ChallengePublic(entropy(32)))
         connection = ControlConnection(accepted, early, handler)
         open_now.add(connection)
         if websocket:

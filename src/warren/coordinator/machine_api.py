@@ -147,14 +147,13 @@ class MachineApi:
             _refuse(reply, 403, "this node key belongs to another machine")
         elif node is None:
             await self._map_of_stranger(request, reply)
+        elif request.stream:
+            await self._long_poll(node, request, reply)
         else:
             await self._take_facts(node.id, request)
-            await self._map_of(node, request, reply)
+            self._map_of(node, request, reply)
 
-    async def _map_of(self, node: NodeRecord, request: MapRequest, reply: Reply) -> None:
-        if request.stream:
-            await self._long_poll(node, reply, compressed=request.compress == "zstd")
-            return
+    def _map_of(self, node: NodeRecord, request: MapRequest, reply: Reply) -> None:
         reply.start(200)
         if request.omit_peers:
             reply.finish()
@@ -175,11 +174,12 @@ class MachineApi:
         finally:
             self._strangers -= 1
 
-    async def _long_poll(self, node: NodeRecord, reply: Reply, *, compressed: bool) -> None:
-        session = self._maps.open(node.id, compressed)
+    async def _long_poll(self, node: NodeRecord, request: MapRequest, reply: Reply) -> None:
+        session = self._maps.open(node.id, request.compress == "zstd")
         reply.start(200)
         try:
-            await self._presence.arrived(node.id)
+            self._presence.arrived(node.id)
+            await self._take_facts(node.id, request)
             await session.run(reply)
             reply.finish()
         finally:
@@ -190,9 +190,12 @@ class MachineApi:
         """Take over what the request says of the node.
 
         A streaming request is for reading (cap 68): of it only what may not be missed, the keys
-        of this connection; endpoints and host info come in a lite update beside it.
+        of this connection; endpoints and host info come in a lite update beside it. That it
+        reads is what makes it online.
         """
         facts: dict[str, Any] = {"version": request.version}
+        if request.stream:
+            facts["online"] = True
         if not request.disco_key.is_zero:
             facts["disco_key"] = request.disco_key
         if not request.stream:

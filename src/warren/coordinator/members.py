@@ -221,7 +221,7 @@ def observed(
 ) -> Delta | None:
     """Take over what a node says of itself; None when it says nothing new.
 
-    facts: any of disco_key, hostinfo, endpoints, version.
+    facts: any of disco_key, hostinfo, endpoints, version, online.
     """
     new = {name: value for name, value in facts.items() if getattr(node, name) != value}
     if not new:
@@ -232,6 +232,7 @@ def observed(
         ("endpoints", Facet.PATHS),
         ("hostinfo", Facet.HOST | Facet.PATHS),
         ("version", Facet.HOST),
+        ("online", Facet.PRESENCE),
     ):
         if name in new:
             facets |= facet
@@ -239,7 +240,10 @@ def observed(
     if renamed and not node.renamed:
         new["name"] = _free_name(snapshot, new["hostinfo"].hostname, node.id)
         facets |= Facet.NAME
-    return changed_node(node, facets, "reported", **new)
+    why = "reported"
+    if "online" in new:
+        why, new["last_seen"] = "online" if new["online"] else "offline", wall
+    return changed_node(node, facets, why, **new)
 
 
 def _free_name(snapshot: Snapshot, hostname: str, node_id: int) -> str:

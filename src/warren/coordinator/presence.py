@@ -41,10 +41,9 @@ class Presence:
         self._checked = self._started = clock.wall()
         registry.listen(lambda _: self._wake.set())
 
-    async def arrived(self, node_id: int) -> None:
-        """A node's long poll began."""
+    def arrived(self, node_id: int) -> None:
+        """A node's long poll began; whoever says so reports it as online."""
         self._leaving.pop(node_id, None)
-        await self._set_online(node_id, True)
 
     def left(self, node_id: int) -> None:
         """A node's only long poll ended; it is told offline after a grace."""
@@ -77,17 +76,16 @@ class Presence:
         for node_id in due:
             del self._leaving[node_id]
         absent = [node_id for node_id in due if not self._maps.connected(node_id)]
-        await asyncio.gather(*(self._set_online(node_id, False) for node_id in absent))
+        await asyncio.gather(*(self._tell_offline(node_id) for node_id in absent))
 
-    async def _set_online(self, node_id: int, online: bool) -> None:
+    async def _tell_offline(self, node_id: int) -> None:
         wall = self._clock.wall()
 
         def decide(snapshot: Snapshot) -> Delta | None:
             node = snapshot.nodes.get(node_id)
-            if node is None or node.online is online:
+            if node is None:
                 return None
-            why = "online" if online else "offline"
-            return members.changed_node(node, Facet.PRESENCE, why, online=online, last_seen=wall)
+            return members.observed(snapshot, node, wall, {"online": False})
 
         await self._registry.observe(decide)
 

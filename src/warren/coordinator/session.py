@@ -89,6 +89,10 @@ class Session:
         self._over = False
         self._view: View = EMPTY
         self._questions: deque[PingRequest] = deque()
+        # Seconds of the loop's clock; a timer that looks at it costs less than one a message.
+        self._sent_at = 0.0
+        self._silent = False
+        self._alarm: asyncio.TimerHandle | None = None
 
     def ask(self, request: PingRequest) -> bool:
         """Put a question to the node soon; False: too many wait."""
@@ -123,17 +127,28 @@ class Session:
 
     async def run(self, sink: Sink) -> None:
         """Serve the poll until the node is gone, replaced or removed. Raises ConnectionError."""
+        try:
+            self._rest(self._maps.keep_alive_s())
+            await self._serve(sink)
+        finally:
+            if self._alarm is not None:
+                self._alarm.cancel()
+
+    async def _serve(self, sink: Sink) -> None:
+        # What came before is in the whole map.
+        self._changed.clear()
         await self._tell(sink, self._maps.whole(self._node_id))
         while not self._over:
-            woken = await self._woken()
+            await self._wake.wait()
+            self._wake.clear()
             while self._questions:
                 # A keep-alive: a node takes the question from it and reads no map.
                 asked = MapResponse(keep_alive=True, ping_request=self._questions.popleft())
                 await self._send(sink, "question", frame(asked, self._compressed))
-            if not woken:
+            if self._silent:
+                self._silent = False
                 alive = KEEP_ALIVE if self._compressed else PLAIN_KEEP_ALIVE
                 await self._send(sink, "keepalive", alive)
-                continue
             if self._over:
                 return
             changed, self._changed = self._changed, set()
@@ -143,15 +158,20 @@ class Session:
             else:
                 await self._tell_of(sink, changed)
 
-    async def _woken(self) -> bool:
-        """Wait until there is something to tell; False: it is time for a keep-alive."""
-        try:
-            async with asyncio.timeout(self._maps.keep_alive_s()):
-                await self._wake.wait()
-        except TimeoutError:
-            return False
-        self._wake.clear()
-        return True
+    def _rest(self, rest_s: float) -> None:
+        """Let a keep-alive be sent once nothing was sent for this long."""
+        loop = asyncio.get_running_loop()
+
+        def look() -> None:
+            left_s = self._sent_at + rest_s - loop.time()
+            if left_s > 0:
+                self._alarm = loop.call_later(left_s, look)
+                return
+            self._silent = True
+            self._wake.set()
+            self._rest(self._maps.keep_alive_s())
+
+        self._alarm = loop.call_later(rest_s, look)
 
     async def _tell(self, sink: Sink, view: View | None) -> None:
         if view is None:
@@ -173,6 +193,7 @@ class Session:
             await self._send(sink, "map", told)
 
     async def _send(self, sink: Sink, kind: str, data: bytes) -> None:
+        self._sent_at = asyncio.get_running_loop().time()
         await sink.send(data)
         self._maps.meter.message_sent(kind, len(data))
 

@@ -115,9 +115,11 @@ class ControlConnection(asyncio.Protocol):
 
     async def drain(self, stream: int) -> None:
         """Wait until little of `stream` is queued. Raises ConnectionError."""
+        if self._roomy(stream) and self._transport is not None:
+            return
         try:
             async with asyncio.timeout(STALL_S):
-                while not self._writable or self._channel.queued(stream) > HIGH_WATER_BYTES:
+                while not self._roomy(stream):
                     self._drained.clear()
                     await self._drained.wait()
                     if self._transport is None:
@@ -128,6 +130,9 @@ class ControlConnection(asyncio.Protocol):
             raise ConnectionError("the machine takes no data") from None
         if self._transport is None:
             raise ConnectionError("the machine is gone")
+
+    def _roomy(self, stream: int) -> bool:
+        return self._writable and self._channel.queued(stream) <= HIGH_WATER_BYTES
 
     def _receive(self, event: Event) -> None:
         match event:

@@ -18,7 +18,7 @@ import h11
 MAX_HEAD_BYTES = 16 * 1024
 HEAD_TIMEOUT_S = 10.0
 # Connections that have not said yet what they want; beyond it the oldest is dropped.
-MAX_WAITING = 1024
+MAX_WAITING = 8192
 
 
 class Head(NamedTuple):

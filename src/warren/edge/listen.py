@@ -9,6 +9,10 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
+BACKLOG = 4096
+"""Connections that wait to be accepted, since all machines of a network may come back at once: one
+that finds no room believes that it is connected, and waits."""
+
 
 class PortProblem(Exception):
     """A port or socket file can't be listened on. The text is one sentence with the way out."""
@@ -81,7 +85,7 @@ def _open(host: str | None, port: int, flag: str, kind: socket.SocketKind) -> li
                     break
                 raise
             if kind == socket.SOCK_STREAM:
-                sock.listen(1024)
+                sock.listen(BACKLOG)
             sock.setblocking(False)
     except OSError as error:
         for sock in sockets:

@@ -114,7 +114,11 @@ class CurvePrivate(PrivateKey):
 
     PREFIX: ClassVar[str] = "privkey:"
 
-    __slots__ = ()
+    __slots__ = ("_curve",)
+
+    def __init__(self, raw: bytes) -> None:
+        super().__init__(raw)
+        self._curve: X25519PrivateKey | None = None
 
     @classmethod
     def from_entropy(cls, entropy: bytes) -> Self:
@@ -129,14 +133,18 @@ class CurvePrivate(PrivateKey):
     def exchange(self, public: PublicKey) -> bytes:
         """Return the X25519 shared secret. Raises MalformedKey for a low-order point."""
         try:
-            return X25519PrivateKey.from_private_bytes(self._raw).exchange(
-                X25519PublicKey.from_public_bytes(public.raw)
-            )
+            return self._loaded().exchange(X25519PublicKey.from_public_bytes(public.raw))
         except ValueError as error:
             raise MalformedKey("the other side's key is a low-order point") from error
 
     def _public_raw(self) -> bytes:
-        return X25519PrivateKey.from_private_bytes(self._raw).public_key().public_bytes_raw()
+        return self._loaded().public_key().public_bytes_raw()
+
+    def _loaded(self) -> X25519PrivateKey:
+        # Loading costs as much as an exchange: it computes the public half.
+        if self._curve is None:
+            self._curve = X25519PrivateKey.from_private_bytes(self._raw)
+        return self._curve
 
 
 def _unhex(text: str, prefix: str, size: int) -> bytes:

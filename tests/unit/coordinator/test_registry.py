@@ -170,7 +170,10 @@ async def test_ephemeral_nodes_have_time_to_come_back_after_a_start(watch: Watch
 
 async def test_online_keeps_an_ephemeral_node(watch: Watch) -> None:
     brief = members.find_node(watch.registry.snapshot, "brief")
-    await watch.presence.arrived(brief.id)
+    watch.presence.arrived(brief.id)
+    wall = watch.clock.wall()
+    here = members.observed(watch.registry.snapshot, brief, wall, {"online": True})
+    await watch.registry.observe(lambda _: here)
     watch.clock.advance(3600)
     await watch.look()
     assert members.find_node(watch.registry.snapshot, "brief").online
