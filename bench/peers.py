@@ -1,14 +1,21 @@
-"""Other VPNs that may be installed: each joins two hosts of a lab with a tunnel of its own."""
+"""Other VPNs that may be installed: each joins two hosts of a lab with a tunnel of its own.
+
+The stock client is one where WARREN_BENCH_TAILSCALED is the path of its daemon, beside which its
+command `tailscale` lies.
+"""
 
 from __future__ import annotations
 
 import base64
 import datetime
+import json
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -18,6 +25,19 @@ from cryptography.x509.oid import NameOID
 from warren.keys import NodePrivate
 from warren.lab.program import Program, ProgramFailed, wait_until
 from warren.lab.world import Part, World
+
+STOCK_VARIABLE = "WARREN_BENCH_TAILSCALED"
+
+
+class Ends(NamedTuple):
+    """Two hosts to be joined. server, auth_key: for one that needs a coordinator."""
+
+    world: World
+    a: Part
+    b: Part
+    server: str
+    auth_key: str
+
 
 Joined = tuple[str, list[Program]]
 """The second host's address in the tunnel, and the programs that carry it."""
@@ -48,19 +68,30 @@ firewall:
 
 @dataclass(frozen=True)
 class Peer:
-    """One other VPN. needs: the programs that must be on the path."""
+    """One other VPN. needs: the programs that must be on the path.
+
+    own_hosts: it takes the network's addresses for its own and cannot share a host with Warren.
+    """
 
     name: str
     needs: tuple[str, ...]
-    join: Callable[[World, Part, Part], Joined]
+    join: Callable[[Ends], Joined]
+    own_hosts: bool = False
 
 
 def installed() -> list[Peer]:
     """Those that this machine has."""
-    return [peer for peer in _PEERS if all(shutil.which(word) for word in peer.needs)]
+    found = [peer for peer in _PEERS if all(shutil.which(word) for word in peer.needs)]
+    if daemon := os.environ.get(STOCK_VARIABLE):
+        command = str(Path(daemon).parent / "tailscale")
+        found.append(
+            Peer("stock client", (daemon, command), partial(_stock, daemon, command), True)
+        )
+    return found
 
 
-def _wireguard_go(world: World, a: Part, b: Part) -> Joined:
+def _wireguard_go(ends: Ends) -> Joined:
+    world, a, b = ends.world, ends.a, ends.b
     keys = [NodePrivate.from_entropy(os.urandom(32)) for _ in range(2)]
     programs = []
     for own, (part, other) in enumerate(((a, b), (b, a))):
@@ -76,7 +107,8 @@ def _wireguard_go(world: World, a: Part, b: Part) -> Joined:
     return _answering(a, "10.9.0.2", programs)
 
 
-def _nebula(world: World, a: Part, b: Part) -> Joined:
+def _nebula(ends: Ends) -> Joined:
+    world, a, b = ends.world, ends.a, ends.b
     place = world.scratch / "nebula"
     place.mkdir()
 
@@ -100,21 +132,46 @@ def _nebula(world: World, a: Part, b: Part) -> Joined:
     return _answering(a, "10.8.0.2", programs)
 
 
-def _openvpn(world: World, a: Part, b: Part) -> Joined:
-    ends = {part.name: _self_signed(world.scratch / f"openvpn-{part.name}") for part in (a, b)}
+def _openvpn(ends: Ends) -> Joined:
+    world, a, b = ends.world, ends.a, ends.b
+    made = {part.name: _self_signed(world.scratch / f"openvpn-{part.name}") for part in (a, b)}
     programs = []
     for number, (part, other) in enumerate(((a, b), (b, a)), start=1):
-        cert, key, _ = ends[part.name]
+        cert, key, _ = made[part.name]
         role = ["--tls-server", "--dh", "none"] if part is b else ["--tls-client"]
         argv = [
             *("openvpn", "--dev", "ovpn", "--dev-type", "tun", "--proto", "udp"),
             *("--remote", str(other.address), "--port", "1194", "--tun-mtu", "1280"),
             *("--ifconfig", f"10.7.0.{number}", f"10.7.0.{3 - number}", *role),
-            *("--cert", str(cert), "--key", str(key), "--peer-fingerprint", ends[other.name][2]),
+            *("--cert", str(cert), "--key", str(key), "--peer-fingerprint", made[other.name][2]),
             *("--data-ciphers", "CHACHA20-POLY1305"),
         ]
         programs.append(part.spawn(argv, "openvpn"))
     return _answering(a, "10.7.0.2", programs)
+
+
+def _stock(daemon: str, command: str, ends: Ends) -> Joined:
+    programs = []
+    for part in (ends.a, ends.b):
+        place = ends.world.scratch / f"stock-{part.name}"
+        place.mkdir()
+        argv = [daemon, "--statedir", str(place), "--socket", str(place / "socket")]
+        argv += ["--tun", "stock0", "--port", "41641", "--no-logs-no-support"]
+        program = part.spawn(argv, "tailscaled")
+        socket = place / "socket"
+        wait_until(socket.exists, 20, "the stock daemon listens", program.tail)
+        part.run(
+            [
+                *(command, "--socket", str(socket), "up", "--login-server", ends.server),
+                *("--auth-key", ends.auth_key, "--hostname", f"stock-{part.name}"),
+                *("--accept-dns=false", "--netfilter-mode=off", "--timeout", "30s"),
+            ],
+            40,
+        )
+        programs.append(program)
+    ask = [command, "--socket", str(ends.world.scratch / f"stock-{ends.b.name}" / "socket")]
+    address = str(json.loads(ends.b.run([*ask, "status", "--json"]))["TailscaleIPs"][0])
+    return _answering(ends.a, address, programs)
 
 
 def _self_signed(stem: Path) -> tuple[Path, Path, str]:

@@ -2,7 +2,8 @@
 
 Every tunnel is up all the time and idle while another is measured. Warren's nodes have a TUN
 device each; a third one runs in userspace. The rest: wireguard-go, nebula and openvpn, each if
-it is installed, with ChaCha20-Poly1305 where there is a choice.
+it is installed, with ChaCha20-Poly1305 where there is a choice, and the stock client, on two
+hosts like these.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from bench.mesh import IPERF_PORT, iperf_server
 from warren.lab import web
 from warren.lab.mesh import Node, Server
 from warren.lab.plan import Host, Plan
-from warren.lab.world import World
+from warren.lab.world import Part, World
 
 PLAN = Plan(
     hosts=(
@@ -34,6 +35,8 @@ PLAN = Plan(
         Host("a", address="198.51.100.20"),
         Host("b", address="203.0.113.20"),
         Host("c", address="203.0.113.30"),
+        Host("d", address="198.51.100.40"),
+        Host("e", address="203.0.113.40"),
     )
 )
 STREAMS = (1, 4, 16)
@@ -45,9 +48,10 @@ _PONG = re.compile(r"time=([\d.]+) ms")
 
 @dataclass
 class Tunnel:
-    """A way from host a to host b. pids: the programs that carry it; none for plain veth."""
+    """A way from one host to an address. pids: the programs that carry it; none for plain veth."""
 
     name: str
+    host: Part
     address: str
     pids: tuple[int, ...] = ()
 
@@ -74,7 +78,7 @@ class TunnelBench:
     ) -> None:
         """short: one kind of stream and of datagram, and one other VPN at most."""
         self.short = short
-        self.a, self.b = world["a"], world["b"]
+        self.a, self.b, self.e = world["a"], world["b"], world["e"]
         self.runs = runs
         self.seconds = seconds
         self.say = say
@@ -93,18 +97,19 @@ class TunnelBench:
         self.nodes["c"].ping_until_direct("b", 40)
         pids = tuple(self.nodes[name].program.pid for name in ("a", "b"))
         self.tunnels = [
-            Tunnel("plain veth", str(self.b.address)),
-            Tunnel("Warren", self.nodes["b"].address, pids),
+            Tunnel("plain veth", self.a, str(self.b.address)),
+            Tunnel("Warren", self.a, self.nodes["b"].address, pids),
         ]
         for peer in peers.installed()[: 1 if short else None]:
             say(f"starting {peer.name}")
-            address, programs = peer.join(world, self.a, self.b)
-            self.tunnels.append(Tunnel(peer.name, address, tuple(p.pid for p in programs)))
+            near, far = (world["d"], world["e"]) if peer.own_hosts else (self.a, self.b)
+            address, programs = peer.join(peers.Ends(world, near, far, server.url, key))
+            self.tunnels.append(Tunnel(peer.name, near, address, tuple(p.pid for p in programs)))
 
     def measure(self) -> list[Figure]:
         """All figures, one group after the other."""
         figures = self.resident()
-        with iperf_server(self.b):
+        with iperf_server(self.b), iperf_server(self.e):
             for streams in STREAMS[: 1 if self.short else None]:
                 figures += self.tcp(streams)
             for size in UDP_SIZES[-1 if self.short else 0 :]:
@@ -216,14 +221,14 @@ class TunnelBench:
         argv = ["iperf3", "--json", "-c", tunnel.address, "-p", str(IPERF_PORT)]
         argv += ["-t", f"{max(1.0, self.seconds):g}", *more]
         report: dict[str, dict[str, dict[str, float]]] = json.loads(
-            self.a.run(argv, self.seconds + 40)
+            tunnel.host.run(argv, self.seconds + 40)
         )
         return report
 
     @contextmanager
     def _load(self, tunnel: Tunnel) -> Iterator[None]:
         argv = ["iperf3", "-c", tunnel.address, "-p", str(IPERF_PORT), "-t", "60"]
-        program = self.a.spawn(argv, "load")
+        program = tunnel.host.spawn(argv, "load")
         time.sleep(0.3)
         try:
             yield
@@ -232,7 +237,7 @@ class TunnelBench:
 
     def _echoes(self, tunnel: Tunnel) -> list[float]:
         count = int(max(20, self.seconds * 200))
-        said = self.a.run(["ping", "-n", "-c", str(count), "-i", "0.005", tunnel.address], 60)
+        said = tunnel.host.run(["ping", "-n", "-c", str(count), "-i", "0.005", tunnel.address], 60)
         return [float(text) for text in _PONG.findall(said)]
 
     def _bulk(self, route: web.Route, to: str) -> float:

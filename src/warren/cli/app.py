@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Annotated
 
 import typer
 
@@ -22,6 +23,7 @@ def build(complete: bool = False) -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
+        callback=_root,
     )
     node.add_commands(app)
     for name, group in GROUPS.items():
@@ -33,6 +35,23 @@ def build(complete: bool = False) -> typer.Typer:
         else:
             app.command(name, help=group.summary, rich_help_panel="Programs")(_elsewhere)
     return app
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        node.version()
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_say_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """What stands before a command's name."""
 
 
 def _elsewhere() -> None:

@@ -502,3 +502,9 @@ def test_the_daemon_imports_no_more_than_it_needs() -> None:
     assert {"warren.node.service", "pyroute2.netlink"} <= loaded
     for heavy in ("typer", "pydantic", "rich", "sqlalchemy", "starlette", "pyroute2.ndb"):
         assert heavy not in loaded, f"{heavy} would take room for as long as the daemon lives"
+
+
+def test_the_version_is_told_in_both_usual_ways(run: Run) -> None:
+    from warren import __version__
+
+    assert run("version")[:2] == run("--version")[:2] == (0, f"{__version__}\n")
