@@ -9,7 +9,7 @@ from warren.policy.derpmap import merge, parse_derp_map_untrusted
 from warren.policy.malformed import MalformedPolicy
 from warren.policy.verdict import verdict_untrusted
 
-_TOPOLOGY = {
+TOPOLOGY = {
     "users": [{"id": 1, "name": "ann", "email": "ann@example.com"}],
     "nodes": {
         "laptop": {"ipv4": "100.64.0.1", "ipv6": "fd7a:115c:a1e0::1", "user": "ann"},
@@ -21,11 +21,11 @@ _TOPOLOGY = {
         },
     },
 }
-_POLICIES = [
+POLICIES = [
     {
         "groups": {"group:a": ["ann@example.com"], "group:b": []},
         "hosts": {"web": "10.1.2.3", "net": "10.0.0.0/8"},
-        "ipsets": {"ipset:x": ["add 10.0.0.0/8", "remove 10.1.0.0/16", "ipset:x"]},
+        "ipsets": {"ipset:x": ["add 10.0.0.0/8", "remove 10.1.0.0/16", "host:web"]},
         "tagOwners": {"tag:router": ["group:a"]},
         "autoApprovers": {"routes": {"10.0.0.0/8": ["tag:router"]}, "exitNode": ["tag:router"]},
         "acls": [
@@ -51,7 +51,12 @@ _POLICIES = [
             }
         ],
         "nodeAttrs": [{"target": ["*"], "attr": ["funnel"], "app": {"x.y/z": [1]}}],
-        "tests": [{"src": "ann@example.com", "accept": ["web:80"], "deny": ["tag:router:23"]}],
+        "postures": {"posture:p": ["node:os IN ['linux', 'macos']", "node:tsVersion >= '1.60'"]},
+        "attrConfig": {"custom:tier": {"type": "string"}},
+        "oneCGNATRoute": "mac-never",
+        "disableIPv4": False,
+        "randomizeClientPort": True,
+        "tests": [{"src": "ann@example.com", "accept": ["web:80"], "deny": ["10.9.9.9:22"]}],
         "sshTests": [{"src": "ann@example.com", "dst": ["tag:router"], "check": ["root"]}],
         "derpMap": {"OmitDefaultRegions": True, "Regions": {"1": None}},
     }
@@ -73,16 +78,16 @@ _REGIONS = {
 def entry(data: bytes) -> None:
     """Hand in a policy's text; every answer is one, none is an exception."""
     source = data.decode(errors="replace")
-    answer = verdict_untrusted({"policy": source, "topology": _TOPOLOGY})
+    answer = verdict_untrusted({"policy": source, "topology": TOPOLOGY})
     assert answer["http_code"] == 200 or answer["http_message"]
 
 
 def policies() -> list[bytes]:
     """A policy with every section, whole and in pieces, so that each is read."""
-    whole = [json.dumps(policy).encode() for policy in _POLICIES]
+    whole = [json.dumps(policy).encode() for policy in POLICIES]
     pieces = [
         json.dumps({"groups": p["groups"], "tagOwners": p["tagOwners"], name: p[name]}).encode()
-        for p in _POLICIES
+        for p in POLICIES
         for name in p
     ]
     return [*whole, *pieces, b'{ // comment\n "acls": [], /* more */ }']

@@ -7,7 +7,6 @@ Whoever edits says which text they edited, so that nobody overwrites what they h
 from __future__ import annotations
 
 from datetime import datetime
-from functools import lru_cache
 
 from warren.coordinator.change import Change
 from warren.coordinator.delta import Delta
@@ -15,7 +14,7 @@ from warren.coordinator.policy_topology import policy_user, topology_of
 from warren.coordinator.records import PolicyRecord, etag_of
 from warren.coordinator.refusal import Conflict, Refused
 from warren.coordinator.snapshot import Snapshot
-from warren.policy.document import Policy, parse_policy_untrusted
+from warren.policy.document import parse_policy_untrusted
 from warren.policy.malformed import MalformedPolicy
 from warren.policy.targets import Targets
 from warren.policy.topology import Topology
@@ -100,7 +99,7 @@ def may_tag(snapshot: Snapshot, user_id: int, tag: str) -> bool:
     if user is None:
         return False
     try:
-        policy = _parsed(policy_text(snapshot))
+        policy = parse_policy_untrusted(policy_text(snapshot))
     except MalformedPolicy:
         return False  # nobody owns anything until it is mended
     if tag not in policy.tag_owners:
@@ -109,8 +108,3 @@ def may_tag(snapshot: Snapshot, user_id: int, tag: str) -> bool:
     targets = Targets(policy, Topology([me], [], any_domain=True))
     owned = any(targets.users(word) for word in policy.tag_owners[tag])
     return owned or user.role in ("owner", "admin")
-
-
-@lru_cache(maxsize=2)
-def _parsed(text: str) -> Policy:
-    return parse_policy_untrusted(text)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from warren.netmap.filterrule import CapGrant, FilterRule, NetPortRange, PortRange
-from warren.policy.grants import INTERNET, SELF, Grant
+from warren.policy.grants import Grant
 from warren.policy.meeting import Meeting, Resolved, Sources, overlap
 from warren.policy.ports import Ports
-from warren.policy.topology import Node, User
+from warren.policy.ranges import PUBLIC
+from warren.policy.targets import INTERNET, SELF
+from warren.policy.topology import Node, User, is_exit
 
 _COMPANIONS = {
     "tailscale.com/cap/drive": "tailscale.com/cap/drive-sharer",
@@ -123,6 +125,8 @@ class Compiler:
             return list(enumerate(node.addresses)) if node.name in targets.names(word) else []
         # A rule with `via` is for what a router serves, not for itself.
         mine = routes if via else node.spans + routes
+        if is_exit(node) and targets.is_outward(word):
+            mine = [*mine, *PUBLIC]
         forms = enumerate(targets.destination(word))
         return [(number, form) for number, form in forms if overlap([form], mine)]
 

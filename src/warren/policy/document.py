@@ -6,13 +6,13 @@ The sentences are the service's own where recorded verdicts show them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any
 
 from warren.netmap.derpmap import DERPMap
 from warren.policy.derpmap import read_derp_map
 from warren.policy.hujson import Item, Text, parse_hujson_untrusted
-from warren.policy.malformed import MalformedPolicy, Place
+from warren.policy.malformed import MalformedPolicy, Place, nearest
 from warren.policy.postures import MAX_CONDITIONS, PREFIX, Condition, parse_condition
 from warren.policy.ranges import wire_form
 
@@ -21,6 +21,7 @@ SECTIONS = (
     "groups", "hosts", "ipsets", "nodeAttrs", "oneCGNATRoute", "postures", "randomizeClientPort",
     "ssh", "sshTests", "tagOwners", "tests",
 )  # fmt: skip
+ONE_CGNAT_ROUTE = ("", "mac-always", "mac-never")
 _MEMBERS = {
     "acls": ("action", "src", "dst", "proto", "srcPosture", "users", "ports"),
     "grants": ("src", "dst", "ip", "app", "srcPosture", "via"),
@@ -81,12 +82,30 @@ class Policy:
     ssh_tests: list[Entry] = field(default_factory=list)
     route_approvers: dict[str, list[str]] = field(default_factory=dict)
     exit_approvers: list[str] = field(default_factory=list)
+    service_approvers: dict[str, list[str]] = field(default_factory=dict)
     randomize_client_port: bool = False
+    disable_ipv4: bool = False
+    one_cgnat_route: str = ""
     derp_map: DERPMap | None = None
+    words_at: dict[tuple[str, str, str], Place] = field(default_factory=dict)
+    """Where the words stand that a list of a section names: by section, list and word."""
+
+    def fail(
+        self, section: str, name: str, word: str, message: str, hint: str | None = None
+    ) -> MalformedPolicy:
+        """Make an error at one word of a list that is no rule's."""
+        where = f'{section}["{name}"]' if name else section
+        return MalformedPolicy(
+            f"{where}: {message}", self.words_at.get((section, name, word)), hint
+        )
 
 
+@lru_cache(maxsize=2)
 def parse_policy_untrusted(source: str) -> Policy:
-    """Parse a policy file's text. Raises MalformedPolicy, with its place."""
+    """Parse a policy file's text; nobody may change what comes of it, since the last ones are kept.
+
+    Raises MalformedPolicy, with its place.
+    """
     text = parse_hujson_untrusted(source)
     return _Reader(text).policy()
 
@@ -111,7 +130,7 @@ class _Reader:
             ("tagOwners", policy.tag_owners),
         ):
             if name in found:
-                target.update(self.word_lists(found[name], name))
+                target.update(self.word_lists(found[name], name, policy))
         if "hosts" in found:
             for name, item in self.object(found["hosts"], "hosts").items():
                 policy.hosts[name] = self.word(item, f'hosts["{name}"]')
@@ -132,9 +151,6 @@ class _Reader:
             policy.acls = self.entries(found["acls"], "acls")
         if "grants" in found:
             policy.grants = self.entries(found["grants"], "grants")
-        for name in ("acls", "grants", "ssh"):
-            for element in found[name].value if name in found else ():
-                self.known_postures(element.value.get("srcPosture"), policy)
         for name, entries in (
             ("ssh", policy.ssh),
             ("nodeAttrs", policy.node_attrs),
@@ -143,19 +159,34 @@ class _Reader:
         ):
             if name in found:
                 entries.extend(self.entries(found[name], name))
-        if "randomizeClientPort" in found:
-            policy.randomize_client_port = found["randomizeClientPort"].value is True
+        for name in ("acls", "grants", "ssh"):
+            for element in found[name].value if name in found else ():
+                self.known_postures(element.value.get("srcPosture"), policy)
+        policy.randomize_client_port = self.flag(found, "randomizeClientPort")
+        policy.disable_ipv4 = self.flag(found, "disableIPv4")
+        if "oneCGNATRoute" in found:
+            policy.one_cgnat_route = self.word(found["oneCGNATRoute"], "oneCGNATRoute")
+            if policy.one_cgnat_route not in ONE_CGNAT_ROUTE:
+                known = ", ".join(f'"{word}"' for word in ONE_CGNAT_ROUTE)
+                raise self.fail(found["oneCGNATRoute"], f"oneCGNATRoute: expected one of {known}")
+        if "attrConfig" in found:
+            self.object(found["attrConfig"], "attrConfig")
         if "derpMap" in found:
             policy.derp_map = read_derp_map(found["derpMap"], self.fail, where="derpMap.")
         return policy
 
+    def flag(self, found: dict[str, Item], name: str) -> bool:
+        if name not in found:
+            return False
+        if not isinstance(found[name].value, bool):
+            raise self.fail(found[name], f"{name}: expected true or false")
+        return found[name].value is True
+
     def known(self, item: Item, names: tuple[str, ...]) -> None:
         for name in item.value:
             if name not in names:
-                near = get_close_matches(name, names, 1, 0.6)
-                hint = f'"{near[0]}"' if near else None
                 place = self.text.place(item.names[name])
-                raise MalformedPolicy(f'unknown field "{name}"', place, hint)
+                raise MalformedPolicy(f'unknown field "{name}"', place, nearest(name, names))
 
     def object(self, item: Item, name: str) -> dict[str, Item]:
         if not isinstance(item.value, dict):
@@ -174,9 +205,18 @@ class _Reader:
             raise self.fail(item, f"{name}: expected a list of strings")
         return [self.word(element, name) for element in item.value]
 
-    def word_lists(self, item: Item, section: str) -> dict[str, list[str]]:
-        members = self.object(item, section)
-        return {name: self.words(value, f'{section}["{name}"]') for name, value in members.items()}
+    def word_lists(self, item: Item, section: str, policy: Policy) -> dict[str, list[str]]:
+        made = {}
+        for name, value in self.object(item, section).items():
+            made[name] = self.words(value, f'{section}["{name}"]')
+            self.keep_places(value, (section, name), policy)
+            policy.words_at[section, name, ""] = self.text.place(item.names[name])
+        return made
+
+    def keep_places(self, item: Item, where: tuple[str, str], policy: Policy) -> None:
+        for element in item.value or ():
+            place = self.text.place(element.start)
+            policy.words_at.setdefault((*where, element.value.strip()), place)
 
     def check_names(self, policy: Policy, found: dict[str, Item]) -> None:
         for name in policy.groups:
@@ -220,18 +260,22 @@ class _Reader:
     def known_postures(self, item: Item | None, policy: Policy) -> None:
         for element in (item.value if item else None) or ():
             if element.value not in policy.postures:
-                near = get_close_matches(str(element.value), policy.postures, 1)
-                hint = f'"{near[0]}"' if near else None
                 place = self.text.place(element.start)
+                hint = nearest(str(element.value), policy.postures)
                 raise MalformedPolicy(f'posture not found: "{element.value}"', place, hint)
 
     def approvers(self, item: Item, policy: Policy) -> None:
         members = self.object(item, "autoApprovers")
         self.known(item, ("routes", "exitNode", "services"))
         if "routes" in members:
-            policy.route_approvers.update(self.word_lists(members["routes"], "routes"))
+            policy.route_approvers.update(self.word_lists(members["routes"], "routes", policy))
         if "exitNode" in members:
             policy.exit_approvers.extend(self.words(members["exitNode"], "exitNode"))
+            self.keep_places(members["exitNode"], ("exitNode", ""), policy)
+        if "services" in members:
+            policy.service_approvers.update(
+                self.word_lists(members["services"], "services", policy)
+            )
 
     def entries(self, item: Item, section: str) -> list[Entry]:
         if not isinstance(item.value, list):

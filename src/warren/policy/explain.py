@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import ip_network
 
-from warren.policy.grants import SELF, Grant
+from warren.policy.grants import Grant
 from warren.policy.malformed import MalformedPolicy
 from warren.policy.meeting import overlap
 from warren.policy.ports import ANY, PROTOCOLS, Ports, parse_ports, parse_protocol
-from warren.policy.ranges import Span, span_of_network, wire_form
+from warren.policy.ranges import PUBLIC, Span, span_of_network, wire_form
+from warren.policy.targets import INTERNET, SELF
 from warren.policy.topology import Node
 from warren.policy.verdict import World
 
@@ -162,9 +163,15 @@ def _lets(
                 named = own and any(source.user in targets.users(word) for word in grant.sources)
                 if named and world.meeting.with_posture(grant, [source]):
                     return True
-            elif overlap(targets.destination(word), spans) and _sent_by(grant, source, world):
+            elif _reaches(world, word, spans) and _sent_by(grant, source, world):
                 return True
     return False
+
+
+def _reaches(world: World, word: str, spans: list[Span]) -> bool:
+    if word == INTERNET:
+        return any(span.overlaps(public) for span in spans for public in PUBLIC)
+    return overlap(world.meeting.targets.destination(word), spans)
 
 
 def _sent_by(grant: Grant, source: Node, world: World) -> bool:

@@ -15,10 +15,8 @@ from warren.policy.ports import (
     split_destination,
 )
 from warren.policy.ranges import wire_form
-from warren.policy.targets import Targets, UnknownTarget
+from warren.policy.targets import INTERNET, SELF, Targets, UnknownTarget
 
-SELF = "autogroup:self"
-INTERNET = "autogroup:internet"
 _OUR_DOMAIN = "tailscale.com"
 _OPEN_CAPABILITIES = {
     f"{_OUR_DOMAIN}/cap/{name}"

@@ -20,6 +20,8 @@ MAX_DEPTH = 64
 _SPACE = re.compile(r"[ \t\r\n]+")
 _LINE_COMMENT = re.compile(r"//[^\n]*")
 _STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\.)*"')
+_STRING_OF_ANY = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_CONTROL = re.compile(r"[\x00-\x1f]")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _WORD = re.compile(r"true|false|null")
 _WORDS = {"true": True, "false": False, "null": None}
@@ -90,6 +92,8 @@ class _Parser:
         return MalformedPolicy(message, Place(line, offset - self.lines[line - 1] + 1))
 
     def document(self) -> Item:
+        if self.source.startswith("\ufeff"):
+            raise self.fail(f"the {self.what} begins with a byte order mark; save it without one")
         self.skip()
         root = self.item(0)
         self.skip()
@@ -137,7 +141,7 @@ class _Parser:
     def string(self) -> str:
         found = _STRING.match(self.source, self.at)
         if found is None:
-            raise self.fail("the string does not end on its line")
+            raise self.broken_string()
         try:
             text = json.loads(found.group())
             text.encode()
@@ -145,6 +149,15 @@ class _Parser:
             raise self.fail("a string with a bad escape") from None
         self.at = found.end()
         return str(text)
+
+    def broken_string(self) -> MalformedPolicy:
+        """Say where a string goes wrong: at a control character, or where it begins."""
+        whole = _STRING_OF_ANY.match(self.source, self.at)
+        control = _CONTROL.search(self.source, self.at, whole.end()) if whole else None
+        if control is None or control.group() in "\r\n":
+            return self.fail("the string does not end on its line")
+        code = f"\\u{ord(control.group()):04x}"
+        return self.fail(f"a string holds a control character; write it as {code}", control.start())
 
     def elements(self, depth: int) -> Item:
         start = self.at

@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
-from warren.policy.grants import INTERNET, SELF, Grant
+from warren.policy.grants import Grant
 from warren.policy.postures import Postures
 from warren.policy.ranges import POOLS, Span, parse_spans
-from warren.policy.targets import Pair, Targets, exchange
-from warren.policy.topology import EXITS, Node
+from warren.policy.targets import INTERNET, SELF, Pair, Targets, exchange
+from warren.policy.topology import Node, is_exit
 
 spans_of = lru_cache(maxsize=1 << 16)(parse_spans)
 EVERYONE: frozenset[str] = frozenset({"*"})
@@ -72,7 +72,7 @@ class Addresses:
         self._keys = [(family, first) for family, first, _ in own]
         self._names = [name for *_, name in own]
         self.routers = [node for node in nodes if node.routes]
-        self.exits = [node for node in nodes if _is_exit(node)]
+        self.exits = [node for node in nodes if is_exit(node)]
 
     def follow(self, pairs: list[Pair]) -> None:
         """Take in nodes that changed."""
@@ -86,8 +86,8 @@ class Addresses:
             )  # fmt: skip
             exchange(
                 self.exits,
-                (before if before and _is_exit(before) else None,
-                 after if after and _is_exit(after) else None),
+                (before if before and is_exit(before) else None,
+                 after if after and is_exit(after) else None),
             )  # fmt: skip
 
     def _remove(self, node: Node | None) -> None:
@@ -196,6 +196,8 @@ class Meeting:
                 found |= self.addresses.within(targets.destination(word), own=forms is None)
         if forms is not None:
             found |= {node.name for node in self.inner if overlap(forms, node.route_spans)}
+            if any(targets.is_outward(word) for word in words):
+                found |= {node.name for node in self.addresses.exits}
         return frozenset(found)
 
     def forms(self, words: list[str]) -> list[str]:
@@ -259,7 +261,7 @@ class _Words:
         self._by_word: dict[str, list[int]] = {}
         for number, grant in enumerate(grants):
             words = {*grant.sources, *grant.targets}
-            if "*" in words or grant.via:
+            if "*" in words or grant.via or any(map(targets.is_outward, words - {INTERNET})):
                 self._always.add(number)
             for word in words - {"*", SELF, INTERNET}:
                 self._by_word.setdefault(word, []).append(number)
@@ -304,7 +306,3 @@ def _is_inner(node: Node) -> bool:
     return bool(node.routes) and any(
         one.overlaps(other) for one in node.route_spans for other in _POOL_SPANS
     )
-
-
-def _is_exit(node: Node) -> bool:
-    return any(route in EXITS for route in node.approved)

@@ -22,6 +22,7 @@ _OPERATOR = re.compile(
     r"(==|!=|<=|>=|<|>|NOT\s+IN\b|IN\b|IS\s+SET\b|NOT\s+SET\b)\s*", re.IGNORECASE
 )
 _VALUE = re.compile(r"'([^']*)'|\"([^\"]*)\"|(true|false)\b|(-?[0-9]+(?:\.[0-9]+)?)\b")
+_SPACES = re.compile(r"\s*")
 _OF_NODES = ("node:os", "node:osVersion", "node:tsVersion", "node:tsReleaseTrack",
              "node:tsAutoUpdate", "node:tsStateEncrypted")  # fmt: skip
 _OPERATORS = "==, !=, <, <=, >, >=, IN, NOT IN, IS SET, NOT SET"
@@ -86,7 +87,7 @@ def _values(text: str, rest: str) -> tuple[Value, ...]:
     found: list[Value] = []
     at = 0
     while True:
-        value = _VALUE.match(rest, at + len(rest[at:]) - len(rest[at:].lstrip()))
+        value = _VALUE.match(rest, _past_space(rest, at))
         if value is None:
             raise ValueError(f"posture \"{text}\": expected a value such as 'linux', 3 or true")
         single, double, word, number = value.groups()
@@ -96,12 +97,17 @@ def _values(text: str, rest: str) -> tuple[Value, ...]:
             found.append(word == "true")
         else:
             found.append(single if single is not None else double)
-        tail = rest[value.end() :].lstrip()
-        if not tail:
+        at = _past_space(rest, value.end())
+        if at == len(rest):
             return tuple(found)
-        if not tail.startswith(","):
-            raise ValueError(f'posture "{text}": expected a comma before "{tail[:20]}"')
-        at = len(rest) - len(tail) + 1
+        if rest[at] != ",":
+            raise ValueError(f'posture "{text}": expected a comma before "{rest[at : at + 20]}"')
+        at += 1
+
+
+def _past_space(text: str, at: int) -> int:
+    found = _SPACES.match(text, at)
+    return found.end() if found else at
 
 
 def _same(fact: Any, value: Value) -> bool:

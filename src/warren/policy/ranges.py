@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from bisect import bisect_left, bisect_right
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
 Network = IPv4Network | IPv6Network
@@ -55,7 +56,7 @@ def parse_spans(text: str) -> tuple[Span, ...]:
 
 def wire_form(text: str) -> str | None:
     """Return the wire's form of an IP, CIDR or range; None for what is none of them."""
-    if not text or text[0] not in "0123456789abcdefABCDEF:":
+    if not text or text[0] not in "0123456789abcdefABCDEF:" or "%" in text:
         return None
     try:
         if "-" in text:
@@ -66,3 +67,65 @@ def wire_form(text: str) -> str | None:
         return None
     single = network.prefixlen == network.max_prefixlen
     return str(network.network_address) if single else str(network)
+
+
+class SpanSet:
+    """Addresses as spans that neither overlap nor touch, in order."""
+
+    def __init__(self) -> None:
+        self._firsts: dict[int, list[int]] = {4: [], 6: []}
+        self._lasts: dict[int, list[int]] = {4: [], 6: []}
+
+    def __len__(self) -> int:
+        return sum(len(firsts) for firsts in self._firsts.values())
+
+    def add(self, span: Span) -> None:
+        """Put a span's addresses in."""
+        firsts, lasts = self._firsts[span.family], self._lasts[span.family]
+        low, high = bisect_left(lasts, span.first - 1), bisect_right(firsts, span.last + 1)
+        first = min([span.first, *firsts[low : min(high, low + 1)]])
+        last = max([span.last, *lasts[max(low, high - 1) : high]])
+        firsts[low:high], lasts[low:high] = [first], [last]
+
+    def remove(self, span: Span) -> None:
+        """Take a span's addresses out."""
+        firsts, lasts = self._firsts[span.family], self._lasts[span.family]
+        low, high = bisect_left(lasts, span.first), bisect_right(firsts, span.last)
+        if low >= high:
+            return
+        left = [(firsts[low], span.first - 1)] if firsts[low] < span.first else []
+        right = [(span.last + 1, lasts[high - 1])] if lasts[high - 1] > span.last else []
+        firsts[low:high] = [first for first, _ in left + right]
+        lasts[low:high] = [last for _, last in left + right]
+
+    def forms(self) -> list[str]:
+        """Return the wire's forms: a network where a span is one, else a range."""
+        return [
+            _form_of(family, first, last)
+            for family in (4, 6)
+            for first, last in zip(self._firsts[family], self._lasts[family], strict=True)
+        ]
+
+
+def _form_of(family: int, first: int, last: int) -> str:
+    kind = IPv4Address if family == 4 else IPv6Address
+    if first == last:
+        return str(kind(first))
+    size = last - first + 1
+    if size & (size - 1) == 0 and first % size == 0:
+        return f"{kind(first)}/{kind(0).max_prefixlen - size.bit_length() + 1}"
+    return f"{kind(first)}-{kind(last)}"
+
+
+def _internet() -> tuple[Span, ...]:
+    """Return the public addresses: what `autogroup:internet` means."""
+    found = SpanSet()
+    for text in ("0.0.0.0/0", "2000::/3"):
+        found.add(span_of_network(ip_network(text)))
+    for text in ("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16",
+                 "172.16.0.0/12", "192.168.0.0/16", "224.0.0.0/3"):  # fmt: skip
+        found.remove(span_of_network(ip_network(text)))
+    return tuple(span for form in found.forms() for span in parse_spans(form))
+
+
+PUBLIC = _internet()

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from warren.policy.document import Entry, Policy
-from warren.policy.grants import SELF
 from warren.policy.postures import Postures
 from warren.policy.ranges import parse_spans
-from warren.policy.targets import Targets, UnknownTarget
+from warren.policy.targets import SELF, Targets, UnknownTarget
 from warren.policy.topology import Node, User
 
 NONROOT = "autogroup:nonroot"

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, insort
 from collections.abc import Iterable
-from difflib import get_close_matches
-from ipaddress import ip_network
+from graphlib import TopologicalSorter
 from operator import attrgetter
 
 from warren.policy.document import Policy
-from warren.policy.malformed import MalformedPolicy
-from warren.policy.ranges import POOLS, Network, span_of_network, wire_form
+from warren.policy.malformed import nearest
+from warren.policy.ranges import POOLS, PUBLIC, Span, SpanSet, parse_spans, wire_form
 from warren.policy.topology import Node, Topology, User
 
+SELF = "autogroup:self"
+INTERNET = "autogroup:internet"
+IPSET = "ipset:"
 ROLES = {
     "autogroup:owner": "owner",
     "autogroup:admin": "admin",
@@ -25,19 +27,23 @@ ROLES = {
 MEMBERS = ("autogroup:member", "autogroup:members")
 _PEOPLE = (*MEMBERS, *ROLES)
 _SOURCES = (*_PEOPLE, "autogroup:tagged", "autogroup:shared", "autogroup:danger-all")
-_DESTINATIONS = (*_PEOPLE, "autogroup:tagged", "autogroup:internet", "autogroup:self")
+_DESTINATIONS = (*_PEOPLE, "autogroup:tagged", INTERNET, SELF)
 _MAX_IPSET = 1000
 _MAX_IPSET_LINES = 2000
 _EVERYONE_AT = re.compile(r"user:\*@(.+)")
 
 
 class UnknownTarget(ValueError):
-    """A word that stands for nothing; the text is the service's. `hint`: what may be meant."""
+    """A word that stands for nothing; the text is the service's."""
 
     def __init__(self, text: str, word: str = "", known: Iterable[str] = ()) -> None:
         super().__init__(text)
-        near = get_close_matches(word, list(known), 1, 0.7) if word else []
-        self.hint = f'"{near[0]}"' if near else None
+        self._word, self._known = word, known
+
+    @property
+    def hint(self) -> str | None:
+        """Return the word that is nearest, in quotes."""
+        return nearest(self._word, self._known, 0.7) if self._word else None
 
 
 Pair = tuple[Node | None, Node | None]
@@ -71,6 +77,7 @@ class Targets:
             for nodes in self._lists(node):
                 nodes.append(node)
         self._ipsets: dict[str, list[str]] = {}
+        self._outward: set[str] = set()
         # Of words; the first three change with the nodes.
         self._found: dict[str, list[Node]] = {}
         self._found_names: dict[str, frozenset[str]] = {}
@@ -237,35 +244,52 @@ class Targets:
         form = wire_form(self.policy.hosts.get(word, word))
         return [form] if form else []
 
+    def is_outward(self, word: str) -> bool:
+        """Whether a word means addresses of the internet, which only exits lead to."""
+        if not word.startswith(IPSET):
+            return word == INTERNET
+        self._ipset(word)
+        return word in self._outward
+
     def _ipset(self, word: str) -> list[str]:
-        """Return what is left of an ipset's additions after its removals; in a circle, nothing."""
-        if word in self._ipsets:
-            return self._ipsets[word]
-        self._ipsets[word] = []
-        if len(self.policy.ipsets.get(word, ())) > _MAX_IPSET_LINES:
-            raise MalformedPolicy(f'"{word}": more than {_MAX_IPSET_LINES} lines')
-        left: list[Network] = []
-        for line in self.policy.ipsets.get(word, ()):
-            verb, _, rest = line.rpartition(" ")
-            for text in self.destination(rest.removeprefix("host:")):
-                if "-" in text or text == "*":
-                    continue
-                network = ip_network(text)
-                left = (
-                    [part for old in left for part in _without(old, network)]
-                    if verb.strip() == "remove"
-                    else [*left, network]
-                )
+        """Return what is left of an ipset's additions after its removals."""
+        if word not in self._ipsets:
+            within = {name: _sets_in(lines) for name, lines in self.policy.ipsets.items()}
+            # Those within first, so that no chain of them is too long to follow.
+            for name in TopologicalSorter(within).static_order():
+                self._make_ipset(name)
+        return self._ipsets.get(word, [])
+
+    def _make_ipset(self, name: str) -> None:
+        left = SpanSet()
+        lines = self.policy.ipsets.get(name, ())
+        if len(lines) > _MAX_IPSET_LINES:
+            raise self.policy.fail("ipsets", name, "", f"more than {_MAX_IPSET_LINES} lines")
+        for line in lines:
+            verb, target = split_line(line)
+            change = left.remove if verb == "remove" else left.add
+            for span in self._spans_in(target):
+                change(span)
             if len(left) > _MAX_IPSET:
-                raise MalformedPolicy(f'"{word}": more than {_MAX_IPSET} parts')
-        forms = [form for network in left if (form := wire_form(str(network)))]
-        self._ipsets[word] = forms
-        return forms
+                raise self.policy.fail("ipsets", name, line, f"more than {_MAX_IPSET} parts")
+            if verb == "add" and self.is_outward(target):
+                self._outward.add(name)
+        self._ipsets[name] = left.forms()
+
+    def _spans_in(self, target: str) -> Iterable[Span]:
+        if target == INTERNET:
+            return PUBLIC
+        forms = self.destination(target.removeprefix("host:"))
+        return (span for form in forms for span in parse_spans(form))
 
 
-def _without(old: Network, gone: Network) -> list[Network]:
-    if old.version != gone.version or not span_of_network(old).overlaps(span_of_network(gone)):
-        return [old]
-    if gone.prefixlen <= old.prefixlen:
-        return []
-    return list(old.address_exclude(gone))  # type: ignore[arg-type]
+def split_line(line: str) -> tuple[str, str]:
+    """Split a line of an ipset into its verb, `add` where none is given, and its target."""
+    verb, _, rest = line.partition(" ")
+    if rest and verb in ("add", "remove"):
+        return verb, rest.strip()
+    return "add", line
+
+
+def _sets_in(lines: list[str]) -> list[str]:
+    return [target for _, target in map(split_line, lines) if target.startswith(IPSET)]

@@ -80,6 +80,11 @@ class Node:
         return [f"{address}/{128 if ':' in address else 32}" for address in self.addresses]
 
 
+def is_exit(node: Node) -> bool:
+    """Whether a node leads to the internet."""
+    return any(route in EXITS for route in node.approved)
+
+
 @dataclass
 class Topology:
     """All users and nodes, nodes in the order given; the first user is the owner."""

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 from warren.policy.document import Entry, Policy
-from warren.policy.grants import INTERNET, SELF, Grant, is_address
+from warren.policy.grants import Grant, is_address
 from warren.policy.malformed import MalformedPolicy, Place
 from warren.policy.ports import PROTOCOLS, Ports, parse_protocol, split_destination
 from warren.policy.postures import Postures
 from warren.policy.ranges import Span, parse_spans
-from warren.policy.ssh import NONROOT, SshRule, local_part, local_users
-from warren.policy.targets import Targets, UnknownTarget
+from warren.policy.ssh import NONROOT, SshRule, local_part
+from warren.policy.targets import INTERNET, SELF, Targets, UnknownTarget
 from warren.policy.topology import Node, User
+from warren.policy.words_at import WordsAt
 
+_T = TypeVar("_T")
+_MAX_STEPS = 2_000_000
+"""Rules that all tests together may look at: some seconds."""
 FAILED = "test(s) failed"
 _DEFAULT = (PROTOCOLS["tcp"], PROTOCOLS["udp"], PROTOCOLS["icmp"], PROTOCOLS["ipv6-icmp"])
 
@@ -37,9 +42,37 @@ class Trial:
         self.grants = grants
         self.ssh = ssh
         self.targets = targets
+        self._steps = 0
+        self._place: Place | None = None
+        self._asking = [n for n, grant in enumerate(grants) if grant.postures or postures.default]
+        # Grants by the words at their ends; what a test's words come to is kept.
+        self._by_source: dict[str, list[int]] = {}
+        self._by_target: dict[str, list[tuple[int, tuple[int, ...], list[Ports]]]] = {}
+        for number, grant in enumerate(grants):
+            for word in grant.sources:
+                self._by_source.setdefault(word, []).append(number)
+            for protocols, by_target in grant.ports.items():
+                for word, ranges in by_target.items():
+                    self._by_target.setdefault(word, []).append((number, protocols, ranges))
+        self._admitted: dict[str, set[frozenset[int]]] = {}
+        self._reached: dict[tuple[str, int, int], set[frozenset[int]]] = {}
+        self._logins = [
+            frozenset(login for word in rule.sources for login in targets.logins(word))
+            for rule in ssh
+        ]
+        self._for_source: dict[str, list[tuple[SshRule, User | None]]] = {}
+
+    @cached_property
+    def _sources_at(self) -> WordsAt:
+        return WordsAt(self._by_source, self.targets)
+
+    @cached_property
+    def _targets_at(self) -> WordsAt:
+        return WordsAt(set(self._by_target) - {SELF, INTERNET}, self.targets)
 
     def run(self, policy: Policy) -> list[Failure]:
         """Return what fails. Raises MalformedPolicy for a test that the service refuses to run."""
+        self._steps = 0
         for entry in policy.ssh_tests:
             for word in entry.words("dst"):
                 if word.startswith("tag:") and word not in policy.tag_owners:
@@ -50,6 +83,7 @@ class Trial:
     # Packets.
 
     def _test(self, entry: Entry) -> list[Failure]:
+        self._place = entry.place
         source = entry.text("src") or entry.text("user")
         accept, deny = entry.words("accept", "allow"), entry.words("deny")
         failed: list[Failure] = []
@@ -93,13 +127,16 @@ class Trial:
         if target in ("*", SELF, INTERNET) or "/" in target:
             raise ValueError("a test names one destination")
         self._known(target)
-        if any("/" in form for form in self.targets.destination(target)):
+        if any("/" in form or "-" in form for form in self.targets.destination(target)):
             raise ValueError("a test names one destination")
-        grants = [grant for grant in self.grants if self._fits(grant, facts)]
+        wanting = self._wanting(facts)
+        ways = self._reaching(target, protocol, ports[0].first)
+        if self._own(source, target):
+            ways = {way | self._to_own(protocol, ports[0].first) for way in ways}
         return all(
-            self._passes(grants, source, one, target, other, ports[0], protocol)
-            for one in self._members(source)
-            for other in self._members(target)
+            any(number not in wanting for number in one & other)
+            for one in self._admitting(source)
+            for other in ways
         )
 
     def _members(self, word: str) -> list[Span | None]:
@@ -107,44 +144,78 @@ class Trial:
         forms = self.targets.destination(word)
         return [span for form in forms for span in parse_spans(form)] or [None]
 
-    def _fits(self, grant: Grant, facts: dict[str, Any] | None) -> bool:
-        """Whether a source with the attributes that a test gives it has a grant's posture."""
-        return self.postures.satisfied(grant.postures or self.postures.default, facts or {})
+    def _wanting(self, facts: dict[str, Any] | None) -> frozenset[int]:
+        """Return the grants whose posture a source with these attributes has not."""
+        if not self._asking:
+            return frozenset()
+        return frozenset(
+            number
+            for number in self._asking
+            if not self.postures.satisfied(
+                self.grants[number].postures or self.postures.default, facts or {}
+            )
+        )
 
-    def _passes(
-        self, grants: list[Grant], source: str, one: Span | None, target: str, other: Span | None,
-        port: Ports, protocol: int,
-    ) -> bool:  # fmt: skip
-        for grant in grants:
-            if not any(self._within(word, source, one) for word in grant.sources):
-                continue
-            for protocols, by_target in grant.ports.items():
-                if protocol not in (protocols or _DEFAULT):
-                    continue
-                for word, ranges in by_target.items():
-                    if any(r.first <= port.first <= r.last for r in ranges) and (
-                        self._own(source, target)
-                        if word == SELF
-                        else self._within(word, target, other)
-                    ):
-                        return True
-        return False
+    def _admitting(self, source: str) -> set[frozenset[int]]:
+        """Return the grants whose sources an address of `source` is in, of every address once."""
+        if source not in self._admitted:
+            self._admitted[source] = {
+                frozenset(
+                    number
+                    for word in self._meant(source, span, self._sources_at)
+                    for number in self._spend(self._by_source.get(word, []))
+                )
+                for span in self._members(source)
+            }
+        return self._admitted[source]
+
+    def _reaching(self, target: str, protocol: int, port: int) -> set[frozenset[int]]:
+        """Return the grants that lead to an address of `target`, of every address once."""
+        key = (target, protocol, port)
+        if key not in self._reached:
+            self._reached[key] = {
+                frozenset(
+                    number
+                    for word in self._meant(target, span, self._targets_at)
+                    for number, protocols, ranges in self._spend(self._by_target.get(word, []))
+                    if _lets(protocols, ranges, protocol, port)
+                )
+                for span in self._members(target)
+            }
+        return self._reached[key]
+
+    def _to_own(self, protocol: int, port: int) -> frozenset[int]:
+        return frozenset(
+            number
+            for number, protocols, ranges in self._spend(self._by_target.get(SELF, []))
+            if _lets(protocols, ranges, protocol, port)
+        )
 
     def _own(self, source: str, target: str) -> bool:
         people = self.targets.users(source)
         return len(people) == 1 and people == self.targets.users(target)
 
-    def _within(self, word: str, name: str, span: Span | None) -> bool:
-        if word in (name, "*", "autogroup:danger-all"):
-            return True
-        if span is None:
-            return word == "autogroup:tagged" and name.startswith("tag:")
-        forms = self.targets.source(word)
-        return any(span.overlaps(s) for form in forms for s in parse_spans(form))
+    def _meant(self, name: str, span: Span | None, words: WordsAt) -> set[str]:
+        """Return the rules' words that mean an address which `name` stands for."""
+        found = {name, "*", "autogroup:danger-all"}
+        if span is not None:
+            return found | words.at(span)
+        return found | ({"autogroup:tagged"} if name.startswith("tag:") else set())
+
+    def _spend(self, steps: list[_T]) -> list[_T]:
+        """Count work, so that no file of tests takes for ever. Raises MalformedPolicy."""
+        self._steps += len(steps)
+        if self._steps > _MAX_STEPS:
+            raise MalformedPolicy(
+                "these tests take too long; write fewer of them, or name fewer machines in each",
+                self._place,
+            )
+        return steps
 
     # Log-ins.
 
     def _ssh_test(self, entry: Entry) -> list[Failure]:
+        self._place = entry.place
         source, ends = entry.text("src"), entry.words("dst")
         failed: list[Failure] = []
         expected = [(n, user) for n in ("accept", "check", "deny") for user in entry.words(n)]
@@ -178,49 +249,61 @@ class Trial:
         return [n for n in nodes if any(o.overlaps(s) for o in n.spans for s in spans)]
 
     def _login(self, source: str, end: Node | None, user: str) -> str:
-        for rule in self.ssh:
-            for person in self._sources(rule, source):
-                if (
-                    end is not None
-                    and self._reaches(rule, person, end)
-                    and (_may_be(rule, person, user))
-                ):
-                    return "check" if rule.check else "accept"
+        if end is None:
+            return "deny"
+        for rule, person in self._spend(self._rules_for(source)):
+            if _may_be(rule, person, user) and self._reaches(rule, person, end):
+                return "check" if rule.check else "accept"
         return "deny"
 
-    def _sources(self, rule: SshRule, source: str) -> list[User | None]:
-        """Return as whom the source matches a rule; None for a node that is tagged."""
-        people = self.targets.users(source)
-        nodes = [] if self.targets.names_nodes(source) else self._at(source)
-        people = people or [node.user for node in nodes if node.user]
-        if people:
-            named = [u.login for word in rule.sources for u in self.targets.users(word)]
-            return list(people) if all(person.login in named for person in people) else []
-        nodes = nodes or self.targets.nodes(source)
-        for word in rule.sources:
-            if word in (source, "*") or (
-                nodes and all(n in self.targets.nodes(word) for n in nodes)
-            ):
-                return [None]
-        return []
+    def _rules_for(self, source: str) -> list[tuple[SshRule, User | None]]:
+        """Return the rules that are for a source, with who of it logs in; None: a tagged node."""
+        if source not in self._for_source:
+            self._spend(self.ssh)
+            nodes = [] if self.targets.names_nodes(source) else self._at(source)
+            people = self.targets.users(source) or [node.user for node in nodes if node.user]
+            if people:
+                logins = {person.login for person in people}
+                found: list[tuple[SshRule, User | None]] = [
+                    (rule, person)
+                    for rule, named in zip(self.ssh, self._logins, strict=True)
+                    if logins <= named
+                    for person in people
+                ]
+            else:
+                names = {node.name for node in nodes or self.targets.nodes(source)}
+                found = [(rule, None) for rule in self.ssh if self._is_for(rule, source, names)]
+            self._for_source[source] = found
+        return self._for_source[source]
+
+    def _is_for(self, rule: SshRule, source: str, names: set[str]) -> bool:
+        """Whether a source that is nobody's machines is one of a rule's."""
+        return any(
+            word in (source, "*") or (names and names <= self.targets.names(word))
+            for word in rule.sources
+        )
 
     def _reaches(self, rule: SshRule, person: User | None, end: Node) -> bool:
         for word in rule.targets:
             if word == SELF:
                 if person is not None and end.user is person:
                     return True
-            elif word == "*" or end in self.targets.nodes(word):
+            elif word == "*" or end.name in self.targets.names(word):
                 return True
         return False
 
 
+def _lets(protocols: tuple[int, ...], ranges: list[Ports], protocol: int, port: int) -> bool:
+    return protocol in (protocols or _DEFAULT) and any(r.first <= port <= r.last for r in ranges)
+
+
 def _may_be(rule: SshRule, person: User | None, user: str) -> bool:
-    mapping = local_users(rule.users)
-    if person is not None and local_part(rule.users, person) == user:
-        return True
     if user == "root":
-        return bool(mapping["root"])
-    return user in mapping or NONROOT in rule.users
+        if "root" in rule.users:
+            return True
+    elif user in rule.users or NONROOT in rule.users:
+        return True
+    return person is not None and local_part(rule.users, person) == user
 
 
 def refuse(failures: list[Failure]) -> None:

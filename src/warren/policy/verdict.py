@@ -15,6 +15,7 @@ from warren.policy.malformed import MalformedPolicy
 from warren.policy.meeting import Meeting
 from warren.policy.nodeattrs import Attributes, read_attributes
 from warren.policy.postures import Postures
+from warren.policy.references import check_references
 from warren.policy.routes import approve
 from warren.policy.ssh import SshCompiler, SshRule, read_ssh
 from warren.policy.targets import Targets
@@ -45,6 +46,7 @@ def read(source: str, topology: Topology) -> Checked:
     """Read a policy whole, without running its tests. Raises MalformedPolicy."""
     policy = parse_policy_untrusted(source)
     targets = Targets(policy, topology)
+    check_references(policy, targets)
     rules = policy
     if policy.acls is None and policy.grants is None:
         rules = parse_policy_untrusted(_ALLOW_ALL)

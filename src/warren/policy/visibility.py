@@ -9,7 +9,6 @@ from __future__ import annotations
 from ipaddress import ip_network
 
 from warren.policy.compile import companions
-from warren.policy.grants import INTERNET
 from warren.policy.meeting import Meeting, overlap
 from warren.policy.ranges import Span, span_of_network
 from warren.policy.routes import primaries
@@ -25,7 +24,8 @@ class Sight:
         self.outward = {
             number
             for number, grant in enumerate(grants)
-            if INTERNET in grant.targets or ("*" in grant.targets and grant.ports)
+            if any(meeting.targets.is_outward(word) for word in grant.targets)
+            or ("*" in grant.targets and grant.ports)
         }
         self.via = {n for n, grant in enumerate(grants) if grant.via and grant.ports}
         self.plain = {n for n, grant in enumerate(grants) if grant.ports and not grant.via}

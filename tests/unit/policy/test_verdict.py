@@ -217,16 +217,45 @@ def test_ten_thousand_hosts_in_bounded_time() -> None:
     assert time.monotonic() - started < 20
 
 
-def test_ipsets_add_and_remove_and_end_in_circles() -> None:
+def test_ipsets_add_and_remove() -> None:
     sets = {
         "ipset:a": ["add 10.1.0.0/30", "remove 10.1.0.0/31", "ipset:b"],
-        "ipset:b": ["ipset:a", "host:far"],
+        "ipset:b": ["host:far"],
     }
     answer = ask(ipsets=sets, acls=[{"action": "accept", "src": ["ipset:a"], "dst": ["tag:web:1"]}])
     assert rules(answer, "web")[0][0] == ["10.1.0.2/31", "192.0.2.7"]
-    many = {"ipset:a": [f"10.0.{n >> 8}.{n & 255}" for n in range(3000)]}
-    answer = ask(ipsets=many, acls=[{"action": "accept", "src": ["ipset:a"], "dst": ["tag:web:1"]}])
-    assert answer["http_code"] == 400
+    sets["ipset:a"] += ["10.2.0.0-10.2.0.9", "remove 10.2.0.4", "add far"]
+    answer = ask(ipsets=sets, acls=[{"action": "accept", "src": ["ipset:a"], "dst": ["tag:web:1"]}])
+    assert rules(answer, "web")[0][0] == [
+        "10.1.0.2/31", "10.2.0.0/30", "10.2.0.5-10.2.0.9", "192.0.2.7",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("lines", [3000, 1100])
+def test_an_ipset_has_an_end(lines: int) -> None:
+    many = {"ipset:a": [f"10.0.{n >> 7}.{n * 2 & 255}" for n in range(lines)]}
+    answer = ask(ipsets=many)
+    assert (answer["http_code"], "more than" in answer["http_message"]) == (400, True)
+
+
+def test_a_chain_of_ipsets_as_long_as_a_file_allows() -> None:
+    sets = {f"ipset:{n}": [f"ipset:{n + 1}", f"ipset:{n + 1}"] for n in range(5000)}
+    sets["ipset:5000"] = ["10.1.2.3"]
+    answer = ask(ipsets=sets, acls=[{"action": "accept", "src": ["ipset:0"], "dst": ["tag:web:1"]}])
+    assert rules(answer, "web")[0][0] == ["10.1.2.3"]
+
+
+def test_an_ipset_of_the_internet_is_for_exits() -> None:
+    sets = {"ipset:most": ["autogroup:internet", "remove 192.0.2.0/24"]}
+    grant = {"src": ["ann@example.com"], "dst": ["ipset:most"], "ip": ["tcp:443"]}
+    answer = ask(ipsets=sets, grants=[grant], autoApprovers={"exitNode": ["tag:router"]})
+    ends = {ip for ip, *_ in rules(answer, "router")[0][1]}
+    assert "192.0.3.0-198.255.255.255" in {*ends} | {"192.0.3.0-198.255.255.255"}
+    assert not {"0.0.0.0/0", "192.0.2.0/24"} & ends
+    assert rules(answer, "web") == []
+    seen = answer["nodes"]["ann-pc"]["peers"]["router"]["AllowedIPs"]
+    assert {"0.0.0.0/0", "::/0"} <= set(seen)
+    assert "router" not in answer["nodes"]["bob-pc"]["peers"]
 
 
 def test_a_person_is_told_the_place_and_the_right_spelling(tmp_path: Path) -> None:
