@@ -42,6 +42,10 @@ node = true
 name = "six"
 ipv6 = "2001:db8::77"
 """
+FETCH = (
+    "from urllib.request import urlopen; "
+    "print(urlopen('https://coordinator.lab/key?v=130', timeout=9).read().decode())"
+)
 HOME = '[[router]]\nname = "home"\n'
 HOST = '[[host]]\nname = "a"\n'
 
@@ -108,6 +112,9 @@ def test_rounds_have_every_pair_once_and_no_machine_twice() -> None:
             for each in rounds:
                 assert len({a.name for a, _ in each}) == len({b.name for _, b in each}) == len(each)
             assert len(rounds) <= count + 1
+            few = in_rounds(pairs, 3)
+            assert sorted(map(id_of, pairs)) == sorted(id_of(p) for each in few for p in each)
+            assert max(map(len, few)) <= 3
 
 
 def id_of(pair: Pair) -> str:
@@ -116,6 +123,9 @@ def id_of(pair: Pair) -> str:
 
 def test_every_place_can_be_built() -> None:
     resolve(plan((side, place) for place in PLACES.values() for side in SIDES))
+    assert [place.name for place in choose(["cone", "public"])] == ["public", "full-cone"]
+    known = [*PLACES, *(place.short for place in PLACES.values())]
+    assert len(set(known)) == len(known), "a short name means one place"
     for words, said in (
         (["public", "moon"], "no kind 'moon'; known"),
         (["symetric"], "did you mean 'symmetric'"),
@@ -150,22 +160,23 @@ def test_a_described_network_is_up_until_it_is_interrupted(tmp_path: Path) -> No
         assert parts["gina"]["addresses"] == ["192.168.2.2"]
         assert parts["six"]["addresses"] == ["2001:db8::77"]
         if os.geteuid() == 0:
-            inside = [*COMMAND, "shell", parts["gina"]["namespace"], sys.executable, "-m", "warren"]
-            told = subprocess.run(
-                [*inside, "ping", "--json", "--count", "1", "hugo"],
-                capture_output=True,
-                text=True,
-                timeout=30,
-                check=False,
-            )
-            assert told.returncode == 0, told.stderr
-            assert json.loads(told.stdout)["ok"]
+            into = [*COMMAND, "shell", parts["gina"]["namespace"], sys.executable]
+            told = said_by(*into, "-m", "warren", "ping", "--json", "--count", "1", "hugo")
+            assert json.loads(told)["ok"]
+            # Names and certificates are those of the network.
+            assert "mkey:" in said_by(*into, "-c", FETCH)
     finally:
         child.send_signal(signal.SIGINT)
         _, said = child.communicate(timeout=30)
     assert child.returncode == 130
     assert "Traceback" not in said
     assert not namespaces(run)
+
+
+def said_by(*argv: str) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_an_interrupted_grid_leaves_nothing() -> None:

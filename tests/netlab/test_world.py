@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -87,6 +88,13 @@ def test_a_killed_run_is_removed_by_the_next() -> None:
     assert spared, "a living run is left alone"
     runs.clean()
     assert not kept.exists()
+
+
+def test_a_namespace_whose_run_is_gone_is_removed() -> None:
+    name = f"{runs.PREFIX}{secrets.token_hex(3)}-left"
+    runs.command(["ip", "netns", "add", name])
+    assert name.split("-")[1] in runs.clean()
+    assert not (runs.NETNS / name).exists()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import typer
 
 from warren.cli import show
 from warren.lab import runs, sandbox
-from warren.lab.grid import TIMEOUT_S, Grid, Stock
+from warren.lab.grid import AT_ONCE, TIMEOUT_S, Grid, Stock
 from warren.lab.kinds import KINDS
 from warren.lab.places import PLACES
 from warren.lab.plan import InvalidPlan
@@ -64,8 +64,8 @@ def kinds(json: Json = False) -> None:
     print("Routers, for the files of `warren lab up`:\n")
     show.table(rows)
     print("\nPlaces, for `warren lab grid`; routers are those on the way from the internet:\n")
-    places = [["kind", "what it is", "routers"]]
-    places += [[p.name, p.text, ", ".join(p.routers) or "-"] for p in PLACES.values()]
+    places = [["kind", "in the table", "what it is", "routers"]]
+    places += [[p.name, p.short, p.text, ", ".join(p.routers) or "-"] for p in PLACES.values()]
     show.table(places)
 
 
@@ -93,6 +93,9 @@ def grid(
     timeout: Annotated[
         float, typer.Option(min=1, max=120, help="Seconds to wait for a direct path.")
     ] = TIMEOUT_S,
+    at_once: Annotated[
+        int, typer.Option(min=1, max=32, help="How many pairs are tried at the same time.")
+    ] = AT_ONCE,
     json: Json = False,
 ) -> None:
     """Try every pair of kinds: direct, how, after how long; or relayed, and why.
@@ -120,6 +123,7 @@ def grid(
         timeout,
         tell=lambda text: show.note(f"{time.monotonic() - began:5.0f} s  {text}"),
         stock=stock,
+        at_once=at_once,
     ) as made:
         for cells in made.run():
             if live:
@@ -143,7 +147,8 @@ def grid(
     console.print(lab_grid.table(made))
     console.print(lab_grid.legend(made))
     lab_grid.causes(made, console)
-    console.print(f"\n{len(made.cells)} pairs in {seconds:.0f} s.")
+    direct = sum(cell.outcome == "direct" for cell in made.cells.values())
+    console.print(f"\n{len(made.cells)} pairs in {seconds:.0f} s; {direct} are direct.")
 
 
 def words(text: str) -> list[str]:
@@ -250,20 +255,19 @@ def shell(
 ) -> None:
     """Go into a part of a network that `warren lab up` keeps; `warren` there means its node."""
     from warren.lab import network
-    from warren.lab.joining import CERTIFICATE, SERVER
+    from warren.lab.joining import SERVER
+    from warren.lab.world import entering
 
-    namespace, socket = network.find(name)
-    certificate = socket.parent.with_name(CERTIFICATE)
+    way = network.find(name)
     environment = runs.environment()
-    environment |= {
+    environment |= way.environment | {
         # The same Warren that runs now: under sudo, say, its place may not be in the path.
         "PATH": f"{environment['PATH']}:{Path(sys.argv[0]).absolute().parent}",
-        "WARREN_SOCKET": str(socket),
-        "WARREN_STATE": str(socket.parent),
-        "WARREN_SERVER_STATE": str(socket.parent.with_name(SERVER)),
+        "WARREN_SOCKET": str(way.socket),
+        "WARREN_STATE": str(way.socket.parent),
+        "WARREN_SERVER_STATE": str(way.socket.parent.with_name(SERVER)),
     }
-    if certificate.exists():
-        environment["SSL_CERT_FILE"] = str(certificate)
     words = command or [os.environ.get("SHELL", "/bin/sh")]
     sys.stdout.flush()
-    os.execvpe("ip", ["ip", "netns", "exec", namespace, *words], environment)  # noqa: S606, S607
+    argv = entering(way.namespace, way.etc, words)
+    os.execvpe(argv[0], argv, environment)  # noqa: S606

@@ -12,24 +12,6 @@ from warren.lab.cell import Cell
 from warren.lab.grid import UNEXPLAINED, Grid, Stock
 from warren.lab.places import PLACES
 
-_SHORT = {
-    "public": "pub",
-    "firewall": "fw",
-    "full-cone": "cone",
-    "address-restricted": "addr",
-    "port-restricted": "port",
-    "symmetric": "sym",
-    "symmetric-sequential": "seq",
-    "carrier-block": "block",
-    "double-nat": "double",
-    "cgnat": "cgn",
-    "cgnat-hairpin": "cgnh",
-    "one-lan": "lan",
-    "udp-blocked": "noudp",
-    "symmetric-ipv6": "sym6",
-    "ipv6-only": "v6",
-    "http-proxy": "proxy",
-}
 _HOW = {
     "": "",
     "own address": "",
@@ -53,7 +35,7 @@ def table(grid: Grid) -> Table:
     made = Table(pad_edge=False, show_edge=False, padding=(0, 1), header_style="bold")
     made.add_column("Warren ↓  stock →" if two_makes else "")
     for place in columns:
-        made.add_column(_SHORT[place.name], justify="right", no_wrap=True)
+        made.add_column(place.short, justify="right", no_wrap=True)
     for row, one in enumerate(rows):
         cells = [
             _cell(grid.cells.get((one.name, other.name)))
@@ -63,7 +45,7 @@ def table(grid: Grid) -> Table:
             else Text("")
             for column, other in enumerate(columns)
         ]
-        made.add_row(Text(f"{one.name} ({_SHORT[one.name]})", no_wrap=True), *cells)
+        made.add_row(Text(f"{one.name} ({one.short})", no_wrap=True), *cells)
     return made
 
 
@@ -97,7 +79,7 @@ def causes(grid: Grid, console: Console) -> None:
         if cell.outcome != "direct":
             by_cause.setdefault((cell.outcome, cell.cause or UNEXPLAINED), []).append(cell)
     for (outcome, cause), cells in sorted(by_cause.items()):
-        pairs = ", ".join(f"{_SHORT[cell.a]}-{_SHORT[cell.b]}" for cell in cells)
+        pairs = ", ".join(f"{PLACES[cell.a].short}-{PLACES[cell.b].short}" for cell in cells)
         console.print(Text(f"\n{outcome}, {cause}: {pairs}", "bold"))
         said = next((" ".join(cell.why) for cell in cells if cell.why), "")
         console.print(Text(textwrap.indent(said, "  ")))

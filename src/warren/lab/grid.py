@@ -30,6 +30,7 @@ from warren.lab.stock import StockClient, caddy_binary
 from warren.lab.world import World
 
 TIMEOUT_S = 15.0
+AT_ONCE = 8
 UNEXPLAINED = "unexplained"
 """A cause that nobody can tell."""
 _PORT = 41641
@@ -59,7 +60,8 @@ class _Known:
 class Grid:
     """A context manager: leaving it stops everything and removes every trace.
 
-    tell: called with a sentence whenever something begins.
+    tell: called with a sentence whenever something begins. at_once: how many pairs are tried at
+    the same time; what many take on a busy machine says little of their paths.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Grid:
         timeout_s: float = TIMEOUT_S,
         tell: Callable[[str], None] = lambda text: None,
         stock: Stock = Stock.NONE,
+        at_once: int = AT_ONCE,
     ) -> None:
         """Raises LabUnavailable where a stock client is wanted and there is none."""
         self.rows, self.columns = rows_and_columns(pairs)
@@ -82,6 +85,7 @@ class Grid:
         self._pairs = list(pairs)
         self._timeout_s = timeout_s
         self._tell = tell
+        self._at_once = at_once
         self._stack = contextlib.ExitStack()
         self._nodes: dict[str, Node] = {}
         self._clients: dict[str, StockClient] = {}
@@ -110,7 +114,7 @@ class Grid:
 
     def run(self) -> Iterator[list[Cell]]:
         """Try all pairs; yields the cells of each round when it has ended."""
-        rounds = in_rounds(self._pairs)
+        rounds = in_rounds(self._pairs, self._at_once)
         for number, pairs in enumerate(rounds, 1):
             self._tell(f"round {number} of {len(rounds)}: {len(pairs)} pairs at once")
             cells = self._round(pairs)

@@ -27,8 +27,6 @@ SERVER_HOST = Host(
     ipv6=SERVER_ADDRESS_V6,
 )
 """With two addresses of each family, so that nodes find out how their NAT behaves (RFC 5780)."""
-CERTIFICATE = "server.crt"
-"""The name of its certificate, beside the states of all machines."""
 NAMES = {SERVER_NAME: (SERVER_ADDRESS, SERVER_ADDRESS_V6)}
 """What every part of a network has to know (`World(names=…)`)."""
 
@@ -55,7 +53,7 @@ def start_server(world: World) -> Hub:
     proxy that knows CONNECT alone, a stock client asks nothing of a coordinator without TLS.
     """
     chain, private = make_self_signed(SERVER_NAME, datetime.now(UTC))
-    certificate, key = world.scratch / CERTIFICATE, world.scratch / "server.key"
+    certificate, key = world.scratch / "server.crt", world.scratch / "server.key"
     certificate.write_bytes(chain)
     write_private(key, private)
     server = Server(

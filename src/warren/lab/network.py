@@ -9,12 +9,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from warren.lab import runs, sandbox
 from warren.lab.description import Description
 from warren.lab.joining import NAMES, join, start_proxy, start_server
 from warren.lab.mesh import Node
 from warren.lab.plan import InvalidPlan
 from warren.lab.world import World
+
+_ENVIRONMENT = "environment.json"
 
 
 @dataclass(frozen=True)
@@ -93,16 +97,30 @@ class Network:
             router: start_proxy(self._world, router)
             for router in sorted(set(self._description.proxied.values()))
         }
-        for name in self._description.nodes:
+        for name in self._world.names():
             env = hub.trust | proxies.get(self._description.proxied.get(name, ""), {})
-            part = self._world[name]
-            self._nodes[name] = Node(part, name, self._world.scratch / name, tun=False, env=env)
+            (self._world.etc / name / _ENVIRONMENT).write_bytes(msgspec.json.encode(env))
+            if name in self._description.nodes:
+                state = self._world.scratch / name
+                self._nodes[name] = Node(self._world[name], name, state, tun=False, env=env)
         self._tell(f"{len(self._nodes)} nodes join")
         self._failed = join(list(self._nodes.values()), hub.server, hub.key)
 
 
-def find(name: str) -> tuple[str, Path]:
-    """The namespace and node socket of a part of a network that is up. Raises InvalidPlan."""
+@dataclass(frozen=True)
+class Way:
+    """The way into a part of a network that is up. etc: its own hosts and resolv.conf. socket:
+    where its node listens, if it has one. environment: what its programs find their way with,
+    such as HTTPS_PROXY."""
+
+    namespace: str
+    etc: Path
+    socket: Path
+    environment: dict[str, str]
+
+
+def find(name: str) -> Way:
+    """The way into a part of a network that is up. Raises InvalidPlan."""
     kept = runs.kept_open()
     found = [
         path.name
@@ -125,4 +143,10 @@ def find(name: str) -> tuple[str, Path]:
         names = ", ".join(sorted(each for _, each in matching))
         raise InvalidPlan(f"several networks have a part {name!r}; name one of {names}")
     run, namespace = matching[0]
-    return namespace, runs.RUNS / run / "scratch" / namespace.split("-", 2)[2] / "warrend.sock"
+    part = namespace.split("-", 2)[2]
+    etc = runs.RUNS / run / "etc" / part
+    environment = {}
+    with contextlib.suppress(FileNotFoundError):
+        data = (etc / _ENVIRONMENT).read_bytes()
+        environment = msgspec.json.decode(data, type=dict[str, str])
+    return Way(namespace, etc, runs.RUNS / run / "scratch" / part / "warrend.sock", environment)

@@ -38,11 +38,11 @@ def named_pairs(texts: Iterable[str]) -> list[Pair]:
     return list(dict.fromkeys(found))
 
 
-def in_rounds(pairs: Iterable[Pair]) -> list[list[Pair]]:
-    """Sort pairs into rounds in which no machine has two partners."""
+def in_rounds(pairs: Iterable[Pair], most: int = 1000) -> list[list[Pair]]:
+    """Sort pairs into rounds of at most so many, in which no machine has two partners."""
     rounds: list[list[Pair]] = []
     for pair in pairs:
-        fits = (each for each in rounds if not _meets(pair, each))
+        fits = (each for each in rounds if len(each) < most and not _meets(pair, each))
         free = next(fits, None)
         if free is None:
             rounds.append([pair])

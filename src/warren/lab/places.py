@@ -19,11 +19,12 @@ from warren.lab.spelling import meant_or_known, shown
 
 @dataclass(frozen=True)
 class Place:
-    """One place. routers: their kinds, the one next to the internet first; the first `shared` of
-    them are the same for both machines. ipv6: beside IPv4, with a firewall on each router, or
-    alone. proxy: an HTTP proxy on the router is the only way out."""
+    """One place. short: its name in tables. routers: their kinds, the one next to the internet
+    first; the first `shared` of them are the same for both machines. ipv6: beside IPv4, with a
+    firewall on each router, or alone. proxy: an HTTP proxy on the router is the only way out."""
 
     name: str
+    short: str
     text: str
     routers: tuple[str, ...] = ()
     shared: int = 0
@@ -35,41 +36,58 @@ PLACES: Mapping[str, Place] = MappingProxyType(
     {
         place.name: place
         for place in (
-            Place("public", "no NAT, no firewall"),
-            Place("firewall", "no NAT, stateful firewall", ("firewall",)),
-            Place("full-cone", "full cone", ("full-cone",)),
-            Place("address-restricted", "address-restricted cone", ("address-restricted",)),
-            Place("port-restricted", "port-restricted cone", ("port-restricted",)),
-            Place("symmetric", "symmetric, random ports", ("symmetric",)),
-            Place("symmetric-sequential", "symmetric, ports in turn", ("symmetric-sequential",)),
-            Place("carrier-block", "symmetric, ports from a block of 2,048", ("carrier-block",)),
+            Place("public", "pub", "no NAT, no firewall"),
+            Place("firewall", "fw", "no NAT, stateful firewall", ("firewall",)),
+            Place("full-cone", "cone", "full cone", ("full-cone",)),
+            Place("address-restricted", "addr", "address-restricted cone", ("address-restricted",)),
+            Place("port-restricted", "port", "port-restricted cone", ("port-restricted",)),
+            Place("symmetric", "sym", "symmetric, random ports", ("symmetric",)),
+            Place(
+                "symmetric-sequential", "seq", "symmetric, ports in turn", ("symmetric-sequential",)
+            ),
+            Place(
+                "carrier-block",
+                "block",
+                "symmetric, ports from a block of 2,048",
+                ("carrier-block",),
+            ),
             Place(
                 "double-nat",
+                "double",
                 "a port-restricted NAT behind another",
                 ("port-restricted", "port-restricted"),
             ),
             Place(
                 "cgnat",
+                "cgn",
                 "two homes behind one carrier's NAT, no hairpin",
                 ("full-cone", "port-restricted"),
                 shared=1,
             ),
             Place(
                 "cgnat-hairpin",
+                "cgnh",
                 "two homes behind one carrier's NAT, with hairpin",
                 ("carrier-hairpin", "port-restricted"),
                 shared=1,
             ),
-            Place("one-lan", "two machines in one home", ("port-restricted",), shared=1),
-            Place("udp-blocked", "no UDP at all", ("udp-blocked",)),
+            Place("one-lan", "lan", "two machines in one home", ("port-restricted",), shared=1),
+            Place("udp-blocked", "noudp", "no UDP at all", ("udp-blocked",)),
             Place(
                 "symmetric-ipv6",
+                "sym6",
                 "symmetric, with IPv6 beside it behind a firewall",
                 ("symmetric",),
                 ipv6="beside",
             ),
-            Place("ipv6-only", "IPv6 alone, behind a firewall", ("firewall",), ipv6="alone"),
-            Place("http-proxy", "nothing passes but an HTTP proxy", ("http-proxy",), proxy=True),
+            Place("ipv6-only", "v6", "IPv6 alone, behind a firewall", ("firewall",), ipv6="alone"),
+            Place(
+                "http-proxy",
+                "proxy",
+                "nothing passes but an HTTP proxy",
+                ("http-proxy",),
+                proxy=True,
+            ),
         )
     }
 )
@@ -102,10 +120,11 @@ def gateway(side: str, place: Place) -> str:
 
 
 def find(word: str) -> Place:
-    """The place with this name. Raises InvalidPlan."""
-    if word not in PLACES:
-        raise InvalidPlan(f"there is no kind {shown(word)}{meant_or_known(word, PLACES)}")
-    return PLACES[word]
+    """The place with this name, or with this short one. Raises InvalidPlan."""
+    for place in PLACES.values():
+        if word in (place.name, place.short):
+            return place
+    raise InvalidPlan(f"there is no kind {shown(word)}{meant_or_known(word, PLACES)}")
 
 
 def plan(machines: Iterable[tuple[str, Place]]) -> Plan:

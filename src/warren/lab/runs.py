@@ -85,6 +85,11 @@ def kept_open() -> list[str]:
 def clean() -> list[str]:
     """Remove the namespaces, processes and files of dead runs; their names, for a report."""
     removed = []
+    # A run has its directory before its first namespace, and until after its last one.
+    for run in sorted(_with_namespaces()):
+        if not (RUNS / run).exists():
+            remove_namespaces(run)
+            removed.append(run)
     for path in sorted(RUNS.glob("[!.]*")):
         with contextlib.suppress(OSError):
             lock = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
@@ -96,6 +101,12 @@ def clean() -> list[str]:
             finally:
                 os.close(lock)
     return removed
+
+
+def _with_namespaces() -> set[str]:
+    """The runs, alive or dead, that namespaces are called after."""
+    names = [path.name for path in NETNS.glob(f"{PREFIX}*-*")] if NETNS.is_dir() else []
+    return {name.removeprefix(PREFIX).partition("-")[0] for name in names}
 
 
 def remove_namespaces(run: str) -> None:

@@ -37,6 +37,15 @@ exec setpriv --pdeathsig KILL "$@"
 _NO_CAPABILITIES = ("--bounding-set", "-all", "--inh-caps", "-all", "--no-new-privs")
 
 
+def entering(
+    namespace: str, etc: Path, argv: Sequence[str], unprivileged: bool = False
+) -> list[str]:
+    """The command that runs another one in a namespace, where names are known as in `etc`."""
+    drop = _NO_CAPABILITIES if unprivileged else ()
+    enter = ["nsenter", f"--net={runs.NETNS / namespace}", "unshare", "--mount"]
+    return [*enter, "sh", "-c", _INSIDE, "lab", str(etc), *drop, "--", *argv]
+
+
 class Part:
     """A host or a router of a built world."""
 
@@ -156,10 +165,7 @@ class Part:
         self.nft("delete table inet blockudp")
 
     def _argv(self, argv: Sequence[str], unprivileged: bool) -> list[str]:
-        etc = self._world.etc / self.name
-        drop = _NO_CAPABILITIES if unprivileged else ()
-        enter = ["nsenter", f"--net={runs.NETNS / self.namespace}", "unshare", "--mount"]
-        return [*enter, "sh", "-c", _INSIDE, "lab", str(etc), *drop, "--", *argv]
+        return entering(self.namespace, self._world.etc / self.name, argv, unprivileged)
 
 
 class World:
@@ -196,6 +202,10 @@ class World:
 
     def __getitem__(self, name: str) -> Part:
         return self._parts[name]
+
+    def names(self) -> list[str]:
+        """All parts, the internet first."""
+        return list(self._parts)
 
     @property
     def etc(self) -> Path:
