@@ -15,9 +15,12 @@ from warren.coordinator.addresses import v6_beside
 from warren.coordinator.change import Change, Facet, Spread
 from warren.coordinator.delta import Delta
 from warren.coordinator.enforcement import Enforcement
+from warren.coordinator.mapper import Mapper
 from warren.coordinator.records import NodeRecord, PolicyRecord, UserRecord
+from warren.coordinator.settings import Settings
 from warren.coordinator.snapshot import Snapshot
 from warren.keys import MachinePublic, NodePublic
+from warren.netmap.derpmap import DERPMap
 from warren.netmap.node import Hostinfo
 
 WALL = datetime(2026, 3, 1, tzinfo=UTC)
@@ -122,6 +125,15 @@ def answers(policy: Enforcement, snapshot: Snapshot) -> dict[Any, Any]:
     return told
 
 
+def check_sharing(policy: Enforcement, snapshot: Snapshot) -> None:
+    """What is made once for viewers of equal outlook is what each would see alone."""
+    together = Mapper(Settings(url="http://x"), DERPMap(regions={}))
+    for one in snapshot.nodes.values():
+        alone = Mapper(Settings(url="http://x"), DERPMap(regions={}))
+        made = together.view(one, snapshot, policy, WALL)
+        assert made == alone.view(one, snapshot, policy, WALL)
+
+
 @given(st.integers(0, len(POLICIES) - 1), steps)
 @settings(max_examples=150, deadline=None)
 def test_following_is_compiling_anew(first: int, script: list[Any]) -> None:
@@ -135,6 +147,7 @@ def test_following_is_compiling_anew(first: int, script: list[Any]) -> None:
         spread = policy.follow(snapshot, delta.change, WALL)
         after = answers(policy, snapshot)
         assert after == answers(Enforcement(snapshot, WALL), snapshot)
+        check_sharing(policy, snapshot)
         if not spread.change.everything:
             check_spread(spread, snapshot, before, after)
         before = after

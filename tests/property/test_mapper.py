@@ -124,11 +124,25 @@ def test_following_changes_equals_starting_anew(script: list[Any]) -> None:
             view = mapper.advance(sent, viewer, snapshot, POLICY, pending.nodes, WALL)
         in_force = viewer.in_force(WALL)
         assert view == whole
-        fresh = Mapper(Settings(url="http://x"), DERPMap(regions={}))
-        assert whole == fresh.view(viewer, snapshot, POLICY, WALL), "its memory shows nothing old"
+        assert mapper.view(viewer, snapshot, POLICY, WALL, sent) == whole
+        for one in snapshot.nodes.values():
+            fresh = Mapper(Settings(url="http://x"), DERPMap(regions={}))
+            made = mapper.view(one, snapshot, POLICY, WALL)
+            assert made == fresh.view(one, snapshot, POLICY, WALL), "its memory shows nothing old"
         told = fold_diff(told, sent, view)
         assert told == view
         sent, pending = view, NO_CHANGE
+
+
+def test_what_viewers_share_ends_with_a_key() -> None:
+    mapper = Mapper(Settings(url="http://x"), DERPMap(regions={}))
+    dated = replace(node(2), key_expiry=WALL + timedelta(days=1))
+    snapshot = Snapshot(users=USERS, nodes={1: node(1), 2: dated, 3: node(3)})
+    for wall, expired in ((WALL, False), (WALL + timedelta(days=1), True)):
+        for viewer in (1, 3):
+            view = mapper.view(snapshot.nodes[viewer], snapshot, POLICY, wall)
+            assert view.peers[2].expired is expired
+            assert set(view.peers) == {1, 2, 3} - {viewer}
 
 
 def over_the_wire(old: View, new: View) -> View:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -57,6 +57,13 @@ class CompiledPolicy(Protocol):
         """Return the ids of all that `viewer` is told of, perhaps with its own; None: all."""
         ...
 
+    def outlook(self, viewer: NodeRecord) -> Hashable:
+        """Return what is equal for viewers that see the same machines with the same routes.
+
+        Each of them sees the others of the same outlook if it sees itself. None: like nobody else.
+        """
+        ...
+
     def ssh(self, node: NodeRecord) -> dict[str, Any] | None:
         """Return a node's SSH policy."""
         ...
@@ -102,6 +109,10 @@ class AllowAll:
     def peers(self, viewer: NodeRecord) -> Collection[int] | None:
         """All."""
         return None
+
+    def outlook(self, viewer: NodeRecord) -> Hashable:
+        """The same for all."""
+        return ()
 
     def ssh(self, node: NodeRecord) -> dict[str, Any] | None:
         """Return none."""

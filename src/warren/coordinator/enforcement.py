@@ -6,7 +6,7 @@ resolves the rules that meet it, and forgets the filters of the machines that th
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from datetime import datetime
 from typing import Any
 
@@ -226,6 +226,11 @@ class Enforcement:
             return ()
         found = self._world.sight.peers(node)
         return None if found is None else [int(name) for name in found]
+
+    def outlook(self, viewer: NodeRecord) -> Hashable:
+        """Return what is equal for viewers that see the same; None: this one is like no other."""
+        node = self._nodes.get(viewer.id)
+        return None if node is None else self._world.sight.outlook(node)
 
     def visible(self, viewer: NodeRecord, peer: NodeRecord) -> bool:
         """Whether `viewer` is told of `peer`. An expired peer that was there is still shown."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from datetime import datetime
+from typing import TypeVar
 
 import msgspec
 from msgspec import structs
@@ -19,12 +20,47 @@ from warren.netmap.derpmap import DERPMap
 from warren.netmap.dnsconfig import DNSConfig
 from warren.netmap.filterrule import FilterRule
 from warren.netmap.node import CapMap, Hostinfo, Node, UserProfile
-from warren.netmap.view import View
+from warren.netmap.view import EMPTY, View
+
+_T = TypeVar("_T")
 
 TAGGED_DEVICES = UserProfile(
     id=2147455555, login_name="tagged-devices", display_name="Tagged Devices"
 )
 """The owner that tagged machines are shown under: they belong to no person (PROTOCOL §3.5)."""
+
+
+_MAX_SHARED = 200_000
+"""Entries that are kept for viewers of equal outlook, over all outlooks."""
+
+
+class _Seen:
+    """What viewers of one outlook see, made at `wall` from `records`, all that they may see."""
+
+    __slots__ = ("_from", "_until", "entries", "named", "relays", "users", "without")
+
+    def __init__(self, wall: datetime, entries: dict[int, Node], records: list[NodeRecord]) -> None:
+        self.entries = entries
+        self.users = {entry.user for entry in entries.values()}
+        self.relays = [entry.id for entry in entries.values() if entry.hostinfo.peer_relay]
+        self.without: NodeRecord | None = None
+        """Whoever it was made for, while nobody else asked; it does not see itself."""
+        self.named = False
+        """Whether the policy named all of them."""
+        ends = (record.key_expiry for record in records if record.key_expiry is not None)
+        self._from = wall
+        self._until = min((end for end in ends if end > wall), default=None)
+
+    def holds(self, wall: datetime) -> bool:
+        """Whether no key's time came meanwhile."""
+        return self._from <= wall and (self._until is None or wall < self._until)
+
+    def add(self, entries: dict[int, Node]) -> None:
+        """Complete it; views hold what was there before."""
+        self.without = None
+        self.entries = {**self.entries, **entries}
+        self.users |= {entry.user for entry in entries.values()}
+        self.relays += [entry.id for entry in entries.values() if entry.hostinfo.peer_relay]
 
 
 class Mapper:
@@ -49,25 +85,41 @@ class Mapper:
         self._entries: dict[int, tuple[NodeRecord, bool, Node]] = {}
         self._written: dict[int, tuple[Node, msgspec.Raw]] = {}
         self._routed: dict[int, tuple[Node, dict[tuple[str, ...], Node]]] = {}
+        # By outlook, for one snapshot.
+        self._shared: dict[Hashable, _Seen] = {}
+        self._shared_for: tuple[Snapshot | None, CompiledPolicy | None] = (None, None)
+        self._shared_size = 0
 
     def view(
-        self, node: NodeRecord, snapshot: Snapshot, policy: CompiledPolicy, wall: datetime
+        self,
+        node: NodeRecord,
+        snapshot: Snapshot,
+        policy: CompiledPolicy,
+        wall: datetime,
+        before: View = EMPTY,
     ) -> View:
-        """Return the whole map of `node` at the time `wall`."""
-        told = policy.peers(node)
-        nodes = snapshot.nodes
-        candidates = nodes.values() if told is None else [nodes[n] for n in told if n in nodes]
-        peers = self._peers(node, candidates, policy, wall, known=told is not None)
+        """Return the whole map of `node` at the time `wall`.
+
+        before: an earlier one; what is equal in it is the same object.
+        """
+        seen = self._seen(node, snapshot, policy, wall)
+        peers = seen.entries
+        if node.id in peers:
+            peers = peers.copy()
+            del peers[node.id]
         entry = self._self_entry(node, policy, wall)
+        asked = peers if node.hostinfo.peer_relay else seen.relays
         return View(
-            node=entry,
-            peers=peers,
-            derp_map=policy.derp_map(self.derp_map),
-            dns=self._dns_config(snapshot),
+            node=_kept(before.node, entry),
+            peers=_kept(before.peers, peers),
+            derp_map=_kept(before.derp_map, policy.derp_map(self.derp_map)),
+            dns=_kept(before.dns, self._dns_config(snapshot)),
             domain=self._settings.domain,
-            packet_filters=_filters(node, snapshot, policy, wall, peers),
-            ssh_policy=policy.ssh(node),
-            profiles=_profiles([entry, *peers.values()], snapshot),
+            packet_filters=_kept(
+                before.packet_filters, _filters(node, snapshot, policy, wall, asked)
+            ),
+            ssh_policy=_kept(before.ssh_policy, policy.ssh(node)),
+            profiles=_kept(before.profiles, _profiles({entry.user, *seen.users}, snapshot)),
         )
 
     def advance(
@@ -110,7 +162,7 @@ class Mapper:
         after = {one.user for one in new.values()}
         profiles = view.profiles
         if own or before - after or after - profiles.keys():
-            profiles = _profiles([entry, *peers.values()], snapshot)
+            profiles = _profiles({entry.user, *(peer.user for peer in peers.values())}, snapshot)
         return structs.replace(
             view,
             node=entry,
@@ -141,6 +193,43 @@ class Mapper:
             self._entries.pop(node_id, None)
             self._routed.pop(node_id, None)
             self._written.pop(node_id, None)
+
+    def _seen(
+        self, node: NodeRecord, snapshot: Snapshot, policy: CompiledPolicy, wall: datetime
+    ) -> _Seen:
+        """Return what `node` sees, itself perhaps too; made once for those of equal outlook."""
+        if not node.in_force(wall):
+            return _Seen(wall, {}, [])
+        if self._shared_for[0] is not snapshot or self._shared_for[1] is not policy:
+            self._shared_for = snapshot, policy
+            self._forget_shared()
+        outlook = policy.outlook(node)
+        known = None if outlook is None else self._shared.get(outlook)
+        if known is not None and known.holds(wall):
+            if known.without is not None and known.without.id != node.id:
+                # Whoever saw this first is one of those whom the others see.
+                rest = self._peers(node, [known.without], policy, wall, known=known.named)
+                known.add(rest)
+            return known
+        told = policy.peers(node)
+        nodes = snapshot.nodes
+        candidates = (
+            list(nodes.values()) if told is None else [nodes[n] for n in told if n in nodes]
+        )
+        entries = self._peers(node, candidates, policy, wall, known=told is not None)
+        seen = _Seen(wall, entries, candidates)
+        if outlook is not None:
+            seen.named = told is not None
+            seen.without = node if told is None or node.id in told else None
+            self._shared_size += len(entries)
+            if self._shared_size > _MAX_SHARED:
+                self._forget_shared()
+            self._shared[outlook] = seen
+        return seen
+
+    def _forget_shared(self) -> None:
+        self._shared.clear()
+        self._shared_size = 0
 
     def _peers(
         self,
@@ -231,13 +320,18 @@ class Mapper:
         )
 
 
+def _kept(before: _T, new: _T) -> _T:
+    return before if before == new else new
+
+
 def _filters(
     node: NodeRecord,
     snapshot: Snapshot,
     policy: CompiledPolicy,
     wall: datetime,
-    peers: Collection[int],
+    peers: Iterable[int],
 ) -> dict[str, list[FilterRule]]:
+    """Return the filters. peers: those who relay, and where `node` does, all that it sees."""
     if not node.in_force(wall):
         return {"base": []}
     if policy.says_who_relays:
@@ -267,8 +361,7 @@ def _for_peers(hostinfo: Hostinfo) -> Hostinfo:
     )
 
 
-def _profiles(entries: Iterable[Node], snapshot: Snapshot) -> dict[int, UserProfile]:
-    wanted = {entry.user for entry in entries}
+def _profiles(wanted: Collection[int], snapshot: Snapshot) -> dict[int, UserProfile]:
     profiles = {
         user_id: _profile(snapshot.users[user_id])
         for user_id in wanted

@@ -72,16 +72,29 @@ def check_policy(snapshot: Snapshot, text: str) -> Checked:
 def set_policy(
     snapshot: Snapshot, text: str, author: str, wall: datetime, edited: str | None = None
 ) -> Delta:
-    """Put a policy in force. Raises PolicyRefused and PolicyChanged.
+    """Check a policy and put it in force, as `put_policy` does. Raises PolicyRefused too."""
+    check_edited(snapshot, edited)
+    check_policy(snapshot, text)
+    return put_policy(snapshot, text, author, wall, edited)
 
-    edited: the etag of the text that was edited; None: whatever is in force is replaced.
-    """
+
+def check_edited(snapshot: Snapshot, edited: str | None) -> None:
+    """Go on only if the policy in force is the one that was edited. Raises PolicyChanged."""
     if edited is not None and edited != policy_etag(snapshot):
         who = snapshot.policy.author if snapshot.policy else "someone"
         raise PolicyChanged(
             f"{who} changed the policy since you read it; read it again and repeat your change"
         )
-    check_policy(snapshot, text)
+
+
+def put_policy(
+    snapshot: Snapshot, text: str, author: str, wall: datetime, edited: str | None = None
+) -> Delta:
+    """Put a policy in force that was checked. Raises PolicyChanged.
+
+    edited: the etag of the text that was edited; None: whatever is in force is replaced.
+    """
+    check_edited(snapshot, edited)
     versions = sorted(snapshot.policies)
     record = PolicyRecord(
         id=versions[-1] + 1 if versions else 1, text=text, author=author, created=wall

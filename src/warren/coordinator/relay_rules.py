@@ -23,7 +23,7 @@ def relay_rules(
 ) -> dict[str, list[FilterRule]]:
     """Return the rules of one node, by name; empty if no relay concerns it.
 
-    seen: all that it is told of, perhaps with itself.
+    seen: of those that it is told of, perhaps with itself, the relays; for a relay all of them.
     """
     others = [other for other in seen if other.id != node.id]
     rules = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Hashable, Iterable
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
@@ -137,7 +137,7 @@ class Session:
     async def _serve(self, sink: Sink) -> None:
         # What came before is in the whole map.
         self._changed.clear()
-        await self._tell(sink, self._maps.whole(self._node_id))
+        await self._tell_all(sink)
         while not self._over:
             await self._wake.wait()
             self._wake.clear()
@@ -154,7 +154,7 @@ class Session:
             changed, self._changed = self._changed, set()
             renew, self._renew = self._renew, False
             if renew:
-                await self._tell(sink, self._maps.whole(self._node_id))
+                await self._tell_all(sink)
             else:
                 await self._tell_of(sink, changed)
 
@@ -173,22 +173,29 @@ class Session:
 
         self._alarm = loop.call_later(rest_s, look)
 
-    async def _tell(self, sink: Sink, view: View | None) -> None:
+    async def _tell_all(self, sink: Sink) -> None:
+        """Tell what the whole map has become."""
+        view = self._maps.whole(self._node_id, self._view)
+        if view is None or view.peers is not self._view.peers:
+            await self._tell(sink, view, None)
+        else:
+            await self._tell(sink, view, ())
+
+    async def _tell_of(self, sink: Sink, changed: set[int]) -> None:
+        view = self._maps.advance(self._view, self._node_id, changed)
+        await self._tell(sink, view, changed)
+
+    async def _tell(self, sink: Sink, view: View | None, changed: Collection[int] | None) -> None:
+        """Send what leads to a view. changed: the peers that may be others; None: all."""
         if view is None:
             await self._send(sink, "map", frame(self._maps.farewell(self._view), self._compressed))
             self._over = True
             return
         before, self._view = self._view, view
-        if (told := self._maps.told(before, view, self._compressed)) is not None:
-            await self._send(sink, "map", told)
-
-    async def _tell_of(self, sink: Sink, changed: set[int]) -> None:
-        view = self._maps.advance(self._view, self._node_id, changed)
-        if view is None:
-            await self._tell(sink, None)
-            return
-        before, self._view = self._view, view
-        told = self._maps.told_of_peers(before, view, changed, self._compressed)
+        if changed is None:
+            told = self._maps.told(before, view, self._compressed)
+        else:
+            told = self._maps.told_alike(before, view, changed, self._compressed)
         if told is not None:
             await self._send(sink, "map", told)
 
@@ -252,13 +259,13 @@ class Maps:
         """Whether a node hangs on a long poll."""
         return node_id in self._sessions
 
-    def whole(self, node_id: int) -> View | None:
+    def whole(self, node_id: int, before: View = EMPTY) -> View | None:
         """Return a node's whole view, or None if there is no such node any more."""
         snapshot = self._registry.snapshot
         node = snapshot.nodes.get(node_id)
         if node is None:
             return None
-        return self._mapper.view(node, snapshot, self._policy, self._clock.wall())
+        return self._mapper.view(node, snapshot, self._policy, self._clock.wall(), before)
 
     def advance(self, view: View, node_id: int, changed: Collection[int]) -> View | None:
         """Return a node's view after `changed` changed, with work in proportion to them."""
@@ -282,14 +289,17 @@ class Maps:
         response = structs.replace(self.completed(response), **whole)
         return self._writer.write(encode_json(response), compressed=compressed)
 
-    def told_of_peers(
+    def told_alike(
         self, before: View, view: View, changed: Collection[int], compressed: bool
     ) -> bytes | None:
-        """Do the same where `advance` made the view; equal messages of a round are made once."""
+        """Do the same where only the peers `changed` may be others.
+
+        Equal messages of a round are made once.
+        """
         key = _what_changed(before, view, changed, compressed)
         if key is None:
             return self.told(before, view, compressed)
-        if not key.entries:
+        if not (key.entries or key.rules):
             return None
         known = self._written.get(key)
         if known is None:
@@ -366,21 +376,26 @@ class Maps:
 
 
 class _Key(NamedTuple):
-    """What a message says that tells of peers alone: entries before and after, new users."""
+    """What a message says that is not of one node alone: entries, rules, new users.
+
+    Of each, the identities before and after.
+    """
 
     compressed: bool
     entries: tuple[tuple[int, int], ...]
+    rules: tuple[Hashable, ...]
     users: tuple[int, ...]
 
 
 def _what_changed(
     before: View, view: View, changed: Collection[int], compressed: bool
 ) -> _Key | None:
-    """Return what stands for a message; None if it tells of more than peers."""
+    """Return what stands for a message; None if it tells of more than peers and rules.
+
+    changed: the peers that may be others.
+    """
     if not (
-        view.node is before.node
-        and view.packet_filters is before.packet_filters
-        and view.ssh_policy is before.ssh_policy
+        view.node is before.node and view.derp_map is before.derp_map and view.dns is before.dns
     ):
         return None
     pairs = [(before.peers.get(peer), view.peers.get(peer)) for peer in sorted(changed)]
@@ -388,7 +403,18 @@ def _what_changed(
     if view.profiles is not before.profiles:
         users = tuple(user for user in view.profiles if user not in before.profiles)
     entries = tuple((id(old), id(new)) for old, new in pairs if old is not new)
-    return _Key(compressed, entries, users)
+    rules: tuple[Hashable, ...] = ()
+    if view.packet_filters is not before.packet_filters or (
+        view.ssh_policy is not before.ssh_policy
+    ):
+        rules = _rules_of(before), _rules_of(view)
+    return _Key(compressed, entries, rules, users)
+
+
+def _rules_of(view: View) -> Hashable:
+    # Not of the mapping, which each node has its own of.
+    filters = tuple((name, id(rules)) for name, rules in view.packet_filters.items())
+    return filters, id(view.ssh_policy)
 
 
 def ghost(node: Node, wall: datetime) -> MapResponse:

@@ -69,9 +69,11 @@ def _diff_peers(
 ) -> tuple[list[Node], list[int], list[PeerChange]]:
     changed: list[Node] = []
     patches: list[PeerChange] = []
+    if old is new:
+        return [], [], []
     for peer_id, peer in new.items():
         before = old.get(peer_id)
-        if before == peer:
+        if before is peer or before == peer:
             continue
         patch = None if before is None else patch_between(before, peer)
         if patch is None:

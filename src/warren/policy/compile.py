@@ -60,12 +60,21 @@ class Compiler:
         # Targets in the service's order, with the place of each, by protocol.
         self.orders = [self._ordered(grant) for grant in meeting.grants]
         self.own = [number for number, grant in enumerate(meeting.grants) if SELF in grant.targets]
+        # Grants to everything: what they say, they say to every node alike.
+        self.wide = {
+            number
+            for number, grant in enumerate(meeting.grants)
+            if grant.ports and grant.targets == ["*"] and not grant.app and not grant.via
+        }
+        self.answered = {n for n, grant in enumerate(meeting.grants) if companions(grant)}
         self.claims: dict[_Key, _Order] = {}
+        self._alike: dict[frozenset[int], list[FilterRule]] = {}
         self.claim()
 
     def claim(self) -> None:
         """Look where in the policy each key (sources and protocols) first stands."""
         self.claims.clear()
+        self._alike.clear()
         for one, ordered in zip(self.meeting.resolved, self.orders, strict=True):
             if not one.sources or one.grant.via:
                 continue
@@ -91,7 +100,16 @@ class Compiler:
         return 4 if self.meeting.targets.names_nodes(word) else 1
 
     def filters(self, node: Node) -> list[FilterRule]:
-        """Return a node's rules."""
+        """Return a node's rules; the same list for nodes that only rules for all nodes meet."""
+        numbers = self.meeting.to(node)
+        if self.own or not numbers <= self.wide or self.meeting.from_(node) & self.answered:
+            return self._filters(node)
+        key = frozenset(numbers)
+        if key not in self._alike:
+            self._alike[key] = self._filters(node)
+        return self._alike[key]
+
+    def _filters(self, node: Node) -> list[FilterRule]:
         made = _Filter(self.claims)
         resolved = self.meeting.resolved
         for number in sorted(self.meeting.to(node)):

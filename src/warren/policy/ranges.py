@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ def span_of_network(network: Network) -> Span:
     )
 
 
+@lru_cache(maxsize=1 << 16)
 def span_of_address(text: str) -> Span:
     """Return a single address as a span. Raises ValueError."""
     address = ip_address(text)

@@ -6,6 +6,7 @@ through a route that they serve.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from ipaddress import ip_network
 
 from warren.policy.compile import companions
@@ -59,6 +60,17 @@ class Sight:
             return None
         found |= {n.name for n in self.meeting.addresses.exits if self.exits(viewer, n)}
         return frozenset(found)
+
+    def outlook(self, viewer: Node) -> Hashable:
+        """Return what is equal for nodes that see the same peers with the same routes.
+
+        None: for a router, which also sees who else serves its routes.
+        """
+        if viewer.routes:
+            return None
+        meeting, user = self.meeting, viewer.user
+        owner = user.login if user is not None and user.login in self.owners else ""
+        return frozenset(meeting.from_(viewer)), frozenset(meeting.to(viewer)), owner
 
     def _met(self, node: Node) -> set[str] | None:
         """Return who reaches a node, is reached by it, or has the same owner; None: everyone."""

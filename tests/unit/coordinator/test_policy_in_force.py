@@ -245,3 +245,26 @@ async def test_a_stored_policy_that_cannot_be_read_lets_nobody_through(network: 
     mended = known.after(policies.set_policy(known, '{"acls": []}', "ann", wall))
     policy.follow(mended, Change(everything=True), wall)
     assert not policy.problem
+
+
+async def test_an_edit_that_is_the_same_for_all_is_written_once(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def to_port(port: str) -> dict[str, Any]:
+        return {"grants": [{"src": ["*"], "dst": ["*"], "ip": [f"tcp:{port}"]}]}
+
+    await network.put(**to_port("80"))
+    write, written = network.maps._writer.write, list[bytes]()
+
+    def noted(response_json: bytes, *, compressed: bool = True) -> bytes:
+        written.append(response_json)
+        return write(response_json, compressed=compressed)
+
+    monkeypatch.setattr(network.maps._writer, "write", noted)
+    assert await network.put(**to_port("443")) == set(network.fakes)
+    [message] = written
+    told = decode_json_untrusted(message, MapResponse)
+    assert told.packet_filters and not (told.peers or told.peers_changed or told.node)
+    for fake in network.fakes.values():
+        [rule] = fake.view.rules()
+        assert [end.ports.first for end in rule.dst_ports] == [443]

@@ -17,6 +17,7 @@ from warren.coordinator.change import Facet
 from warren.coordinator.delta import Delta
 from warren.coordinator.durations import parse_duration
 from warren.coordinator.login import invites
+from warren.coordinator.policy_edits import edit_policy
 from warren.coordinator.questions import Questions
 from warren.coordinator.records import (
     AuditRecord,
@@ -287,12 +288,10 @@ class Office:
     async def set_policy(self, new: shapes.NewPolicy) -> shapes.Policy:
         """Put a policy in force. It may be refused; then the old one stays."""
         wall = self._clock.wall()
-
-        def decide(snapshot: Snapshot) -> tuple[Delta, PolicyRecord]:
-            delta = policies.set_policy(snapshot, new.text, new.author, wall, new.etag)
-            return delta, delta.policies[0]
-
-        shown = _show_policy(await self._registry.commit(decide, ADMINISTRATOR))
+        record = await edit_policy(
+            self._registry, new.text, new.author, wall, new.etag, ADMINISTRATOR
+        )
+        shown = _show_policy(record)
         found = self._regions()
         return shown if found.derp_map.regions else replace(shown, warnings=found.problems[-1:])
 

@@ -9,8 +9,8 @@ import msgspec
 from warren.coordinator import policies
 from warren.coordinator.api import shapes
 from warren.coordinator.api.operation import Answer, Call, Changed, Operation
-from warren.coordinator.delta import Delta
 from warren.coordinator.policies import PolicyChanged, PolicyRefused
+from warren.coordinator.policy_edits import edit_policy
 from warren.coordinator.policy_topology import shown_topology, topology_of
 from warren.coordinator.refusal import NotFound, Refused
 from warren.coordinator.snapshot import Snapshot
@@ -36,19 +36,14 @@ async def read(call: Call) -> Answer:
 async def write(call: Call) -> Answer:
     """Put a policy in force. `If-Match`: the ETag of what was edited, else 412."""
     text = _text(call.body)
-    wanted = call.headers.get("if-match", "").strip().strip('"') or None
-    wall = call.context.clock.wall()
-
-    def decide(snapshot: Snapshot) -> tuple[Delta, None]:
-        edited = wanted
-        if wanted == _DEFAULT:
-            if snapshot.policy is not None:
-                raise Changed("precondition failed, invalid old hash")
-            edited = None
-        return policies.set_policy(snapshot, text, call.by.name, wall, edited), None
-
+    edited = call.headers.get("if-match", "").strip().strip('"') or None
+    if edited == _DEFAULT:
+        if call.snapshot.policy is not None:
+            raise Changed("precondition failed, invalid old hash")
+        edited = policies.policy_etag(call.snapshot)
+    wall, by = call.context.clock.wall(), call.by
     try:
-        await call.commit(decide)
+        await edit_policy(call.context.registry, text, by.name, wall, edited, by)
     except PolicyChanged as error:
         raise Changed(f"precondition failed, invalid old hash: {error}") from error
     return _answer(call, call.snapshot)
