@@ -31,7 +31,7 @@ _REPLY_MAX_BYTES = 16 * 1024
 _READ_BYTES = 16 * 1024
 
 
-class WebSocketRefused(Exception):
+class WebSocketRefused(ConnectionError):
     """The other side opens no WebSocket here. The text is one sentence for a person."""
 
 

@@ -5,9 +5,9 @@ WANPPPConnection:1): the device's description, and SOAP requests as HTTP bodies.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape  # xml.sax's would take urllib.request along, and 2 MB with it
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
-from xml.sax.saxutils import escape
 
 from warren.nat.routerxml import Element, MalformedXml, parse_xml_untrusted
 from warren.nat.ssdp import Location, MalformedSsdp, parse_location_untrusted

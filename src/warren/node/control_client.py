@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 from warren.control.malformed import MalformedControl
 from warren.control.mapstream import MapFrames
@@ -132,6 +131,9 @@ def _retry_after_s(reply: Reply) -> float:
         if value.isdecimal():
             seconds = float(value)
         else:
+            # Hardly ever needed, and it takes 1 MB of every daemon that has it.
+            from email.utils import parsedate_to_datetime
+
             seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
     except (ValueError, TypeError):
         return _RETRY_AFTER_DEFAULT_S

@@ -44,7 +44,6 @@ from warren.edge.dial import (
     write,
 )
 from warren.edge.entropy import Entropy
-from warren.edge.websocket import WebSocketRefused, open_websocket
 from warren.keys import MachinePrivate, MachinePublic
 from warren.netmap.wire import MalformedMessage, ServerKeys, decode_json_untrusted
 
@@ -440,7 +439,7 @@ async def _connected(
     except (UpgradeRefused, MalformedUpgrade) as error:
         await close(stream)
         raise _Turned(f"{target}: {error}") from error
-    except (MalformedControl, OSError, WebSocketRefused) as error:
+    except (MalformedControl, OSError) as error:
         await close(stream)
         raise LinkLost(f"{target}: {error}") from error
     except TimeoutError:
@@ -480,6 +479,9 @@ class _WebSocket(NamedTuple):
 
     async def open(self, stream: Stream, initiation: bytes) -> tuple[Stream, bytes]:
         """Open the WebSocket; return the stream inside it."""
+        # Where it is needed: it takes 1 MB of every daemon that has it.
+        from warren.edge.websocket import open_websocket
+
         host = urlsplit(self.url).netloc
         inside = await open_websocket(
             stream, host, websocket_target(initiation), WEBSOCKET_SUBPROTOCOL
