@@ -93,6 +93,10 @@ class Client:
         assert self._mapping is not None
         return self._mapping
 
+    def network_changed(self) -> None:
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self.it.network_changed)
+
     @property
     def external(self) -> Endpoint | None:
         return next(iter(self.it.endpoints), None)
@@ -431,28 +435,32 @@ class EvilRouter:
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\n"
 PAGE = "http://192.168.1.1:5000/d.xml"
+MALFORMED, CUT = "malformed reply", "no whole reply"
 
 
 @pytest.mark.parametrize(
-    ("page", "word"),
+    ("page", "word", "dropped"),
     [
-        (HEAD + b"Content-Length: %d\r\n\r\n" % len(BOMB) + BOMB, "document type"),
-        (HEAD + b"\r\n" + bytes(4_000_000), "more than"),
-        (HEAD + b"Content-Length: 10\r\n\r\n", "did not answer"),
+        (HEAD + b"Content-Length: %d\r\n\r\n" % len(BOMB) + BOMB, "document type", MALFORMED),
+        (HEAD + b"\r\n" + bytes(4_000_000), "more than", CUT),
+        (HEAD + b"Content-Length: 10\r\n\r\n", "did not answer", CUT),
         (
             b"HTTP/1.1 302 x\r\nLocation: http://192.168.1.3/\r\nContent-Length: 0\r\n\r\n",
             "redirects",
+            CUT,
         ),
-        (b"HTTP/1.1 404 x\r\nContent-Length: 0\r\n\r\n", "404"),
-        (b"SSH-2.0-dropbear\r\n\r\n", "HTTP"),
+        (b"HTTP/1.1 404 x\r\nContent-Length: 0\r\n\r\n", "404", ""),
+        (b"SSH-2.0-dropbear\r\n\r\n", "HTTP", CUT),
     ],
     ids=["bomb", "huge", "slow", "elsewhere", "absent", "garbage"],
 )
-def test_a_router_that_means_harm(home: World, page: bytes, word: str) -> None:
+def test_a_router_that_means_harm(home: World, page: bytes, word: str, dropped: str) -> None:
     with EvilRouter(home["home"], PAGE, page) as router, Client(home["alice"]) as alice:
         alice.wait_found(UPNP, Finding.BROKEN)
         assert word in alice.details()[UPNP]
         assert router.asked <= 3
+        counted = {name for name in alice.it.drops if "UPnP" in name}
+        assert counted == ({"port mapping: UPnP: " + dropped} if dropped else set())
 
 
 def test_a_search_answered_with_another_place(home: World) -> None:
@@ -462,8 +470,13 @@ def test_a_search_answered_with_another_place(home: World) -> None:
         Client(home["alice"]) as alice,
     ):
         alice.wait_found(UPNP, Finding.SILENT)
-        home.wait(lambda: alice.it.drops["port mapping: UPnP: names another machine"], 2, "a count")
+        name = "port mapping: UPnP: names another machine"
+        home.wait(lambda: alice.it.drops[name], 2, "a count")
         assert router.asked == 0
+        counted = alice.it.drops[name]
+        alice.network_changed()
+        # What the conversation of before dropped is not forgotten with it.
+        home.wait(lambda: alice.it.drops[name] > counted, 5, "the count goes on")
 
 
 def test_a_router_behind_another_nat() -> None:

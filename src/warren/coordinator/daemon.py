@@ -92,7 +92,7 @@ from warren.nat.turn.reach import Reach
 from warren.netmap.derpmap import PIN_PREFIX
 from warren.relay import serve as relay
 from warren.relay.hub import Admits, Hub, Receive, RelayFailed
-from warren.relay.stun_server import open_stun
+from warren.relay.stun_server import ANSWERED, DROPPED, open_stun
 from warren.relay.turn_doors import TurnSite, open_turn
 
 _log = structlog.get_logger("server")
@@ -241,6 +241,7 @@ class Server:
         self._addresses: dict[str, list[str]] = {}
         self._servers: list[asyncio.Server] = []
         self._datagrams: list[asyncio.DatagramTransport] = []
+        self._stun: Counter[str] = Counter({ANSWERED: 0, DROPPED: 0})
         self._turn: TurnSite | None = None
         self._kick_due: asyncio.TimerHandle | None = None
         self._registry.listen(self._membership_changed)
@@ -296,7 +297,7 @@ class Server:
                     await loop.create_server(make_door, sock=sock, backlog=BACKLOG)
                 )
         if config.relay:
-            self._datagrams += await open_stun(config.stun, self._clock.now)
+            self._datagrams += await open_stun(config.stun, self._clock.now, self._stun)
         self._turn = self._listen_turn(own)
         await self._listen_admin(api)
         await self._listen_metrics()
@@ -376,7 +377,7 @@ class Server:
 
     def _counters(self) -> dict[str, int]:
         turn = {} if self._turn is None else self._turn.counts()
-        return self._hub.counters() | turn
+        return self._hub.counters() | dict(self._stun) | turn
 
     def _routes(self, api: Api) -> Routes:
         noise, entropy = self._identity.noise, self._entropy

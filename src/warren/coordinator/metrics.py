@@ -29,7 +29,7 @@ from warren.edge.clock import Clock
 
 _STATES = ("online", "offline", "expired", "unapproved")
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-_DROPPED, _TURN = "dropped_", "turn_"
+_DROPPED, _OTHERS = "dropped_", ("turn_", "stun_")
 
 
 class Meter:
@@ -102,7 +102,7 @@ class Meter:
 
 
 class Sources(NamedTuple):
-    """Where the rest is read from. relay: the counters of relay and TURN, by name."""
+    """Where the rest is read from. relay: the counters of relay, STUN and TURN, by name."""
 
     snapshot: Callable[[], Snapshot]
     sessions: Callable[[], int]
@@ -172,6 +172,6 @@ def _of_relay(counters: Mapping[str, int]) -> Iterable[Metric]:
         elif name == "turn_allocations":
             yield GaugeMetricFamily("warren_turn_allocations", "Allocations of TURN", count)
         else:
-            full = name if name.startswith(_TURN) else f"relay_{name}"
+            full = name if name.startswith(_OTHERS) else f"relay_{name}"
             yield CounterMetricFamily(f"warren_{full}", full.replace("_", " "), count)
     yield dropped

@@ -151,8 +151,13 @@ class Portmapper:
 
     def receive_reply(self, number: int, reply: Reply | CallFailed, now: float) -> None:
         """Take what came of a `Call`."""
+        malformed = self._upnp.malformed
         if not self._upnp.receive_reply(number, reply, now):
             self.drops["UPnP: reply not waited for"] += 1
+        elif isinstance(reply, CallFailed):
+            self.drops["UPnP: no whole reply"] += 1
+        elif self._upnp.malformed > malformed:
+            self.drops["UPnP: malformed reply"] += 1
         self._proceed(now)
 
     def handle_timeout(self, now: float) -> None:

@@ -95,6 +95,8 @@ class UpnpAsker:
         self._external_ip: Address | None = None
         self._now = now
         self.model = ""
+        self.malformed = 0
+        """Answers to requests that cannot be read, or must not be."""
         self.mapping: Mapping | None = None
         self.outcome = Outcome(MapProtocol.UPNP, Finding.UNKNOWN, since=now)
 
@@ -307,7 +309,7 @@ class UpnpAsker:
                 external_ip = yield from self._external(service)
                 port = mapping.external.port
                 came = yield upnp.mapping_entry_soap(service, port)
-                entry = arguments_of(came)
+                entry = self._arguments_of(came)
                 ours = isinstance(entry, dict) and (
                     entry.get("NewInternalClient") == str(self._local_ip)
                     and entry.get("NewInternalPort") == str(self._port)
@@ -348,6 +350,7 @@ class UpnpAsker:
         try:
             description = upnp.parse_description_untrusted(came.body, location, self.kinds)
         except MalformedUpnp as error:
+            self.malformed += 1
             raise GaveUp(Finding.BROKEN, str(error)) from error
         self.model = self.model or description.model
         if not description.services:
@@ -356,7 +359,7 @@ class UpnpAsker:
 
     def _external(self, service: Service) -> Generator[_Asked, _Came, IPv4Address]:
         came = yield upnp.external_address_soap(service)
-        answer = arguments_of(came)
+        answer = self._arguments_of(came)
         if isinstance(answer, SoapFault):
             raise GaveUp(Finding.REFUSED, f"it does not tell its outside address: {answer}")
         try:
@@ -383,12 +386,13 @@ class UpnpAsker:
             came = yield upnp.add_mapping_soap(
                 service, port, self._local_ip, self._port, lease_s, any_port=any_port
             )
-            answer = arguments_of(came)
+            answer = self._arguments_of(came)
             if isinstance(answer, dict):
                 if any_port:
                     try:
                         port = upnp.parse_reserved_port_untrusted(answer)
                     except MalformedUpnp as error:
+                        self.malformed += 1
                         raise GaveUp(Finding.BROKEN, str(error)) from error
                 self._service = service
                 self._wanted = (service, port)
@@ -408,6 +412,16 @@ class UpnpAsker:
         if fault.code:
             self._wanted = None
         raise GaveUp(Finding.REFUSED if fault.code else Finding.BROKEN, str(fault))
+
+    def _arguments_of(self, came: _Came) -> dict[str, str] | SoapFault:
+        """Return what a service answered, or why it did not."""
+        if isinstance(came, CallFailed):
+            return SoapFault(0, came.reason)
+        try:
+            return upnp.parse_soap_reply_untrusted(came.status, came.body)
+        except MalformedUpnp as error:
+            self.malformed += 1
+            return SoapFault(0, str(error))
 
     # What is known.
 
@@ -430,13 +444,3 @@ class UpnpAsker:
     def _conclude(self, finding: Finding, detail: str, now: float) -> None:
         if (finding, detail) != (self.outcome.finding, self.outcome.detail):
             self.outcome = Outcome(self.protocol, finding, detail, self._external_ip, now)
-
-
-def arguments_of(came: _Came) -> dict[str, str] | SoapFault:
-    """Return what a service answered, or why it did not."""
-    if isinstance(came, CallFailed):
-        return SoapFault(0, came.reason)
-    try:
-        return upnp.parse_soap_reply_untrusted(came.status, came.body)
-    except MalformedUpnp as error:
-        return SoapFault(0, str(error))

@@ -11,7 +11,7 @@ from ipaddress import IPv6Address, IPv6Network
 from warren.nat import ssdp, upnp
 from warren.nat.mapping import LEASE_S, Address, Finding, Mapping
 from warren.nat.upnp import MalformedUpnp, Service
-from warren.nat.upnp_asker import GaveUp, Step, UpnpAsker, arguments_of
+from warren.nat.upnp_asker import GaveUp, Step, UpnpAsker
 from warren.netmap.endpoint import Endpoint
 
 _LAN_BITS = 64
@@ -53,19 +53,20 @@ class PinholeAsker(UpnpAsker):
         if self._wanted is not None:
             service, number = self._wanted
             came = yield upnp.update_pinhole_soap(service, number, LEASE_S)
-            if isinstance(arguments_of(came), dict):
+            if isinstance(self._arguments_of(came), dict):
                 self._hold_new(mapping.external, LEASE_S)
                 return
         yield from self._seek()
 
     def _map_at(self, service: Service, wish: int | None) -> Step:
         came = yield upnp.add_pinhole_soap(service, self._own, self._port, LEASE_S)
-        answer = arguments_of(came)
+        answer = self._arguments_of(came)
         if not isinstance(answer, dict):
             raise GaveUp(Finding.REFUSED if answer.code else Finding.BROKEN, str(answer))
         try:
             number = upnp.parse_pinhole_untrusted(answer)
         except MalformedUpnp as error:
+            self.malformed += 1
             raise GaveUp(Finding.BROKEN, str(error)) from error
         self._wanted = (service, number)
         self._hold_new(Endpoint(self._own, self._port), LEASE_S)

@@ -96,6 +96,8 @@ class PortMapping:
         self._disabled: frozenset[MapProtocol] = frozenset()
         self._talks: dict[Gateway, _Talk] = {}
         self._anew = False
+        self._ended: Counter[str] = Counter()
+        """What conversations that have ended dropped."""
         self._news = asyncio.Event()
 
     def set_ports(self, port4: int, port6: int) -> None:
@@ -148,11 +150,10 @@ class PortMapping:
     @property
     def drops(self) -> Counter[str]:
         """Datagrams that were not for us, by reason."""
-        total: Counter[str] = Counter()
+        total = Counter(self._ended)
         for talk in self._talks.values():
-            for reason, count in talk.mapper.drops.items():
-                total[f"port mapping: {reason}"] += count
-        return total
+            total.update(talk.mapper.drops)
+        return Counter({f"port mapping: {reason}": count for reason, count in total.items()})
 
     def add_to(self, info: NetInfo) -> NetInfo:
         """Tell the coordinator what routers speak, and whether there is a mapping."""
@@ -204,6 +205,8 @@ class PortMapping:
         self._anew = False
         ending = [talk for gateway, talk in before.items() if gateway not in kept]
         await asyncio.gather(*(talk.stop() for talk in ending))
+        for talk in ending:
+            self._ended.update(talk.mapper.drops)
         for gateway in wanted:
             if gateway not in kept:
                 settings = (self._port_of(gateway), self._disabled)
@@ -295,8 +298,8 @@ class _Talk(asyncio.DatagramProtocol):
 
     def _take(self, data: bytes, addr: tuple[Any, ...], *, announced: bool) -> None:
         src = Endpoint(ip_address(addr[0].partition("%")[0]), addr[1])
-        if announced and src.ip != self.mapper.router:
-            return  # Every device of the network tells of itself here: no fault of anybody's.
+        if announced and data[:1] == b"N" and src.ip != self.mapper.router:
+            return  # Every device of the network tells of itself by SSDP: no fault of anybody's.
         if self.mapper.receive(data, src, self._clock.now(), announced):
             self._woken.set()
 

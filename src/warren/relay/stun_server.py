@@ -9,7 +9,7 @@ a source address gains nothing by it.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -25,6 +25,7 @@ from warren.nat.stun5780 import (
 )
 from warren.netmap.endpoint import Endpoint
 
+ANSWERED, DROPPED = "stun_answered", "stun_dropped"
 _SOURCES_MAX = 4096
 _SOURCE_BURST, _SOURCE_PER_S = 200.0, 40.0
 _TOTAL_BURST, _TOTAL_PER_S = 4000.0, 2000.0
@@ -85,12 +86,17 @@ class StunServer(asyncio.DatagramProtocol):
     """Answers binding requests on one socket and nothing else.
 
     `at` is the socket's own address, and `places` those who can answer in its stead; without
-    them it answers plainly.
+    them it answers plainly. counts: how much was `stun_answered`, and how much `stun_dropped`;
+    shared by all sockets of a server.
     """
 
-    def __init__(self, places: Places | None = None, at: Endpoint | None = None) -> None:
-        self.answered = 0
-        self.ignored = 0
+    def __init__(
+        self,
+        places: Places | None = None,
+        at: Endpoint | None = None,
+        counts: Counter[str] | None = None,
+    ) -> None:
+        self.counts: Counter[str] = Counter() if counts is None else counts
         self._places = places
         self._at = at
         self._transport: asyncio.DatagramTransport | None = None
@@ -109,9 +115,9 @@ class StunServer(asyncio.DatagramProtocol):
             source = Endpoint.of(ip_address(addr[0].partition("%")[0]), addr[1])
             sender, answer = self._answer(request, source)
         except ValueError:
-            self.ignored += 1
+            self.counts[DROPPED] += 1
             return
-        self.answered += 1
+        self.counts[ANSWERED] += 1
         sender.send(answer, addr)
 
     def send(self, data: bytes, addr: tuple[str | Any, int]) -> None:
@@ -138,10 +144,12 @@ class StunServer(asyncio.DatagramProtocol):
         return sender, answer
 
 
-async def open_stun(text: str, now: Callable[[], float]) -> list[asyncio.DatagramTransport]:
+async def open_stun(
+    text: str, now: Callable[[], float], counts: Counter[str] | None = None
+) -> list[asyncio.DatagramTransport]:
     """Listen where a setting says: `:3478`, addresses with commas between them, or `off`.
 
-    now: monotonic seconds. Raises BadConfig and PortProblem.
+    now: monotonic seconds. counts: see `StunServer`. Raises BadConfig and PortProblem.
     """
     loop = asyncio.get_running_loop()
     groups = stun_groups(text)
@@ -154,12 +162,12 @@ async def open_stun(text: str, now: Callable[[], float]) -> list[asyncio.Datagra
 
     if len(groups) == 1 and len(groups[0]) == 1:
         # Without a host it means both families.
-        await listen(*parse_address("stun", text), StunServer)
+        await listen(*parse_address("stun", text), partial(StunServer, counts=counts))
         return made
     for group in groups:
         places = Places(group, now) if len(group) > 1 else None
         for at in group:
-            await listen(str(at.ip), at.port, partial(StunServer, places, at))
+            await listen(str(at.ip), at.port, partial(StunServer, places, at, counts))
     return made
 
 

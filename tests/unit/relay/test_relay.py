@@ -41,7 +41,7 @@ from warren.nat.stun import TxId, binding_request, parse_binding_response_untrus
 from warren.netmap.endpoint import Endpoint
 from warren.relay import serve
 from warren.relay.hub import Hub
-from warren.relay.stun_server import StunServer
+from warren.relay.stun_server import ANSWERED, DROPPED, StunServer
 
 DISCO = b"TS\xf0\x9f\x92\xac"
 
@@ -505,5 +505,5 @@ async def test_stun() -> None:
         answer = await asyncio.wait_for(loop.sock_recv(sock, 2048), 5)
         here = Endpoint.parse(f"127.0.0.1:{sock.getsockname()[1]}")
     assert parse_binding_response_untrusted(answer) == (transaction, here)
-    assert (server.answered, server.ignored) == (1, 5)
+    assert server.counts == {ANSWERED: 1, DROPPED: 5}
     transport.close()

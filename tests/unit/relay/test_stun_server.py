@@ -18,7 +18,7 @@ from warren.nat.stun5780 import (
     parse_discovery_response_untrusted,
 )
 from warren.netmap.endpoint import Endpoint
-from warren.relay.stun_server import Places, StunServer
+from warren.relay.stun_server import ANSWERED, DROPPED, Places, StunServer
 
 TX = TxId(b"123456789012")
 
@@ -90,7 +90,7 @@ async def test_it_answers_from_where_it_is_asked_to() -> None:
             assert source == answer.origin == expected
             assert answer.other == group[3]
             assert answer.tx_id == TX
-        assert sum(server.answered for server in servers) == 4
+        assert sum(server.counts[ANSWERED] for server in servers) == 4
 
 
 async def test_another_port_only() -> None:
@@ -108,7 +108,7 @@ async def test_padding_is_taken_and_not_given_back() -> None:
         assert await ask(group[0], discovery_request(TX, size_bytes=MAX_REQUEST_BYTES)) is not None
         too_long = discovery_request(TX, size_bytes=MAX_REQUEST_BYTES) + bytes(4)
         assert await ask(group[0], too_long) is None
-        assert servers[0].ignored == 1
+        assert servers[0].counts[DROPPED] == 1
 
 
 async def test_a_flood_from_one_source_gets_short_answers_only() -> None:
