@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from warren.lab import places, sandbox
-from warren.lab.joining import NAMES, SERVER_ADDRESS_V6, join, start_server
+from warren.lab.joining import NAMES, SERVER_ADDRESS_V6, join, start_proxy, start_server
 from warren.lab.kinds import KINDS
 from warren.lab.mesh import Node, Server
 from warren.lab.plan import Host, Plan, Router
@@ -185,3 +185,21 @@ def test_the_labs_own_server_tells_what_ipv6_lets_in() -> None:
 def _ports(nat: dict[str, Any], report: dict[str, Any]) -> tuple[str, str]:
     """The examination has sockets of its own."""
     return nat["mapped"][0].rpartition(":")[2], report["ipv6"].rpartition(":")[2]
+
+
+def test_behind_an_http_proxy() -> None:
+    """Nothing else leads out: regions are measured through it."""
+    place = places.find("http-proxy")
+    with World(places.plan([("a", place)]), NAMES) as world:
+        server, key = start_server(world)
+        name = places.machine("a", place)
+        env = start_proxy(world, places.gateway("a", place))
+        node = Node(world[name], name, world.scratch / name, tun=False, env=env)
+        assert join([node], server, key) == {}
+        report = json.loads(node.run("netcheck", "--json", timeout_s=40))
+        assert report["udp"] is report["nat4"]["udp"] is False
+        assert (report["nat4"]["name"], report["ipv4"]) == ("UDP blocked", None)
+        assert report["home_region"] == report["regions"][0]["region"] == 900
+        assert report["regions"][0]["latency_ms"] > 0
+        assert report["captive_portal"] is None
+        assert "UDP  " in (text := node.run("netcheck", timeout_s=40)) and "blocked" in text

@@ -176,17 +176,30 @@ def _is_exempt(host: str) -> bool:
 
 
 async def _through_proxy(target: Target, host: str, port: int) -> Stream:
+    stream = await tunnel(str(target), host, port)
+    if target.tls:
+        try:
+            await stream.writer.start_tls(target.tls, server_hostname=target.host)
+        except BaseException:
+            stream.writer.transport.abort()
+            raise
+    return stream
+
+
+async def tunnel(to: str, host: str, port: int) -> Stream:
+    """Let the HTTP proxy at `host` and `port` connect to `to`, an address or name with a port.
+
+    Raises DialFailed and OSError.
+    """
     reader, writer = await asyncio.open_connection(host, port)
     try:
-        write(writer, f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
+        write(writer, f"CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n".encode())
         await writer.drain()
         head = await reader.readuntil(b"\r\n\r\n")
         status = head.split(b"\r\n", 1)[0].split(b" ")
         if len(head) > _PROXY_HEAD_MAX_BYTES or len(status) < 2 or status[1] != b"200":
             shown = b" ".join(status)[:80].decode("ascii", "replace")
             raise DialFailed(f"the proxy {host}:{port} refused: {shown}")
-        if target.tls:
-            await writer.start_tls(target.tls, server_hostname=target.host)
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
         writer.transport.abort()
         raise DialFailed(f"the proxy {host}:{port} does not speak HTTP") from error

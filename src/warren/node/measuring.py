@@ -19,6 +19,7 @@ import structlog
 from warren.edge.clock import Clock
 from warren.edge.entropy import Entropy
 from warren.edge.linux.interfaces import LocalAddress
+from warren.engine.commands import RelayNode
 from warren.nat.netcheck import Netcheck, stray
 from warren.nat.rejected import Rejected
 from warren.nat.report import History, Report, fallback_region, net_info, preferred_region
@@ -26,7 +27,7 @@ from warren.nat.targets import host_names, stun_targets
 from warren.netmap.derpmap import DERPMap
 from warren.netmap.endpoint import Endpoint
 from warren.netmap.node import NetInfo
-from warren.node.regions import compile_regions, relay_names
+from warren.node.regions import compile_regions, relay_hosts, relay_names
 from warren.node.relaytimes import handshake_times
 
 FULL_EVERY_S = 300.0
@@ -66,7 +67,8 @@ class Measuring:
 
     send: a datagram from the engine's socket. addresses: this machine's own, from the kernel.
     is_busy: whether traffic flows, so that endpoints are kept fresh. relay_is_up: whether a
-    region's relay is connected. on_result: called after each measuring.
+    region's relay is connected. on_result: called after each measuring. proxies: of relays' names,
+    those that are reached through an HTTP proxy, and its `ip:port`.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Measuring:
         is_busy: Callable[[], bool],
         relay_is_up: Callable[[int], bool],
         on_result: Callable[[], None],
+        proxies: Callable[[Iterable[str]], dict[str, str]] = lambda hosts: {},
     ) -> None:
         self._clock = clock
         self._entropy = entropy
@@ -87,6 +90,7 @@ class Measuring:
         self._is_busy = is_busy
         self._relay_is_up = relay_is_up
         self._on_result = on_result
+        self._proxies = proxies
         self._derp_map = DERPMap(regions={})
         self._inside: frozenset[Address] = frozenset()
         self._ports = (0, 0)
@@ -259,7 +263,7 @@ class Measuring:
         finally:
             self._netcheck = None
         if not report.udp:
-            regions = compile_regions(self._derp_map, self.resolved)
+            regions = self._relays()
             report = report.with_relay_latency(await handshake_times(regions, self._clock))
         if full:
             self._full_at = report.finished
@@ -275,7 +279,7 @@ class Measuring:
             return
         await asyncio.sleep(FIRST_HOME_S)
         regions = self._home_regions()
-        found = compile_regions(self._derp_map, self.resolved)
+        found = self._relays()
         times = await handshake_times({n: found[n] for n in regions}, self._clock)
         if times and not self.home_region:
             self.home_region = min(times, key=lambda number: (times[number], number))
@@ -294,6 +298,10 @@ class Measuring:
                     async with asyncio.timeout(max(0.0, due[0] - self._clock.now())):
                         await self._answered.wait()
             netcheck.handle_timeout(self._clock.now())
+
+    def _relays(self) -> dict[int, list[RelayNode]]:
+        proxies = self._proxies(relay_hosts(self._derp_map))
+        return compile_regions(self._derp_map, self.resolved, proxies)
 
     def _home_regions(self) -> set[int]:
         """Return the regions that may be home: with relays, and none that died a moment ago.

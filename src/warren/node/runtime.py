@@ -101,6 +101,7 @@ class Runtime:
             is_busy=self.dataplane.any_active,
             relay_is_up=self._relay_is_up,
             on_result=self._on_measured,
+            proxies=self._relay_proxy.of,
         )
         self.portmapping = PortMapping(
             clock,

@@ -91,6 +91,31 @@ async def test_handshake_times() -> None:
     assert 0 < found[1] < 1
 
 
+async def test_times_through_a_proxy() -> None:
+    """The proxy is asked for the relay by name, then by address; one that refuses gives no time."""
+    asked: list[bytes] = []
+
+    def proxy(head: bytes) -> bytes:
+        asked.append(head.split(b"\r\n")[0])
+        good = b"192.0.2.1:443" in head
+        return b"HTTP/1.1 200 Connected\r\n\r\n" if good else b"HTTP/1.1 502 no\r\n\r\n"
+
+    async with http(proxy) as at:
+        near, far = (
+            RelayNode(addrs=[f"{ip}:443"], server_name="a", proxy=str(at))
+            for ip in ("192.0.2.1", "192.0.2.2")
+        )
+        dead = RelayNode(addrs=["192.0.2.1:443"], server_name="b", proxy="127.0.0.1:1")
+        found = await handshake_times({1: [near], 2: [far], 3: [dead]}, SystemClock())
+    assert set(found) == {1} and 0 < found[1] < 1
+    assert sorted(asked) == [
+        b"CONNECT 192.0.2.1:443 HTTP/1.1",
+        b"CONNECT 192.0.2.2:443 HTTP/1.1",
+        b"CONNECT a:443 HTTP/1.1",
+        b"CONNECT a:443 HTTP/1.1",
+    ]
+
+
 async def test_an_examination_over_loopback() -> None:
     loop = asyncio.get_running_loop()
     group = group_places([Endpoint.parse("127.0.0.1:34880"), Endpoint.parse("127.0.0.2:34881")])[0]
