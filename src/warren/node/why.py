@@ -35,6 +35,8 @@ _SOURCES = {
     Source.PONG: "an answer",
 }
 _CAUSES_A_MAPPING_CURES = frozenset({"hard-hard", "hard", "silence"})
+_CAUSES_OF_UDP = frozenset({"no-udp", "peer-no-udp"})
+_CAUSES_BEFORE_FAMILIES = _CAUSES_OF_UDP | {"no-common-family"}
 _CAUSES_IPV6_CURES = _CAUSES_A_MAPPING_CURES | {"same-nat", "ipv6-firewall"}
 
 Cause = Literal[
@@ -56,12 +58,17 @@ def explain(facts: Facts) -> Explanation:
         candidates=why_candidates.tell(facts),
         reasons=[] if direct else [*_reasons(facts, cause)],
         advice=[] if direct else list(dict.fromkeys(_advice(facts, cause))),
-        punching=list(facts.punching),
+        punching=list(facts.punching or ([facts.no_punching] if _may_punch(facts, cause) else [])),
         turn=list(facts.turn),
         own=_side(facts.own, own_nat(facts), facts.mapped),
         theirs=_side(facts.theirs, their_nat(facts), None),
         own_endpoints=list(facts.own_endpoints),
     )
+
+
+def _may_punch(facts: Facts, cause: Cause) -> bool:
+    """Whether it is of interest that no port was guessed."""
+    return bool(facts.no_punching) and cause in _CAUSES_A_MAPPING_CURES
 
 
 def _summary(facts: Facts) -> str:
@@ -130,7 +137,7 @@ def _reasons(facts: Facts, cause: Cause) -> Iterable[str]:
     elif cause == "no-disco":
         yield f"{peer} has no disco key now, so no path to it can be searched{used}."
     elif cause == "no-udp" and facts.theirs is not None and facts.theirs.working_udp is False:
-        yield f"UDP is blocked here and at {peer}: no STUN server answers either{used}."
+        yield f"UDP is blocked here, and at {peer} too: no STUN server answers{used}."
     elif cause == "no-udp":
         yield f"UDP is blocked here: no STUN server answered{used}."
     elif cause == "peer-no-udp":
@@ -168,6 +175,8 @@ def _reasons(facts: Facts, cause: Cause) -> Iterable[str]:
             yield f"Pings to {count} of {peer} got no answer: a NAT or firewall drops them."
         else:
             yield f"No address of {peer} was pinged yet."
+    if cause in _CAUSES_OF_UDP and (versions := apart(facts)):
+        yield f"Besides, this machine has only IPv{versions[0]}, and {peer} only IPv{versions[1]}."
     if cause in _CAUSES_IPV6_CURES and (blocked := blocked_ipv6(facts)):
         yield f"{_ipv6_reason(blocked, peer)}{used if cause == 'ipv6-firewall' else ''}."
     if cause in _CAUSES_A_MAPPING_CURES:
@@ -244,10 +253,10 @@ def _advice(facts: Facts, cause: Cause) -> Iterable[str]:
     peer = facts.peer
     if cause == "no-udp":
         yield "Let UDP out in this network's firewall (to any port; at least 3478 and 41641)."
-    if facts.theirs is not None and facts.theirs.working_udp is False and "no-udp" in cause:
+    if facts.theirs is not None and facts.theirs.working_udp is False and cause in _CAUSES_OF_UDP:
         yield f"Let UDP out in the firewall of the network of {peer}."
-    if cause == "no-common-family":
-        here, there = apart(facts) or (0, 0)
+    if cause in _CAUSES_BEFORE_FAMILIES and (versions := apart(facts)):
+        here, there = versions
         yield (
             f"Give this machine IPv{there} or {peer} IPv{here}, by its router or provider: one of "
             "both is enough."

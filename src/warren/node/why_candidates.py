@@ -9,10 +9,12 @@ from warren.node.schema import CandidateStatus
 from warren.node.why_evidence import (
     Facts,
     blocked_ipv6,
+    is_hoped_for,
     is_public_v6,
     is_silent,
     own_families,
     own_nat,
+    shared_address,
     their_nat,
 )
 from warren.paths.candidates import Candidate
@@ -85,6 +87,10 @@ def _why_silent(endpoint: Endpoint, facts: Facts) -> str:
         return "an address of a private network, which may be another one than ours"
     if is_public_v6(endpoint.ip):
         return _why_silent_v6(facts)
+    if str(endpoint.ip) == shared_address(facts):
+        return "our own outside address too: the NAT does not lead back in (no hairpin)"
+    if is_hoped_for(endpoint, facts):
+        return "the peer's own port, in case that its router forwards it; it does not"
     if (nat := their_nat(facts)).is_hard:
         seems = "is" if nat.known == "hard" else "seems to be"
         return f"the peer's NAT {seems} symmetric: this port is open for somebody else"

@@ -32,8 +32,8 @@ class Facts:
     candidates: None where the peer has no disco key, so that no path can be searched. own: None
     before the first measuring. theirs: None where the peer's coordinator does not tell. shown:
     where the peer's NAT showed it under another port than its own. outcomes: what routers said,
-    the preferred one's first. punching, turn: sentences about what was tried. punching_off: the
-    side whose policy turns punching off.
+    the preferred one's first. punching, turn: sentences about what was tried. no_punching: without
+    an attempt, why there is none. punching_off: the side whose policy turns punching off.
     """
 
     peer: str
@@ -51,6 +51,7 @@ class Facts:
     theirs: NetInfo | None
     shown: Endpoint | None = None
     punching: Sequence[str]
+    no_punching: str = ""
     punching_off: Literal["", "here", "there"] = ""
     turn: Sequence[str] = ()
     now: float
@@ -104,6 +105,16 @@ def shared_address(facts: Facts) -> str:
     own = {_endpoint(known).ip for known in facts.own_endpoints if known.source != "local"}
     found = [c for c in facts.candidates or () if c.endpoint.ip in own and not c.pongs]
     return str(found[0].endpoint.ip) if found else ""
+
+
+def is_hoped_for(endpoint: Endpoint, facts: Facts) -> bool:
+    """Whether it is the peer's own port at its NAT's address, told in case that it is forwarded.
+
+    Whose NAT is symmetric says so of itself (PROTOCOL §5.6).
+    """
+    told = [c.endpoint for c in facts.candidates or () if TOLD & c.sources]
+    inside = {each.port for each in told if each.is_v4 and each not in targets(told)}
+    return their_nat(facts).is_hard and endpoint in targets(told) and endpoint.port in inside
 
 
 def own_families(facts: Facts) -> set[int]:

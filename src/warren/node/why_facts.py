@@ -28,6 +28,8 @@ from warren.paths.peer_relay.client import Session
 from warren.paths.punching.puncher import PunchingPaths
 from warren.paths.punching.roles import said_of_mapping
 
+_PAUSE_TOLD_S = 5.0
+
 _Kind = Literal["local", "stun", "port mapping", "stun address with the local port"]
 _KINDS: dict[int, _Kind] = {
     TYPE_LOCAL: "local",
@@ -70,6 +72,7 @@ def gather(
         theirs=_net_info(view, node),
         shown=None if punching is None else punching.peer_moved_to,
         punching=[] if punching is None else punching_sentences(punching, now),
+        no_punching="" if punching is None else no_punching_sentence(punching, now),
         punching_off="" if punching is None else punching.off_at,
         turn=turn,
         now=now,
@@ -85,8 +88,16 @@ def _net_info(view: View, node: Node) -> NetInfo | None:
 
 
 def punching_sentences(punching: PunchingPaths, now: float) -> list[str]:
-    """Say what punching did, the last attempt first; without any, why not."""
+    """Say what punching did, the last attempt first, and when it tries again."""
     told = [attempt.sentence() for attempt in reversed(punching.attempts)]
-    if not told and punching.why and punching.path(now) is None:
-        told.append(f"No ports were guessed: {punching.why.rstrip('.')}.")
+    pause_s = punching.pause_s(now)
+    if told and pause_s > _PAUSE_TOLD_S and punching.path(now) is None:
+        told.insert(0, f"Punching is tried again in {pause_s:.0f} s at the earliest.")
     return told
+
+
+def no_punching_sentence(punching: PunchingPaths, now: float) -> str:
+    """Say why there was no attempt; nothing where there was, or none is needed."""
+    if punching.attempts or not punching.why or punching.path(now) is not None:
+        return ""
+    return f"No ports were guessed: {punching.why.rstrip('.')}."

@@ -210,12 +210,25 @@ SITUATIONS = {
         {"own": NO_UDP, "theirs": NO_UDP, "candidates": silent(INSIDE)},
         "no-udp",
         [
-            "UDP is blocked here and at bob: no STUN server answers either; the relay in region "
-            "home is used.",
+            "UDP is blocked here, and at bob too: no STUN server answers; the relay in region home "
+            "is used.",
         ],
         [
             "Let UDP out in this network's firewall (to any port; at least 3478 and 41641).",
             "Let UDP out in the firewall of the network of bob.",
+        ],
+    ),
+    "no UDP there, and another family": (
+        {"theirs": NO_UDP, "own_endpoints": [STUN6], "own_ipv6": True, "own": ONLY6},
+        "peer-no-udp",
+        [
+            "UDP is blocked at bob: it says that no STUN server answers it; the relay in region "
+            "home is used.",
+            "Besides, this machine has only IPv6, and bob only IPv4.",
+        ],
+        [
+            "Let UDP out in the firewall of the network of bob.",
+            "Give this machine IPv4 or bob IPv6, by its router or provider: one of both is enough.",
         ],
     ),
     "IPv6 there only": (
@@ -364,9 +377,9 @@ CANDIDATES: dict[str, tuple[dict[str, object], dict[str, str]]] = {
         {INSIDE: "UDP is blocked at the peer"},
     ),
     "symmetric there": (
-        {"theirs": HARD},
+        {"theirs": HARD, "candidates": silent(OTHER_PORT, INSIDE)},
         {
-            OUTSIDE: "the peer's NAT is symmetric: this port is open for somebody else",
+            OTHER_PORT: "the peer's NAT is symmetric: this port is open for somebody else",
             INSIDE: PRIVATE,
         },
     ),
@@ -385,6 +398,23 @@ CANDIDATES: dict[str, tuple[dict[str, object], dict[str, str]]] = {
     "likely symmetric here": (
         {"own": UNSURE, "own_endpoints": [STUN_MOVED, LOCAL], "candidates": silent(OUTSIDE)},
         {OUTSIDE: "our NAT seems to be symmetric: the peer does not know from which port we ask"},
+    ),
+    "a port that would have to be forwarded": (
+        {"theirs": HARD, "candidates": silent(OTHER_PORT, OUTSIDE, INSIDE)},
+        {
+            OTHER_PORT: "the peer's NAT is symmetric: this port is open for somebody else",
+            OUTSIDE: "the peer's own port, in case that its router forwards it; it does not",
+            INSIDE: PRIVATE,
+        },
+    ),
+    "one NAT without hairpin": (
+        {"candidates": silent("203.0.113.1:41642", INSIDE)},
+        {
+            "203.0.113.1:41642": (
+                "our own outside address too: the NAT does not lead back in (no hairpin)"
+            ),
+            INSIDE: PRIVATE,
+        },
     ),
     "no IPv6 here": (
         {"candidates": silent(SIX)},
@@ -414,3 +444,21 @@ def test_why_each_candidate_failed(situation: str) -> None:
     changes, expected = CANDIDATES[situation]
     found = explain(dataclasses.replace(FACTS, **changes))  # type: ignore[arg-type]
     assert {each.address: each.why for each in found.candidates} == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"own": HARD, "theirs": HARD}, True),
+        ({"theirs": NO_UDP}, False),
+        ({"candidates": silent("203.0.113.1:41642")}, False),
+        ({"path": PathStatus(kind="direct", address=OUTSIDE)}, False),
+        ({"own": HARD, "punching": ["Punching hit no port."]}, False),
+    ],
+)
+def test_that_no_port_was_guessed_is_told_where_it_matters(
+    changes: dict[str, object], told: bool
+) -> None:
+    why_not = "No ports were guessed: ports vary on both sides."
+    facts = dataclasses.replace(FACTS, no_punching=why_not, **changes)  # type: ignore[arg-type]
+    assert (why_not in explain(facts).punching) is told

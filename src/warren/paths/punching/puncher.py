@@ -114,6 +114,10 @@ class PunchingPaths:
         refusal = self.attempts[-1].refusal if self.attempts else 0
         return "there" if refusal == PunchReason.SWITCHED_OFF else ""
 
+    def pause_s(self, now: float) -> float:
+        """Return for how long no attempt begins."""
+        return max(0.0, self._not_before - now)
+
     @property
     def peer_moved_to(self) -> Endpoint | None:
         """Where the peer's NAT showed it under another port than its own, if it told such."""
