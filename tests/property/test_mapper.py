@@ -122,6 +122,7 @@ def test_following_changes_equals_starting_anew(script: list[Any]) -> None:
             view = whole
         else:
             view = mapper.advance(sent, viewer, snapshot, POLICY, pending.nodes, WALL)
+            assert diff(sent, view, pending.nodes.keys()) == diff(sent, view)
         in_force = viewer.in_force(WALL)
         assert view == whole
         assert mapper.view(viewer, snapshot, POLICY, WALL, sent) == whole

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TypeVar
 
 import msgspec
@@ -30,6 +30,7 @@ TAGGED_DEVICES = UserProfile(
 """The owner that tagged machines are shown under: they belong to no person (PROTOCOL §3.5)."""
 
 
+_NEVER = datetime.max.replace(tzinfo=UTC)
 _MAX_SHARED = 200_000
 """Entries that are kept for viewers of equal outlook, over all outlooks."""
 
@@ -37,7 +38,7 @@ _MAX_SHARED = 200_000
 class _Seen:
     """What viewers of one outlook see, made at `wall` from `records`, all that they may see."""
 
-    __slots__ = ("_from", "_until", "entries", "named", "relays", "users", "without")
+    __slots__ = ("_from", "_records", "_until", "entries", "named", "relays", "users", "without")
 
     def __init__(self, wall: datetime, entries: dict[int, Node], records: list[NodeRecord]) -> None:
         self.entries = entries
@@ -47,13 +48,18 @@ class _Seen:
         """Whoever it was made for, while nobody else asked; it does not see itself."""
         self.named = False
         """Whether the policy named all of them."""
-        ends = (record.key_expiry for record in records if record.key_expiry is not None)
         self._from = wall
-        self._until = min((end for end in ends if end > wall), default=None)
+        self._records: list[NodeRecord] | None = records
+        self._until = _NEVER
 
     def holds(self, wall: datetime) -> bool:
         """Whether no key's time came meanwhile."""
-        return self._from <= wall and (self._until is None or wall < self._until)
+        if self._records is not None:
+            # Most are asked for once.
+            ends = (one.key_expiry for one in self._records if one.key_expiry is not None)
+            self._until = min((end for end in ends if end > self._from), default=_NEVER)
+            self._records = None
+        return self._from <= wall < self._until
 
     def add(self, entries: dict[int, Node]) -> None:
         """Complete it; views hold what was there before."""

@@ -276,9 +276,14 @@ class Maps:
         wall = self._clock.wall()
         return self._mapper.advance(view, node, snapshot, self._policy, changed, wall)
 
-    def told(self, before: View, view: View, compressed: bool) -> bytes | None:
-        """Return the message that leads from one view to the next; None: they say the same."""
-        response = diff(before, view)
+    def told(
+        self, before: View, view: View, compressed: bool, changed: Collection[int] | None = None
+    ) -> bytes | None:
+        """Return the message that leads from one view to the next; None: they say the same.
+
+        changed: the peers that may be others; None: all.
+        """
+        response = diff(before, view, changed)
         if response is None:
             return None
         whole: dict[str, Any] = {
@@ -298,12 +303,12 @@ class Maps:
         """
         key = _what_changed(before, view, changed, compressed)
         if key is None:
-            return self.told(before, view, compressed)
+            return self.told(before, view, compressed, changed)
         if not (key.entries or key.rules):
             return None
         known = self._written.get(key)
         if known is None:
-            told = self.told(before, view, compressed)
+            told = self.told(before, view, compressed, changed)
             # The views keep the entries, so that their identities mean no others meanwhile.
             known = self._written[key] = (told, before, view)
         return known[0]

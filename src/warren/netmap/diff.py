@@ -6,6 +6,7 @@ as a patch (PROTOCOL §3.4) is sent as a whole node.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TypeVar
 
 from warren.netmap.derpmap import DERPMap, DERPRegion, HomeParams
@@ -33,14 +34,15 @@ _PATCHABLE = frozenset(
 )
 
 
-def diff(old: View, new: View) -> MapResponse | None:
+def diff(old: View, new: View, among: Collection[int] | None = None) -> MapResponse | None:
     """Return the response for which `fold(old, response) == new`, or None when nothing changed.
 
     `new.node` must be set: a coordinator that has no self node has nothing to say.
+    among: the peers that may be others, where that is known; None: all.
     """
     if old == new:
         return None
-    changed, removed, patches = _diff_peers(old.peers, new.peers)
+    changed, removed, patches = _diff_peers(old.peers, new.peers, among)
     first = old.node is None
     profiles = [
         profile for user, profile in new.profiles.items() if old.profiles.get(user) != profile
@@ -65,22 +67,23 @@ def diff(old: View, new: View) -> MapResponse | None:
 
 
 def _diff_peers(
-    old: dict[int, Node], new: dict[int, Node]
+    old: dict[int, Node], new: dict[int, Node], among: Collection[int] | None
 ) -> tuple[list[Node], list[int], list[PeerChange]]:
     changed: list[Node] = []
     patches: list[PeerChange] = []
     if old is new:
         return [], [], []
-    for peer_id, peer in new.items():
-        before = old.get(peer_id)
-        if before is peer or before == peer:
+    for peer_id in new if among is None else among:
+        before, peer = old.get(peer_id), new.get(peer_id)
+        if peer is None or before is peer or before == peer:
             continue
         patch = None if before is None else patch_between(before, peer)
         if patch is None:
             changed.append(peer)
         else:
             patches.append(patch)
-    removed = [peer_id for peer_id in old if peer_id not in new]
+    gone = old if among is None else among
+    removed = [peer_id for peer_id in gone if peer_id in old and peer_id not in new]
     return changed, removed, sorted(patches, key=lambda patch: patch.node_id)
 
 
