@@ -259,6 +259,8 @@ class Mapper:
     ) -> Node:
         """Return a peer's entry with the routes that it serves for the viewer."""
         entry = self._entry(peer, wall)
+        if not peer.hostinfo.routable_ips:
+            return entry
         subnets, exits = policy.routes(viewer, peer)
         if not (subnets or exits):
             return entry

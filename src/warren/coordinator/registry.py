@@ -38,6 +38,8 @@ _WORTH_A_LINE = Facet.MEMBERSHIP | Facet.NAME | Facet.OWNER | Facet.PRESENCE
 
 # Decisions that are written in one transaction.
 _AT_ONCE = 100
+# While decisions stand in line, more are waited for, this many times as long as writing took.
+_PAUSE, _LONGEST_PAUSE_S = 2, 0.03
 Decide = Callable[[Snapshot], tuple[Delta | None, Any]]
 
 
@@ -131,7 +133,12 @@ class Registry:
         try:
             while self._line:
                 count = min(len(self._line), _AT_ONCE)
+                began = self._clock.now()
                 await self._together([self._line.popleft() for _ in range(count)])
+                if self._line:
+                    # They come faster than one by one: a transaction of many costs little more.
+                    took_s = self._clock.now() - began
+                    await asyncio.sleep(min(_PAUSE * took_s, _LONGEST_PAUSE_S))
         finally:
             self._worker = None
 

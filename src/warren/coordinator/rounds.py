@@ -26,10 +26,10 @@ class Sleeper(Protocol):
 
 
 class Rounds:
-    """Wakes those who joined, once each a round. begin: called before each round."""
+    """Wakes those who joined, once each a round. forget: called before and after each round."""
 
-    def __init__(self, begin: Callable[[], None]) -> None:
-        self._begin = begin
+    def __init__(self, forget: Callable[[], None]) -> None:
+        self._forget = forget
         # A dict keeps their order.
         self._waiting: dict[Sleeper, None] = {}
         self._running = False
@@ -46,7 +46,7 @@ class Rounds:
             asyncio.get_running_loop().call_later(self._window_s, self._start)
 
     def _start(self) -> None:
-        self._begin()
+        self._forget()
         sleepers, self._waiting = iter(list(self._waiting)), {}
         self._step(sleepers, asyncio.get_running_loop().time())
 
@@ -61,6 +61,7 @@ class Rounds:
         loop.call_soon(self._end, began)
 
     def _end(self, began: float) -> None:
+        self._forget()
         took_s = asyncio.get_running_loop().time() - began
         self._window_s = min(max(WINDOW_S, 2 * took_s), LONGEST_WINDOW_S)
         self._running = False

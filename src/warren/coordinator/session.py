@@ -13,6 +13,7 @@ from collections.abc import Collection, Hashable, Iterable
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
 import structlog
 from msgspec import structs
 
@@ -32,12 +33,15 @@ from warren.edge.entropy import Entropy
 from warren.keys import NodePublic
 from warren.netmap.codec import encode_json
 from warren.netmap.diff import diff
+from warren.netmap.filterrule import FilterRule
 from warren.netmap.messages import Debug, MapResponse, PingRequest
 from warren.netmap.node import Node
 from warren.netmap.view import EMPTY, View
 
 _log = structlog.get_logger("session")
 
+# Sources of a rule that are worth keeping as JSON.
+_LONG = 16
 # More questions than this at once are not put to one node.
 MAX_QUESTIONS = 16
 # Below the 60 s that intermediaries cut at, and spread, so that they don't all come at once.
@@ -227,7 +231,8 @@ class Maps:
         self._writer = MapFrameWriter()
         # Messages of this round by what they say, with the entries that the keys stand for.
         self._written: dict[_Key, tuple[bytes | None, View, View]] = {}
-        self._rounds = Rounds(self._written.clear)
+        self._sources: dict[int, tuple[list[str], msgspec.Raw]] = {}
+        self._rounds = Rounds(self._forget_written)
         registry.listen(self._changed)
 
     def open(self, node_id: int, compressed: bool = True) -> Session:
@@ -291,8 +296,25 @@ class Maps:
             for name in ("peers", "peers_changed")
             if (peers := getattr(response, name))
         }
+        if response.packet_filters:
+            whole["packet_filters"] = {
+                name: rules and [self._raw_sources(rule) for rule in rules]
+                for name, rules in response.packet_filters.items()
+            }
         response = structs.replace(self.completed(response), **whole)
         return self._writer.write(encode_json(response), compressed=compressed)
+
+    def _raw_sources(self, rule: FilterRule) -> FilterRule:
+        """Return a rule whose sources are JSON; long ones are many filters', and written once."""
+        sources = rule.src_ips
+        if len(sources) < _LONG:
+            return rule
+        known = self._sources.get(id(sources))
+        if known is None:
+            # The list is kept, so that its identity means no other meanwhile.
+            known = self._sources[id(sources)] = sources, msgspec.Raw(encode_json(sources))
+        raw: Any = known[1]
+        return structs.replace(rule, src_ips=raw)
 
     def told_alike(
         self, before: View, view: View, changed: Collection[int], compressed: bool
@@ -312,6 +334,10 @@ class Maps:
             # The views keep the entries, so that their identities mean no others meanwhile.
             known = self._written[key] = (told, before, view)
         return known[0]
+
+    def _forget_written(self) -> None:
+        self._written.clear()
+        self._sources.clear()
 
     def wake_soon(self, session: Session) -> None:
         """Let a session tell its node in the next round."""
