@@ -344,6 +344,55 @@ async def test_a_suspended_person_stays_out(network: Network) -> None:
     assert page.status == 403 and "is suspended" in page
 
 
+async def asked_by_ssh(network: Network, browser: Browser) -> str:
+    """Let two machines in, and one log in to the other by SSH; return the link that it shows."""
+    for name in ("pc", "web"):
+        answer = await network.registration.register(
+            machine_key(name).public(), request(name, hostname=name)
+        )
+        way = answer.auth_url.removeprefix("http://warren.test")
+        await browser.submit(await browser.get(way), way)
+    ids = {node.name: node.id for node in network.registry.snapshot.nodes.values()}
+    target = f"/machine/ssh/action/{ids['pc']}/to/{ids['web']}?local_user=dev"
+    action = await network.checks.action(machine_key("web").public(), target)
+    return str(action["message"].split("http://warren.test")[1].strip())
+
+
+async def test_a_log_in_by_ssh_asks_at_the_provider_anew(network: Network) -> None:
+    browser, _ = await network.log_in("alice")
+    link = await asked_by_ssh(network, browser)
+    # The provider knows this browser, and so lets it back at once; that is not enough here.
+    page = await network.begun(browser)
+    assert page.url.endswith("/account")
+    page = await browser.get(link)
+    assert "Log in anew" in page and "let me in" not in page
+    (way,) = [way for way in page.links if way.startswith("/login/company?")]
+    page = await browser.get(way)
+    assert "/interaction/" in page.url, "it asks, though it knows the browser"
+    page = await network.openid.log_in(browser, page, "alice")
+    assert page.url.endswith(link)
+    assert "goes on" in await browser.submit(page, link, answer="yes")
+
+
+async def test_a_provider_that_would_not_ask_anew(network: Network) -> None:
+    """Somebody takes out of the request what makes it ask: its own word tells."""
+    browser, _ = await network.log_in("alice")
+    link = await asked_by_ssh(network, browser)
+    await asyncio.sleep(1.1)
+    network.world.clock.advance(SKEW_S)
+    page = await browser.get(link)
+    (way,) = [way for way in page.links if way.startswith("/login/company?")]
+    answer = await browser.get(way, follow=False)
+    url = answer.answer.headers["location"]
+    assert "&prompt=login&max_age=0" in url
+    page = await browser.get(url.replace("&prompt=login&max_age=0", "&max_age=86400"))
+    assert page.status == 403 and "did not ask you anew" in page
+    page = await browser.get(way, follow=False)
+    url = page.answer.headers["location"].replace("&prompt=login&max_age=0", "")
+    page = await browser.get(url)
+    assert page.status == 502 and "does not say when" in page
+
+
 async def test_another_issuer_than_was_configured(tmp_path: Path, openid: OpenIdProvider) -> None:
     elsewhere = Network(tmp_path, openid, issuer=openid.issuer + "/")
     page = await elsewhere.browser().get("/login/company")

@@ -174,7 +174,9 @@ class Registry:
             if asked.by is not None:
                 wall = self._clock.wall()
                 noted = audit.entries(before, delta, asked.by, wall)
-                delta = replace(with_events(before, delta, asked.by, wall), audit=noted)
+                told = with_events(before, delta, asked.by, wall)
+                # Beside what a delta changes it may tell of what happened and changes nothing.
+                delta = replace(told, audit=delta.audit + noted)
             return _Draft(asked, before, before.after(delta), delta, result, None)
         except Exception as error:
             return _Draft(asked, before, before, None, None, error)

@@ -22,7 +22,9 @@ class Provider:
     config = SimpleNamespace(name="company", label="Company")
 
     async def begin(self, to: str, ends: int, *, anew: bool = False) -> tuple[str, Flow]:
-        return f"https://a.example/?anew={anew}", Flow("company", "s", "n", "v", to, ends)
+        return f"https://a.example/?anew={anew}", Flow(
+            "company", "s", "n", "v", to, ends, float(anew)
+        )
 
 
 @pytest.fixture

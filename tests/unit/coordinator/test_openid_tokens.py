@@ -13,11 +13,12 @@ import pytest
 from coordinator_world import CountedEntropy, FakeClock
 from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey, RSAKey
+from msgspec.structs import replace
 
 from warren.coordinator.config import BadConfig, identity_providers, load
 from warren.coordinator.login import oidc
 from warren.coordinator.login.claims import NotAdmitted, ProviderProblem, identity_untrusted
-from warren.coordinator.login.oidc import Provider
+from warren.coordinator.login.oidc import SKEW_S, Provider
 from warren.coordinator.login.providers import ProviderConfig, check, client_secret
 from warren.coordinator.login.sessions import Flow
 
@@ -106,6 +107,43 @@ async def test_tokens_for_others_and_from_others(changed: dict[str, Any]) -> Non
         return
     with pytest.raises(ProviderProblem):
         await finish(provider, token)
+
+
+@pytest.mark.parametrize(
+    ("ago_s", "refused"),
+    [
+        (0, None),
+        (SKEW_S, None),
+        (SKEW_S + 1, "did not ask you anew"),
+        (None, "does not say when"),
+        ("soon", "not good"),
+        (True, "not good"),
+    ],
+)
+async def test_when_somebody_has_logged_in(ago_s: Any, refused: str | None) -> None:
+    provider = faked()
+    url, flow = await provider.begin("/ssh/abc", 0, anew=True)
+    assert "prompt=login" in url and "max_age=0" in url
+    when = int(flow.since) - ago_s if type(ago_s) is int else ago_s
+    token = jwt.encode({"alg": "RS256", "kid": "one"}, claims(flow, provider, auth_time=when), KEY)
+    provider.answers["/token"] = {"id_token": token}
+    if refused is None:
+        await provider.finish(flow, {"code": "c", "state": flow.state})
+        return
+    with pytest.raises((NotAdmitted, ProviderProblem), match=refused):
+        await provider.finish(flow, {"code": "c", "state": flow.state})
+    # Where nobody was to be asked anew, it does not matter; nor where an operator says so.
+    _, at_ease = await provider.begin("/account", 0)
+    token = jwt.encode(
+        {"alg": "RS256", "kid": "one"}, claims(at_ease, provider, auth_time=when), KEY
+    )
+    provider.answers["/token"] = {"id_token": token}
+    await provider.finish(at_ease, {"code": "c", "state": at_ease.state})
+    if ago_s is None:
+        provider.config = replace(CONFIG, allow_no_auth_time=True)
+        token = jwt.encode({"alg": "RS256", "kid": "one"}, claims(flow, provider), KEY)
+        provider.answers["/token"] = {"id_token": token}
+        await provider.finish(flow, {"code": "c", "state": flow.state})
 
 
 async def test_several_audiences_with_ours_as_the_party() -> None:

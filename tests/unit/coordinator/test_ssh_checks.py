@@ -18,6 +18,7 @@ from web_browser import Browser
 
 from warren.coordinator import ssh_checks
 from warren.coordinator.refusal import NotFound
+from warren.coordinator.store import AuditQuestion
 
 
 @pytest.fixture
@@ -79,6 +80,27 @@ async def test_a_log_in_is_held_until_its_user_has_logged_in_anew(office: Office
     await browser.submit(question, link_of(again), answer="no")
     assert (await ask(office, next_of(again)))["reject"] is True
     assert (await browser.get(link_of(again))).status == 404
+    # Both answers are in the audit log: who, from where, to where and as whom.
+    entries = await office.registry.history(AuditQuestion())
+    told = [e for e in entries if e.target_kind == "ssh login"]
+    assert [(e.action, e.actor, e.origin, e.target_name) for e in told] == [
+        ("reject", "ann", "192.0.2.7", "web"), ("approve", "ann", "192.0.2.7", "web"),
+    ]  # fmt: skip
+    stable = {node.name: node.stable_id for node in office.registry.snapshot.nodes.values()}
+    assert told[0].target == stable["web"]
+    assert told[0].after == {"source": stable["pc"], "source_name": "pc", "local_user": "dev"}
+
+
+async def test_nobody_is_let_in_who_cannot_be_written_down(office: Office) -> None:
+    browser, _ = await office.logged_in("ann")
+    pc, web = await machine(office, browser, "pc"), await machine(office, browser, "web")
+    target = f"{ssh_checks.PATH}{pc}/to/{web}?local_user=dev"
+    link = link_of(await ask(office, target))
+    page = await browser.get(link)
+    with office.store._transaction() as connection:
+        connection.exec_driver_sql("DROP TABLE audit")
+    assert (await browser.submit(page, link, answer="yes")).status == 503
+    assert "holdAndDelegate" in await ask(office, target)
 
 
 async def test_what_may_not_be_asked(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:

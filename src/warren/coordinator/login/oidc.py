@@ -91,7 +91,9 @@ class Provider:
         anew: whoever is logged in at the provider already is asked once more.
         """
         metadata = await self._metadata()
-        flow = Flow(self.config.name, self._text(), self._text(), self._text(), to, ends)
+        since = self._clock.wall().timestamp() if anew else 0.0
+        texts = (self._text(), self._text(), self._text())
+        flow = Flow(self.config.name, *texts, to, ends, since)
         challenge = hashlib.sha256(flow.verifier.encode()).digest()
         query = urlencode(
             {
@@ -103,7 +105,8 @@ class Provider:
                 "nonce": flow.nonce,
                 "code_challenge": base64.urlsafe_b64encode(challenge).rstrip(b"=").decode(),
                 "code_challenge_method": "S256",
-                **({"prompt": "login"} if anew else {}),
+                # The age makes a provider say when they logged in (§3.1.2.1), which is checked.
+                **({"prompt": "login", "max_age": "0"} if anew else {}),
             }
         )
         joint = "&" if "?" in metadata.authorization_endpoint else "?"
@@ -127,6 +130,7 @@ class Provider:
         tokens = await self._exchange(metadata, answer["code"], flow.verifier)
         try:
             claims = await self.check(tokens.get("id_token"), flow.nonce)
+            self._check_time(claims, flow.since)
         except ProviderProblem as problem:
             reason = str(problem.__cause__ or problem)[:200]
             _log.warning("an ID token was refused", provider=self.config.name, reason=reason)
@@ -193,6 +197,21 @@ class Provider:
             clock = "; are both clocks right?" if _is_of_time(error) else ""
             raise ProviderProblem(f"the ID token of {label} is not good{clock}") from error
         return claims
+
+    def _check_time(self, claims: Mapping[str, Any], since: float) -> None:
+        """Look that a person has logged in after `since`. Raises NotAdmitted, ProviderProblem."""
+        label, when = self.config.label, claims.get("auth_time")
+        if not since or (when is None and self.config.allow_no_auth_time):
+            return
+        if when is None:
+            raise ProviderProblem(
+                f"{label} does not say when you have logged in there, so that this log-in by SSH "
+                "cannot be checked; an administrator can set allow-no-auth-time"
+            )
+        if isinstance(when, bool) or not isinstance(when, int | float):
+            raise ProviderProblem(f"the ID token of {label} is not good (auth_time)")
+        if when < since - SKEW_S:
+            raise NotAdmitted(f"{label} did not ask you anew; log out there, and begin again")
 
     async def _with_userinfo(
         self, metadata: Metadata, claims: dict[str, Any], access: Any

@@ -39,6 +39,9 @@ class ProviderConfig(
     people cannot choose for themselves."""
     allow_unverified_email: bool = False
     """Take e-mail addresses that the provider does not vouch for: some never do."""
+    allow_no_auth_time: bool = False
+    """Take the word of a provider, which does not say when, that it has asked somebody anew where
+    the policy checks a log-in by SSH: some never say."""
     groups_claim: str = "groups"
     groups_domain: str = ""
     """`group:NAME@DOMAIN` in the policy; empty: the domain of each person's log-in name."""

@@ -30,16 +30,24 @@ _SESSION, _FLOW = "warren", "warren-flow"
 
 
 class Session(msgspec.Struct, frozen=True, tag="session"):
-    """A browser's session; `user_id` 0: nobody has logged in. Times are Unix seconds."""
+    """A browser's session; `user_id` 0: nobody has logged in. Times are Unix seconds.
+
+    proved: when they have last shown here that it is them, by a password or by logging in at a
+    provider that was told to ask anew; 0: never, the provider may have known them from before.
+    """
 
     sid: str
     user_id: int
     began: float
     ends: float
+    proved: float = 0.0
 
 
 class Flow(msgspec.Struct, frozen=True, tag="flow"):
-    """A log-in that was begun, as the browser keeps it until it is back. ends: Unix seconds."""
+    """A log-in that was begun, as the browser keeps it until it is back. ends: Unix seconds.
+
+    since: they must have logged in at the provider after this, Unix seconds; 0: whenever.
+    """
 
     provider: str
     state: str
@@ -47,6 +55,7 @@ class Flow(msgspec.Struct, frozen=True, tag="flow"):
     verifier: str
     to: str
     ends: int
+    since: float = 0.0
 
 
 class Sessions:
@@ -81,10 +90,10 @@ class Sessions:
             return None
         return user
 
-    def new(self, user_id: int = NOBODY) -> Session:
+    def new(self, user_id: int = NOBODY, *, proved: bool = False) -> Session:
         """Make a session: at each log-in another, so that nobody knows it from before."""
-        now = self._now()
-        return Session(random_text(24, self._entropy), user_id, now, now + SESSION_S)
+        now, sid = self._now(), random_text(24, self._entropy)
+        return Session(sid, user_id, now, now + SESSION_S, now if proved else 0.0)
 
     def keep(self, response: Response, session: Session) -> None:
         """Give a browser its session."""

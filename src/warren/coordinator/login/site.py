@@ -160,7 +160,8 @@ class Site:
             return accounts.invited_by_provider(snapshot, invite, identity, wall)
 
         to = HOME if invited else flow.to
-        return await self._visits.enter(request, to, identity.name, decide)
+        proved = flow.since > 0
+        return await self._visits.enter(request, to, identity.name, decide, proved=proved)
 
     async def _invited(self, request: Request) -> Response:
         text, snapshot = request.path_params["text"], self._visits.snapshot

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 
 import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
+from warren.coordinator.audit import Actor
+from warren.coordinator.delta import Delta
 from warren.coordinator.login import pages
 from warren.coordinator.login.sessions import Session
-from warren.coordinator.login.visits import Visits, Work, address
-from warren.coordinator.records import UserRecord
+from warren.coordinator.login.visits import Visits, Work, actor, address
+from warren.coordinator.records import AuditRecord, UserRecord
 from warren.coordinator.refusal import Refused
-from warren.coordinator.ssh_checks import PAGE, Check, SshChecks
+from warren.coordinator.snapshot import Snapshot
+from warren.coordinator.ssh_checks import PAGE, Check, Login, SshChecks
 
 _log = structlog.get_logger("login")
 
@@ -52,7 +56,13 @@ class SshCheck:
         if not _is_fresh(session, self._checks.find(check_id, user.id)):
             raise Refused("log in anew first; load the page again")
         yes = form.get("answer") == "yes"
-        login = self._checks.decide(check_id, user.id, yes)
+        login, who = self._checks.find(check_id, user.id).login, actor(user, request)
+        wall = self._visits.clock.wall()
+        # Written down first: what cannot be told afterwards is not let in.
+        await self._visits.registry.commit(
+            lambda now: (Delta(audit=(_entry(now, login, who, yes, wall),)), None), who
+        )
+        self._checks.decide(check_id, user.id, yes)
         nodes = self._visits.snapshot.nodes
         _log.info(
             "a log-in by SSH was " + ("approved" if yes else "turned away"),
@@ -78,5 +88,27 @@ class SshCheck:
         )
 
 
+def _entry(now: Snapshot, login: Login, who: Actor, yes: bool, wall: datetime) -> AuditRecord:
+    source, target = now.nodes.get(login.source), now.nodes.get(login.target)
+    if source is None or target is None:
+        raise Refused("one of the two machines is gone")
+    return AuditRecord(
+        wall=wall,
+        actor_kind=who.kind,
+        actor=who.name,
+        origin=who.origin,
+        action="approve" if yes else "reject",
+        target_kind="ssh login",
+        target=target.stable_id,
+        target_name=target.name,
+        before=None,
+        after={
+            "source": source.stable_id,
+            "source_name": source.name,
+            "local_user": login.local_user,
+        },
+    )
+
+
 def _is_fresh(session: Session, check: Check) -> bool:
-    return session.began >= check.created.timestamp()
+    return session.proved >= check.created.timestamp()

@@ -76,9 +76,18 @@ class Visits:
         return self.registry.snapshot
 
     async def enter(
-        self, request: Request, to: str, who: UserRecord | str, decide: Decision
+        self,
+        request: Request,
+        to: str,
+        who: UserRecord | str,
+        decide: Decision,
+        *,
+        proved: bool = True,
     ) -> Response:
-        """Put a log-in in force, and begin the session that it gives."""
+        """Put a log-in in force, and begin the session that it gives.
+
+        proved: whoever it is has shown so just now, not at some time before.
+        """
         user_id = await self.registry.commit(decide, actor(who, request))
         user = self.snapshot.users[user_id]
         self.count(LogIn.DONE)
@@ -86,7 +95,7 @@ class Visits:
         response = RedirectResponse(to, 303, headers=NOT_KEPT)
         # Never the session from before: somebody else might have given the browser that.
         self.sessions.end(self.sessions.of(request))
-        self.sessions.keep(response, self.sessions.new(user_id))
+        self.sessions.keep(response, self.sessions.new(user_id, proved=proved))
         self.sessions.forget_flow(response)
         return response
 
