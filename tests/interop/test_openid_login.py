@@ -21,9 +21,11 @@ from web_browser import Browser, Page  # isort: skip
 
 from warren.coordinator import members
 from warren.coordinator.config import identity_providers, load
+from warren.coordinator.delta import Delta
 from warren.coordinator.login.oidc import SKEW_S, Provider
 from warren.coordinator.login.opening import check_providers
 from warren.coordinator.login.providers import ProviderConfig
+from warren.coordinator.settings import APPROVE_USERS
 from warren.coordinator.store import AuditQuestion
 from warren.edge.clock import SystemClock
 
@@ -342,6 +344,19 @@ async def test_a_suspended_person_stays_out(network: Network) -> None:
     assert (await browser.get("/account")).url.endswith("/login")
     _, page = await network.log_in("alice")
     assert page.status == 403 and "is suspended" in page
+
+
+async def test_a_new_person_waits_for_approval_where_that_is_set(network: Network) -> None:
+    await network.registry.commit(lambda now: (Delta(settings={APPROVE_USERS: "true"}), None))
+    way = await network.waiting("laptop")
+    browser, page = await network.log_in("alice", way)
+    assert page.status == 403 and "an administrator has to approve you" in page
+    assert (await browser.get("/account")).url.endswith("/login"), "no session was given"
+    alice = network.known("alice@example.com")
+    assert not alice.approved and not network.registry.snapshot.nodes
+    await network.registry.commit(lambda now: (members.approve_user(alice), None))
+    browser, page = await network.log_in("alice", way)
+    assert "in the network" in await browser.submit(page, way)
 
 
 async def asked_by_ssh(network: Network, browser: Browser) -> str:

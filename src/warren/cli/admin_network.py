@@ -40,6 +40,13 @@ def set_settings(
             help="Also machines with an auth key wait for an administrator.",
         ),
     ] = None,
+    approve_users: Annotated[
+        bool | None,
+        typer.Option(
+            "--approve-users/--no-approve-users",
+            help="Who comes by an identity provider for the first time waits for an administrator.",
+        ),
+    ] = None,
     key_days: Annotated[
         int | None, typer.Option(help="Days until a machine has to log in again, 1 to 180.")
     ] = None,
@@ -49,7 +56,11 @@ def set_settings(
     """Change settings; what is not said stays."""
     from warren.coordinator.api.shapes import SettingsPatch
 
-    wish = SettingsPatch(devices_approval_on=approve_machines, devices_key_duration_days=key_days)
+    wish = SettingsPatch(
+        devices_approval_on=approve_machines,
+        devices_key_duration_days=key_days,
+        users_approval_on=approve_users,
+    )
     _show(client(state).change_settings(wish), json)
 
 
@@ -83,6 +94,7 @@ def _show(found: shapes.TailnetSettings, json: bool) -> None:
         ["", ""],
         [
             ["machines need approval", "yes" if found.devices_approval_on else "no"],
+            ["new users need approval", "yes" if found.users_approval_on else "no"],
             ["keys expire", f"after {days} days" if days else "never"],
         ],
         headless=True,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from warren.cli import show
 from warren.cli.admin_place import Json, State, client
 from warren.cli.table import table
+
+if TYPE_CHECKING:
+    from warren.coordinator.admin import shapes
 
 users = typer.Typer(
     help="""Who owns machines, and how they log in.
@@ -84,6 +87,12 @@ def password(
     show.done(made, json, made.url)
 
 
+def _how(user: shapes.User) -> str:
+    if user.suspended:
+        return "suspended"
+    return (user.logs_in or "-") if user.approved else "waits for approval"
+
+
 @users.command("list")
 def listed(state: State = "", json: Json = False) -> None:
     """List the users."""
@@ -99,7 +108,7 @@ def listed(state: State = "", json: Json = False) -> None:
                 u.name,
                 u.display_name,
                 u.role,
-                "suspended" if u.suspended else u.logs_in or "-",
+                _how(u),
                 str(u.nodes),
                 u.last_login.strftime("%Y-%m-%d %H:%M") if u.last_login else "never",
             ]
@@ -121,6 +130,13 @@ def role(
     """
     user = client(state).set_role(name, role)
     show.done(user, json, f"User {user.name} is {user.role} now.")
+
+
+@users.command("approve")
+def approve(name: Name, state: State = "", json: Json = False) -> None:
+    """Let a user in who waits for it (see `warren admin settings set --approve-users`)."""
+    user = client(state).approve_user(name)
+    show.done(user, json, f"User {user.name} may log in.")
 
 
 @users.command("suspend")

@@ -78,6 +78,10 @@ class ApiClient(AdminClient):
         """Shut a user out, and their machines with them."""
         return self._changed(name, "suspend")
 
+    def approve_user(self, name: str) -> shapes.User:
+        """Let a user in who waits for it."""
+        return self._changed(name, "approve")
+
     def restore(self, name: str) -> shapes.User:
         """Let a user in again."""
         return self._changed(name, "restore")
@@ -382,6 +386,7 @@ def _user(user: wire.User) -> shapes.User:
         role=user.role,
         nodes=user.device_count,
         suspended=user.status == "suspended",
+        approved=user.status != "needs-approval",
     )
 
 

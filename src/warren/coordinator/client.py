@@ -72,6 +72,10 @@ class AdminClient:
         """Shut a user out."""
         return self._call("POST", f"/v1/users/{_part(name)}/suspend", shapes.User)
 
+    def approve_user(self, name: str) -> shapes.User:
+        """Let a user in who waits for it."""
+        return self._call("POST", f"/v1/users/{_part(name)}/approve", shapes.User)
+
     def restore(self, name: str) -> shapes.User:
         """Let a suspended user in again."""
         return self._call("POST", f"/v1/users/{_part(name)}/restore", shapes.User)

@@ -95,11 +95,18 @@ def restore(user: UserRecord) -> Delta:
     return Delta(users=(replace(user, suspended=False),))
 
 
+def approve_user(user: UserRecord) -> Delta:
+    """Let a user in who has waited for it."""
+    return Delta(users=(replace(user, approved=True),))
+
+
 def check_active(snapshot: Snapshot, user_id: int) -> None:
-    """Go on only if the user is not suspended. Raises Refused."""
+    """Go on only if the user is neither suspended nor waits for approval. Raises Refused."""
     user = snapshot.users[user_id]
     if user.suspended:
         raise Refused(f"the user {user.name} is suspended; an administrator can restore them")
+    if not user.approved:
+        raise Refused(f"the user {user.name} waits for an administrator to approve them")
 
 
 def set_role(snapshot: Snapshot, user: UserRecord, role: str) -> Delta:
@@ -115,7 +122,7 @@ def set_role(snapshot: Snapshot, user: UserRecord, role: str) -> Delta:
 
 
 def _check_not_last_owner(snapshot: Snapshot, user: UserRecord) -> None:
-    others = (u for u in snapshot.users.values() if u.role == OWNER and not u.suspended)
+    others = (u for u in snapshot.users.values() if u.role == OWNER and u.is_active)
     if user.role == OWNER and all(other.id == user.id for other in others):
         raise Conflict(f"{user.name} is the only owner; make another user owner first")
 

@@ -40,6 +40,13 @@ class UserRecord(msgspec.Struct, frozen=True, kw_only=True):
     password_set: datetime | None = None
     suspended: bool = False
     last_login: datetime | None = None
+    approved: bool = True
+    """An administrator has let them in, or did not have to."""
+
+    @property
+    def is_active(self) -> bool:
+        """Whether anything of theirs opens anything."""
+        return self.approved and not self.suspended
 
 
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -34,7 +34,13 @@ class Settings:
 
 
 APPROVE_MACHINES = "network.approve_machines"
+APPROVE_USERS = "network.approve_users"
 KEY_EXPIRY_DAYS = "network.key_expiry_days"
+
+
+def approves_users(chosen: Mapping[str, str]) -> bool:
+    """Whether who comes by an identity provider for the first time waits for an administrator."""
+    return chosen.get(APPROVE_USERS) == "true"
 
 
 def in_force(settings: Settings, chosen: Mapping[str, str]) -> Settings:

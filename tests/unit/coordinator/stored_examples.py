@@ -40,6 +40,7 @@ USER = UserRecord(
     password_set=LATER,
     suspended=True,
     last_login=LATER,
+    approved=False,
 )
 NODE = NodeRecord(
     id=2,

@@ -87,6 +87,7 @@ async def test_it_does_what_the_socket_does(running: Running) -> None:
             near.create_user("bob")
             assert far.set_role("Bob", "auditor").role == "auditor"
             assert far.suspend("bob").suspended and not far.restore("bob").suspended
+            assert far.approve_user("bob").approved
             assert far.delete_user("bob").name == "bob"
             edited = far.policy().etag
             far.set_policy('{"grants": []}', "", edited)
@@ -199,6 +200,9 @@ async def test_commands_for_machines_and_the_network(running: Running, tmp_path:
             assert "yes" in told and "after 9 days" in told
             assert "no" in await run("settings", "set", "--no-approve-machines", *place)
             assert "after 9 days" in await run("settings", "show", *place)
+            told = await run("settings", "set", "--approve-users", *place)
+            assert "new users need approval  yes" in told
+            assert "may log in" in await run("users", "approve", "1", *place)
             assert "a@b.example" in await run("contacts", "support", "a@b.example", *place)
             assert "a@b.example" in await run("contacts", *place)
             told = await run("policy", "preview", str(policy), "--port", f"{ipv4}:443", *place)

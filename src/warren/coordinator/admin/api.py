@@ -53,6 +53,9 @@ def application(office: Office, more: Sequence[Route] = ()) -> Starlette:
     async def suspend(request: Request) -> object:
         return await office.suspend(request.path_params["name"])
 
+    async def approve_user(request: Request) -> object:
+        return await office.approve_user(request.path_params["name"])
+
     async def restore(request: Request) -> object:
         return await office.restore(request.path_params["name"])
 
@@ -135,6 +138,7 @@ def application(office: Office, more: Sequence[Route] = ()) -> Starlette:
             _route("PUT", "/v1/users/{name}/role", set_role),
             _route("POST", "/v1/users/{name}/invite", invite),
             _route("POST", "/v1/users/{name}/suspend", suspend),
+            _route("POST", "/v1/users/{name}/approve", approve_user),
             _route("POST", "/v1/users/{name}/restore", restore),
             _route("GET", "/v1/tokens", tokens),
             _route("POST", "/v1/tokens", create_token),

@@ -140,6 +140,10 @@ class Office:
             name, lambda snapshot, user: members.suspend(snapshot, user, wall)
         )
 
+    async def approve_user(self, name: str) -> shapes.User:
+        """Let a user in who waits for it."""
+        return await self._change_user(name, lambda _, user: members.approve_user(user))
+
     async def restore(self, name: str) -> shapes.User:
         """Let a suspended user in again."""
         return await self._change_user(name, lambda _, user: members.restore(user))
@@ -477,6 +481,7 @@ def _show_user(snapshot: Snapshot, user: UserRecord) -> shapes.User:
         role=user.role,
         nodes=owned,
         suspended=user.suspended,
+        approved=user.approved,
         logs_in=user.issuer or ("password" if user.password else ""),
         groups=list(user.groups),
         last_login=user.last_login,

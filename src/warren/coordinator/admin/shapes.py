@@ -20,6 +20,7 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
     role: str = "member"
     nodes: int = 0
     suspended: bool = False
+    approved: bool = True
     logs_in: str = ""
     """How: `password`, a provider's URL, or nothing yet."""
     groups: list[str] = []

@@ -12,7 +12,13 @@ from warren.coordinator.api.operation import Call, Operation
 from warren.coordinator.delta import Delta
 from warren.coordinator.records import AuditRecord
 from warren.coordinator.refusal import Refused
-from warren.coordinator.settings import APPROVE_MACHINES, KEY_EXPIRY_DAYS, in_force
+from warren.coordinator.settings import (
+    APPROVE_MACHINES,
+    APPROVE_USERS,
+    KEY_EXPIRY_DAYS,
+    approves_users,
+    in_force,
+)
 from warren.coordinator.snapshot import Snapshot
 from warren.coordinator.store import AuditQuestion
 
@@ -26,7 +32,9 @@ async def settings(call: Call) -> shapes.TailnetSettings:
     now = in_force(call.context.settings, call.snapshot.settings)
     days = now.key_expiry.days if now.key_expiry else _NO_EXPIRY
     return shapes.TailnetSettings(
-        devices_approval_on=now.approve_machines, devices_key_duration_days=days
+        devices_approval_on=now.approve_machines,
+        devices_key_duration_days=days,
+        users_approval_on=approves_users(call.snapshot.settings),
     )
 
 
@@ -41,6 +49,8 @@ async def change_settings(call: Call) -> shapes.TailnetSettings:
             continue
         if name == "devices_approval_on":
             chosen[APPROVE_MACHINES] = "true" if value else "false"
+        elif name == "users_approval_on":
+            chosen[APPROVE_USERS] = "true" if value else "false"
         elif name == "devices_key_duration_days":
             if value not in _KEY_DAYS:
                 raise Refused("devicesKeyDurationDays is between 1 and 180")

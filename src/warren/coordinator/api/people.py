@@ -6,7 +6,7 @@ from warren.coordinator import members
 from warren.coordinator.api import shapes
 from warren.coordinator.api.operation import Call, NotPermitted, Operation
 from warren.coordinator.delta import Delta
-from warren.coordinator.records import UserRecord
+from warren.coordinator.records import NodeRecord, UserRecord
 from warren.coordinator.refusal import NotFound
 from warren.coordinator.roles import OWNER, covers
 from warren.coordinator.snapshot import Snapshot
@@ -77,13 +77,24 @@ async def restore(call: Call) -> object:
     return {}
 
 
+async def approve(call: Call) -> object:
+    """Let a person in who waits for it; one who is in already stays so."""
+
+    def decide(snapshot: Snapshot) -> tuple[Delta | None, None]:
+        user = _manageable(call, snapshot)
+        return (None if user.approved else members.approve_user(user)), None
+
+    await call.commit(decide)
+    return {}
+
+
 def _manageable(call: Call, snapshot: Snapshot) -> UserRecord:
     """Return the user that the path names, who may do no more than who asks."""
     user = _find(snapshot, call.path["user"])
     if user.role == OWNER and not (
         call.who.kind == "user" and snapshot.users[call.who.user_id].role == OWNER
     ):
-        raise NotPermitted("only an owner suspends or restores another")
+        raise NotPermitted("only an owner approves, suspends or restores another")
     if not covers(call.who.scopes, user.role):
         raise NotPermitted(f"the role {user.role!r} may do more than you")
     return user
@@ -109,11 +120,19 @@ def _show(call: Call, user: UserRecord) -> shapes.User:
         tailnet_id=call.context.settings.domain,
         created=user.created,
         role=user.role,
-        status="suspended" if user.suspended else "active" if owned else "idle",
+        status=_status(user, owned),
         device_count=len(owned),
         last_seen=max(seen, default=None),
         currently_connected=connected,
     )
+
+
+def _status(user: UserRecord, owned: list[NodeRecord]) -> str:
+    if user.suspended:
+        return "suspended"
+    if not user.approved:
+        return "needs-approval"
+    return "active" if owned else "idle"
 
 
 OPERATIONS = (
@@ -128,6 +147,7 @@ OPERATIONS = (
     ),
     Operation("GET", "/users/{user}", "users:read", "Return a person", one, gives=shapes.User),
     Operation("POST", "/users/{user}/role", "users", "Give another role", set_role, shapes.Role),
+    Operation("POST", "/users/{user}/approve", "users", "Let a waiting person in", approve),
     Operation("POST", "/users/{user}/suspend", "users", "Shut a person out", suspend),
     Operation("POST", "/users/{user}/restore", "users", "Let a person in again", restore),
     Operation("POST", "/users/{user}/delete", "users", "Remove a person", delete),

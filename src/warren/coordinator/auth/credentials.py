@@ -145,7 +145,11 @@ class Gate:
         except BrokenSeal:
             raise NotAllowed("the access token is not known here") from None
         record = snapshot.credentials.get(access.client)
-        if record is None or not record.usable(wall) or snapshot.users[record.user_id].suspended:
+        if (
+            record is None
+            or not record.usable(wall)
+            or not snapshot.users[record.user_id].is_active
+        ):
             raise NotAllowed("the OAuth client of this access token is gone")
         if access.ends <= wall.timestamp():
             raise NotAllowed("the access token has expired; get a new one")
@@ -168,8 +172,8 @@ def _known(text: str, kind: str, snapshot: Snapshot, wall: datetime) -> Credenti
         raise NotAllowed("the API key is not known here")
     if not record.usable(wall):
         raise NotAllowed("the API key has expired; make a new one")
-    if snapshot.users[record.user_id].suspended:
-        raise NotAllowed("the user of this API key is suspended")
+    if not snapshot.users[record.user_id].is_active:
+        raise NotAllowed("the user of this API key is suspended, or not approved")
     return record
 
 

@@ -14,11 +14,14 @@ from warren.coordinator.login.invites import links_of
 from warren.coordinator.records import InviteRecord, UserRecord
 from warren.coordinator.refusal import Refused
 from warren.coordinator.roles import MEMBER
+from warren.coordinator.settings import approves_users
 from warren.coordinator.snapshot import Snapshot
 
 
 def by_provider(snapshot: Snapshot, identity: Identity, wall: datetime) -> tuple[Delta, int]:
     """Log a person in whom a provider has identified; the first time makes a user of them.
+
+    Where the settings say so, a new user waits for an administrator's approval.
 
     One who was created here before under the same e-mail address, and has never logged in, is
     taken to be them if the provider vouches for the address. Raises Refused.
@@ -30,7 +33,8 @@ def by_provider(snapshot: Snapshot, identity: Identity, wall: datetime) -> tuple
     if namesake is None:
         made = members.create_user(snapshot, identity.name, identity.display_name, wall)
         # Owners are made by a link or by another owner, never by being the first to come.
-        new = replace(made.users[0], role=MEMBER)
+        waits = approves_users(snapshot.settings)
+        new = replace(made.users[0], role=MEMBER, approved=not waits)
         delta, user_id = _logged_in(snapshot, new, identity, wall)
         return Delta(users=delta.users, settings=made.settings), user_id
     if namesake.issuer or namesake.password or not identity.is_verified_email:

@@ -34,6 +34,8 @@ def make(
     """Return what makes a link for a user, in place of older ones, and the link's last part."""
     if user.suspended:
         raise Refused(f"the user {user.name} is suspended; restore them first")
+    if not user.approved:
+        raise Refused(f"the user {user.name} waits for approval; approve them first")
     invite_id, secret = random_text(_ID_LENGTH, entropy), random_text(_SECRET_LENGTH, entropy)
     record = InviteRecord(
         id=invite_id,

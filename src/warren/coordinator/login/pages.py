@@ -32,6 +32,12 @@ def problem(title: str, reason: str, status: int) -> Response:
     return page(escape(title), f'<p class="wrong">{escape(sentence)}</p>', status)
 
 
+def waits_for_approval(user: UserRecord) -> Response:
+    """Say that somebody is known now, and not let in yet."""
+    reason = f"{user.name} is known here now; an administrator has to approve you before you go on"
+    return problem("Not yet", reason, 403)
+
+
 def login(
     ways: Ways,
     to: str,

@@ -83,7 +83,7 @@ class Sessions:
     def user(self, session: Session | None, snapshot: Snapshot) -> UserRecord | None:
         """Return who has logged in, if they still may be here."""
         user = snapshot.users.get(session.user_id) if session is not None else None
-        if user is None or user.suspended or session is None:
+        if user is None or not user.is_active or session is None:
             return None
         changed = user.password_set
         if changed is not None and changed.timestamp() > session.began:

@@ -90,6 +90,10 @@ class Visits:
         """
         user_id = await self.registry.commit(decide, actor(who, request))
         user = self.snapshot.users[user_id]
+        if not user.approved:
+            self.count(LogIn.REFUSED)
+            _log.info("a user waits for approval", user=user.name, address=address(request))
+            return pages.waits_for_approval(user)
         self.count(LogIn.DONE)
         _log.info("logged in", user=user.name, address=address(request))
         response = RedirectResponse(to, 303, headers=NOT_KEPT)

@@ -60,6 +60,7 @@ users = Table(
     Column("password_set", UtcDateTime),
     Column("suspended", Boolean, nullable=False),
     Column("last_login", UtcDateTime),
+    Column("approved", Boolean, nullable=False),
 )
 
 nodes = Table(

@@ -95,7 +95,11 @@ def events_of(before: Snapshot, delta: Delta, actor: str, wall: datetime) -> Ite
         known = before.users.get(user.id)
         if known is None:
             yield event("userCreated", f"User {user.name} created", _user(user))
+            if not user.approved:
+                yield event("userNeedsApproval", f"User {user.name} needs approval", _user(user))
             continue
+        if user.approved and not known.approved:
+            yield event("userApproved", f"User {user.name} approved", _user(user))
         if known.suspended != user.suspended:
             kind, what = (
                 ("userSuspended", "suspended") if user.suspended else ("userRestored", "restored")
