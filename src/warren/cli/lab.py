@@ -144,7 +144,8 @@ def grid(
             }
         )
         return
-    console.print(lab_grid.table(made))
+    for table in lab_grid.tables(made, console.width):
+        console.print(table, end="\n\n")
     console.print(lab_grid.legend(made))
     lab_grid.causes(made, console)
     direct = sum(cell.outcome == "direct" for cell in made.cells.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -18,26 +19,26 @@ _HOW = {
     "NAT's address": "",
     "LAN": "L",
     "guessed port": "?",
-    "IPv6": "6",
+    "IPv6": "v6",
 }
 _PLAIN_COLUMNS = 160
+_BETWEEN = 3
+"""Characters between two columns: a space, a line, a space."""
 
 
-def table(grid: Grid) -> Table:
+def tables(grid: Grid, width: int) -> list[Table]:
     """The grid: seconds until direct, or why not; a dot where a pair was not tried.
 
     Rows are Warren's and columns the stock client's where each side has one; else a pair has no
-    order, and stands above the diagonal.
+    order, and stands above the diagonal. Columns that do not fit into `width` go below.
     """
     two_makes = grid.stock is Stock.ONE
     either = [p for p in PLACES.values() if p in grid.rows or p in grid.columns]
     rows, columns = (grid.rows, grid.columns) if two_makes else (either, either)
-    made = Table(pad_edge=False, show_edge=False, padding=(0, 1), header_style="bold")
-    made.add_column("Warren ↓  stock →" if two_makes else "")
-    for place in columns:
-        made.add_column(place.short, justify="right", no_wrap=True)
-    for row, one in enumerate(rows):
-        cells = [
+    corner = "Warren ↓  stock →" if two_makes else ""
+    labels = [f"{place.name} ({place.short})" for place in rows]
+    cells = [
+        [
             _cell(grid.cells.get((one.name, other.name)))
             if two_makes
             else _cell(grid.cell(one.name, other.name))
@@ -45,8 +46,37 @@ def table(grid: Grid) -> Table:
             else Text("")
             for column, other in enumerate(columns)
         ]
-        made.add_row(Text(f"{one.name} ({one.short})", no_wrap=True), *cells)
+        for row, one in enumerate(rows)
+    ]
+    widths = [
+        max(len(place.short), *(len(line[column]) for line in cells)) + _BETWEEN
+        for column, place in enumerate(columns)
+    ]
+    room = width - max(map(len, [corner, *labels])) - 1
+    made = []
+    for chosen in _that_fit(widths, room):
+        table = Table(pad_edge=False, show_edge=False, padding=(0, 1), header_style="bold")
+        table.add_column(corner, no_wrap=True)
+        for column in chosen:
+            table.add_column(columns[column].short, justify="right", no_wrap=True)
+        for label, line in zip(labels, cells, strict=True):
+            if any(line[column] for column in chosen):
+                table.add_row(label, *(line[column] for column in chosen))
+        made.append(table)
     return made
+
+
+def _that_fit(widths: Sequence[int], room: int) -> list[list[int]]:
+    """Sort columns into tables of at most so many characters, at least one column in each."""
+    found: list[list[int]] = []
+    left = 0
+    for column, width in enumerate(widths):
+        if not found or width > left:
+            found.append([])
+            left = room
+        found[-1].append(column)
+        left -= width
+    return found
 
 
 def _cell(cell: Cell | None) -> Text:
@@ -66,8 +96,8 @@ def legend(grid: Grid) -> Text:
         Stock.BOTH: f"Both sides are the stock client {grid.stock_version}. ",
     }[grid.stock]
     return Text(
-        f"{who}Seconds from the first packet to the direct path; L by the LAN, 6 by IPv6, ? a port "
-        "had to be found that no server saw.",
+        f"{who}Seconds from the first packet to the direct path; L by the LAN, v6 by IPv6, ? to a "
+        "port that no server saw.",
         "dim",
     )
 

@@ -128,7 +128,7 @@ class Grid:
 
     def _join(self, machines: Sequence[tuple[str, Place]]) -> None:
         """Start the server and the machines, a few at once."""
-        hub = start_server(self._world)
+        hub = start_server(self._world, second_relay=True)
         for at in range(0, len(machines), _JOINING_AT_ONCE):
             batch = machines[at : at + _JOINING_AT_ONCE]
             self._tell(f"{at + len(batch)} of {len(machines)} machines join")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from datetime import UTC, datetime
 from warren.edge.files import write_private
 from warren.edge.tls import make_self_signed
 from warren.lab import connect_proxy
-from warren.lab.mesh import Node, Server, command_environment
+from warren.lab.mesh import Node, RelayServer, Server, command_environment
 from warren.lab.plan import Host
 from warren.lab.program import LabTimeout, ProgramFailed
 from warren.lab.stock import StockClient
@@ -27,10 +28,18 @@ SERVER_HOST = Host(
     ipv6=SERVER_ADDRESS_V6,
 )
 """With two addresses of each family, so that nodes find out how their NAT behaves (RFC 5780)."""
-NAMES = {SERVER_NAME: (SERVER_ADDRESS, SERVER_ADDRESS_V6)}
+RELAY = "relay"
+RELAY_NAME = "relay.lab"
+RELAY_ADDRESS, RELAY_ADDRESS_V6 = "198.51.100.20", "2001:db8:1::20"
+RELAY_HOST = Host(RELAY, address=RELAY_ADDRESS, ipv6=RELAY_ADDRESS_V6)
+NAMES = {
+    SERVER_NAME: (SERVER_ADDRESS, SERVER_ADDRESS_V6),
+    RELAY_NAME: (RELAY_ADDRESS, RELAY_ADDRESS_V6),
+}
 """What every part of a network has to know (`World(names=…)`)."""
 
 _USER = "lab"
+_SECOND_REGION = 901
 _JOIN_S = 60.0
 _PROXY_START_S = 15.0
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
@@ -46,16 +55,23 @@ class Hub:
     trust: dict[str, str]
 
 
-def start_server(world: World) -> Hub:
-    """Start the server on the host `server`.
+def start_server(world: World, second_relay: bool = False) -> Hub:
+    """Start the server on the host `server`, and a relay of a second region on the host `relay`.
 
     As on the internet it has a URL with https and a certificate that everybody trusts: through a
-    proxy that knows CONNECT alone, a stock client asks nothing of a coordinator without TLS.
+    proxy that knows CONNECT alone, a stock client asks nothing of a coordinator without TLS. With
+    one region alone it asks one STUN server, and cannot know that its NAT is symmetric.
     """
     chain, private = make_self_signed(SERVER_NAME, datetime.now(UTC))
     certificate, key = world.scratch / "server.crt", world.scratch / "server.key"
     certificate.write_bytes(chain)
     write_private(key, private)
+    trust = {"SSL_CERT_FILE": str(certificate)}
+    regions = world.scratch / "regions.json"
+    if second_relay:
+        state, url = world.scratch / RELAY, f"https://{SERVER_NAME}"
+        relay = RelayServer(world[RELAY], state, url, _SECOND_REGION, RELAY_NAME, trust)
+        regions.write_text(json.dumps(relay.start()))
     server = Server(
         world[SERVER],
         world.scratch / SERVER,
@@ -63,11 +79,12 @@ def start_server(world: World) -> Hub:
         stun_others=(SERVER_SECOND, f"[{SERVER_ADDRESS_V6}]", f"[{SERVER_SECOND_V6}]"),
         name=SERVER_NAME,
         scheme="https",
+        more=("--derp-map", str(regions)) if second_relay else (),
     )
     server.start()
     server.create_user(_USER)
     auth_key = server.create_key(_USER, "--reusable")
-    return Hub(server, auth_key, {"SSL_CERT_FILE": str(certificate)})
+    return Hub(server, auth_key, trust)
 
 
 def start_proxy(world: World, router: str) -> dict[str, str]:

@@ -120,13 +120,26 @@ class Server:
 class RelayServer:
     """`warren relay` on a public host; it asks the coordinator at `server` whom to serve."""
 
-    def __init__(self, part: Part, state: Path, server: str, region: int) -> None:
+    def __init__(
+        self,
+        part: Part,
+        state: Path,
+        server: str,
+        region: int,
+        name: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """name: what nodes are told to call it, for both families; without one it is its IPv4
+        address, and it serves only that. env: more environment, such as SSL_CERT_FILE."""
         self.part = part
+        self._env = {**command_environment(), **(env or {})}
+        address, place = str(part.address), "" if name else str(part.address)
+        stun = [address, *([f"[{part.address_v6}]"] if name and part.address_v6 else ())]
         self._argv = [*_COMMAND, "relay", "--state", str(state), "--server", server]
-        self._argv += ["--host", str(part.address), "--region-id", str(region)]
+        self._argv += ["--host", name or address, "--region-id", str(region)]
         self._argv += ["--region-code", part.name, "--region-name", f"Relay {part.name}"]
-        self._argv += ["--listen", f"{part.address}:{SERVER_TLS_PORT}"]
-        self._argv += ["--stun", f"{part.address}:{STUN_PORT}"]
+        self._argv += ["--listen", f"{place}:{SERVER_TLS_PORT}"]
+        self._argv += ["--stun", ",".join(f"{each}:{STUN_PORT}" for each in stun)]
         self._program: Program | None = None
 
     @property
@@ -138,7 +151,7 @@ class RelayServer:
 
     def start(self, deadline_s: float = 20.0) -> dict[str, Any]:
         """Start it and wait until it serves; its region as it prints it for --derp-map."""
-        self._program = self.part.spawn(self._argv, "relay", env=command_environment())
+        self._program = self.part.spawn(self._argv, "relay", env=self._env)
         self._program.wait_output("\n}\n", deadline_s)
         text = self._program.output()
         found: dict[str, Any] = json.loads(text[text.index("\n{") : text.index("\n}\n") + 2])
