@@ -29,7 +29,6 @@ impl Entropy for Counting {
 
 fn tunnel(private: u8) -> (Tunnel, PublicKey) {
     let config = TunnelConfig {
-        mtu_bytes: PACKET_BYTES,
         initiations_per_s: 1_000,
     };
     let tunnel = Tunnel::new(config, Arc::new(Counting(AtomicU64::new(private.into()))));
@@ -148,7 +147,7 @@ fn main() {
     let session = sessions(&a, &b, (a_key, b_key), now);
 
     let plain = packet(6);
-    let size = session.sealed_len(plain.len());
+    let size = Session::sealed_len(plain.len());
     let mut buffer = vec![0; size * BATCH];
     report("seal into a GSO buffer", plain.len(), || {
         for out in buffer.chunks_mut(size) {

@@ -5,15 +5,20 @@
 //! WireGuard, no disco) has no leases: its endpoint is the source of its last authenticated
 //! datagram and never lapses.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use arc_swap::ArcSwapOption;
 
 use crate::hop::Hop;
 
+/// What every path carries inside the tunnel (RFC 8200 §5).
+pub const BASE_MTU_BYTES: usize = 1280;
+
 #[derive(Debug)]
 struct Lease {
     hop: Hop,
+    mtu_bytes: usize,
     /// Monotonic milliseconds; `u64::MAX` for a roaming peer's endpoint.
     until_ms: u64,
 }
@@ -29,20 +34,31 @@ pub struct Path {
 }
 
 impl Path {
-    /// Lease `hop` until `until_ms`, or take the path away.
-    pub fn lease(&self, hop: Option<Hop>, until_ms: u64) {
-        self.lease
-            .store(hop.map(|hop| Lease { hop, until_ms }.into()));
+    /// Lease `hop` until `until_ms`, or take the path away. It carries packets of up to
+    /// `mtu_bytes` inside the tunnel.
+    pub fn lease(&self, hop: Option<Hop>, until_ms: u64, mtu_bytes: usize) {
+        let lease = hop.map(|hop| Lease {
+            hop,
+            mtu_bytes,
+            until_ms,
+        });
+        self.lease.store(lease.map(Arc::new));
     }
 
     /// The direct path while its lease is valid.
     #[must_use]
     pub fn direct(&self, mono_ms: u64) -> Option<Hop> {
+        self.direct_and_mtu(mono_ms).map(|(hop, _)| hop)
+    }
+
+    /// The same, with the largest packet that it carries.
+    #[must_use]
+    pub fn direct_and_mtu(&self, mono_ms: u64) -> Option<(Hop, usize)> {
         let lease = self.lease.load();
         lease
             .as_ref()
             .filter(|lease| mono_ms < lease.until_ms)
-            .map(|lease| lease.hop)
+            .map(|lease| (lease.hop, lease.mtu_bytes))
     }
 
     /// The relay region where the peer can be reached: its home by the map, else the region that
@@ -66,9 +82,9 @@ impl Path {
         self.home_region.store(home_region, Ordering::Relaxed);
         let roamed = self.roams.swap(roams, Ordering::Relaxed);
         if roams && (!roamed || self.lease.load().is_none()) {
-            self.lease(endpoint, u64::MAX);
+            self.lease(endpoint, u64::MAX, BASE_MTU_BYTES);
         } else if roamed && !roams {
-            self.lease(None, 0);
+            self.lease(None, 0, BASE_MTU_BYTES);
         }
     }
 
@@ -81,7 +97,7 @@ impl Path {
     /// An authenticated datagram came by `hop`: a roaming peer is there now.
     pub fn heard_from(&self, hop: Hop) {
         if self.roams() && self.direct(0) != Some(hop) {
-            self.lease(Some(hop), u64::MAX);
+            self.lease(Some(hop), u64::MAX, BASE_MTU_BYTES);
         }
     }
 }
@@ -100,10 +116,11 @@ mod tests {
     fn a_lease_lapses() {
         let path = Path::default();
         let addr = at("192.0.2.1:41641");
-        path.lease(Some(addr), 6_500);
+        path.lease(Some(addr), 6_500, 1_440);
+        assert_eq!(path.direct_and_mtu(0), Some((addr, 1_440)));
         assert_eq!(path.direct(6_499), Some(addr));
         assert_eq!(path.direct(6_500), None);
-        path.lease(None, 9_000);
+        path.lease(None, 9_000, 1_440);
         assert_eq!(path.direct(1), None);
         path.heard_from(addr);
         assert_eq!(

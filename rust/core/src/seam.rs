@@ -65,6 +65,8 @@ pub enum Command {
         vni: u32,
         #[serde(default)]
         channel: u16,
+        #[serde(default = "default_mtu_bytes")]
+        mtu_bytes: u16,
     },
     SetRegion {
         region: u32,
@@ -86,6 +88,8 @@ pub enum Command {
         control: bool,
         #[serde(default)]
         channel: u16,
+        #[serde(default)]
+        whole: bool,
     },
     SendRelayed {
         region: u32,
@@ -306,7 +310,7 @@ pub struct EngineConfig {
     /// UDP port for both families; 0 takes any.
     #[serde(default)]
     pub port: u16,
-    /// MTU of the tunnel.
+    /// MTU of the TUN device or of the userspace stack.
     #[serde(default = "default_mtu_bytes")]
     pub mtu_bytes: u16,
     /// Userspace mode hands inbound TCP to the same port on 127.0.0.1.
@@ -333,6 +337,7 @@ pub struct PeerStats {
     pub tx_ago_ms: Option<u64>,
     pub rx_ago_ms: Option<u64>,
     pub direct: Option<String>,
+    pub mtu_bytes: Option<u16>,
 }
 
 /// What was forwarded between the two sides of a peer-relay session; times are milliseconds ago.

@@ -20,7 +20,7 @@ fn key(n: u8) -> Key {
 fn python_s_commands_are_read_and_written_alike() {
     let bytes = sample("engine-commands.hex");
     let batch = decode_commands(&bytes).unwrap();
-    assert_eq!((batch.generation, batch.commands.len()), (3, 26));
+    assert_eq!((batch.generation, batch.commands.len()), (3, 28));
     assert_eq!(
         batch.commands[1],
         Command::SetPeers {
@@ -63,6 +63,7 @@ fn python_s_commands_are_read_and_written_alike() {
             vni: 0,
             control: false,
             channel: 0,
+            whole: false,
         }
     );
     assert_eq!(
@@ -178,6 +179,7 @@ fn snapshots_are_what_python_reads() {
             tx_ago_ms: None,
             rx_ago_ms: None,
             direct: Some("192.0.2.1:41641".into()),
+            mtu_bytes: Some(1440),
         }],
         drops: [("no-route".to_owned(), 1)].into(),
         regions: [(900, true)].into(),

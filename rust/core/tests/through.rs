@@ -174,7 +174,6 @@ fn segments(header: VnetHeader, packet: &[u8]) -> Vec<Vec<u8>> {
 
 fn tunnel(private: u8, peer: u8) -> Tunnel {
     let config = TunnelConfig {
-        mtu_bytes: MTU,
         initiations_per_s: 100,
     };
     let tunnel = Tunnel::new(config, Arc::new(Noise(AtomicU64::new(private.into()))));
@@ -281,10 +280,10 @@ fn seal_all(session: &Session, plain: &[Vec<u8>]) -> Vec<(usize, Vec<u8>)> {
         let start = buffer.len();
         buffer.resize(start + HEADER_BYTES, 0);
         buffer.extend_from_slice(packet);
-        buffer.resize(start + session.sealed_len(packet.len()), 0xee);
+        buffer.resize(start + Session::sealed_len(packet.len()), 0xee);
         numbered.push(
             session
-                .begin(&mut buffer, start, packet.len())
+                .begin(&mut buffer, start, packet.len(), MTU)
                 .expect("room"),
         );
         ends.push((start, buffer.len()));

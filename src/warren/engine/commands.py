@@ -98,6 +98,8 @@ class SetPath(Command, frozen=True, tag=True, kw_only=True):
         8 bytes more on the wire.
     channel: `addr` is a TURN server's, and packets go as ChannelData (RFC 8656 §12.4) on this
         channel, 0x4000 to 0x4FFF; 4 bytes more on the wire.
+    mtu_bytes: the largest packet inside the tunnel that the path carries. Larger TCP segments are
+        cut anew; other packets are dropped, counted, and answered by an ICMP error.
     """
 
     peer: bytes
@@ -107,6 +109,7 @@ class SetPath(Command, frozen=True, tag=True, kw_only=True):
     index: int = 0
     vni: int = 0
     channel: int = 0
+    mtu_bytes: int = 1280
 
 
 class RelayNode(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,7 +147,8 @@ class SendDatagram(Command, frozen=True, tag=True, kw_only=True):
     """Send STUN or disco bytes from one of the engine's UDP sockets, the main one by default.
 
     vni, channel: wrap them as in `SetPath`. control: the O bit of the peer relay's header, for
-    the bind messages of the relay itself (PROTOCOL §5.12).
+    the bind messages of the relay itself (PROTOCOL §5.12). whole: Don't Fragment, whatever the
+    kernel believes of the path; what the first link does not carry is silently lost.
     """
 
     to: str
@@ -154,6 +158,7 @@ class SendDatagram(Command, frozen=True, tag=True, kw_only=True):
     vni: int = 0
     control: bool = False
     channel: int = 0
+    whole: bool = False
 
 
 class SendRelayed(Command, frozen=True, tag=True, kw_only=True):

@@ -82,6 +82,8 @@ class MemoryNetwork:
         self.reaches = reaches
         self.stun_at = stun_at
         self.stun = stun
+        self.mtu_bytes = 1500
+        """The largest whole IP packet that passes; others are fragmented."""
         self.engines: list[MemoryEngine] = []
         self.servers: dict[Endpoint, Callable[[bytes, Endpoint], None]] = {}
         """By address, what takes bytes and their source: TURN servers and what they relay."""
@@ -89,6 +91,9 @@ class MemoryNetwork:
     def carry(self, sender: MemoryEngine, src: Endpoint, sent: SendDatagram) -> None:
         """Take a datagram from `src` where it goes, or lose it."""
         to = Endpoint.parse(sent.to)
+        headers = 28 if to.is_v4 else 48
+        if sent.whole and headers + len(sent.data) > self.mtu_bytes:
+            return
         if to == self.stun_at:
             reply = self.stun(sent.data, src)
             if reply is not None:
@@ -180,6 +185,7 @@ class MemoryEngine:
                 tx_ago_ms=None,
                 rx_ago_ms=None,
                 direct=self.direct(key, now),
+                mtu_bytes=self.paths[key].mtu_bytes if self.direct(key, now) else None,
             )
             for key in self.peers
         ]

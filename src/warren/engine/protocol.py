@@ -36,6 +36,8 @@ class PeerStats(msgspec.Struct, frozen=True, kw_only=True):
     rx_ago_ms: int | None
     direct: str | None
     """Address of the leased direct path while its lease is valid."""
+    mtu_bytes: int | None = None
+    """The largest packet inside the tunnel that this path carries; a relay carries any."""
 
 
 class ForwardStats(msgspec.Struct, frozen=True, kw_only=True):

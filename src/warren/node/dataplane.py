@@ -80,6 +80,7 @@ from warren.paths.machine import (
     Relay,
     Via,
 )
+from warren.paths.mtu import BASE_MTU_BYTES
 from warren.paths.peer_relay.client import Session
 from warren.paths.punching import sockets
 from warren.paths.punching.ports import Sample
@@ -101,6 +102,9 @@ class Listener(Protocol):
 
     def on_endpoints_wanted(self) -> None:
         """Measure own endpoints soon and tell them by `set_own_endpoints`."""
+
+    def on_mtu(self) -> None:
+        """The path to a peer carries larger or smaller packets than before; see `mtu_of`."""
 
     def on_engine_event(
         self, event: Bound | RegionState | Dialed | Fault | PeerGone | Handshake
@@ -125,6 +129,7 @@ class _Link:
         self.due: float | None = None
         self.announced: tuple[Endpoint, ...] = ()
         """Relayed addresses that it is told beside our endpoints."""
+        self.mtu_bytes = BASE_MTU_BYTES
 
 
 class Dataplane:
@@ -342,6 +347,11 @@ class Dataplane:
         link = self._links.get(key)
         return link.paths if link else None
 
+    def mtu_of(self, key: NodePublic) -> int:
+        """Return the largest packet inside the tunnel that a peer may be sent."""
+        link = self._links.get(key)
+        return link.mtu_bytes if link else BASE_MTU_BYTES
+
     def send_datagram(self, to: Endpoint, data: bytes) -> None:
         """Send STUN bytes from the engine's socket."""
         self._engine.apply([SendDatagram(to=str(to), data=data)])
@@ -549,12 +559,26 @@ class Dataplane:
             self._take_path_event(link, event, now)
         self.relays.set_direct(link.node.key, now)
         self.turns.set_better(link.node.key, now)
+        self._settle_mtu(link, now)
         due = paths.next_timeout()
         when = due[0] if due else None
         if when is not None and when != link.due:
             self._due_count += 1
             heapq.heappush(self._due, (when, self._due_count, link))
         link.due = when
+
+    def _settle_mtu(self, link: _Link, now: float) -> None:
+        """Peer relays and TURN carry the base. DERP carries any size: what holds there stays."""
+        if self.through(link.node.key, now) is not None:
+            found = BASE_MTU_BYTES
+        elif link.paths.path(now) is not None:
+            found = link.paths.mtu_bytes(now)
+        else:
+            return
+        if found != link.mtu_bytes:
+            link.mtu_bytes = found
+            if self._listener is not None:
+                self._listener.on_mtu()
 
     def _compile(self, link: _Link, transmit: AnyTransmit) -> AnyCommand:
         """Return the engine's command for what a machine wants to send or do with sockets."""
@@ -568,12 +592,16 @@ class Dataplane:
             data = binding_request(transmit.message.tx_id)
         else:
             data = link.box.seal(encode_message(transmit.message), self._entropy(NONCE_BYTES))
+        # Padding asks whether a datagram of that size arrives.
+        whole = isinstance(transmit.message, Ping) and transmit.message.padding > 0
         if isinstance(transmit, AsideTransmit):
             at = transmit.to
-            return SendDatagram(to=str(at.endpoint), data=data, group=at.group, index=at.index)
+            return SendDatagram(
+                to=str(at.endpoint), data=data, group=at.group, index=at.index, whole=whole
+            )
         if isinstance(transmit.to, Relay):
             return SendRelayed(region=transmit.to.region, peer=link.node.key.raw, data=data)
-        return SendDatagram(to=str(transmit.to), data=data)
+        return SendDatagram(to=str(transmit.to), data=data, whole=whole)
 
     def _take_path_event(self, link: _Link, event: AnyPathEvent, now: float) -> None:
         peer = link.node.key.raw
@@ -582,7 +610,9 @@ class Dataplane:
             self._pending.append(instead)
         elif isinstance(event, Lease):
             addr = str(event.endpoint) if event.endpoint else None
-            self._pending.append(SetPath(peer=peer, addr=addr, lease_ms=event.lease_ms))
+            self._pending.append(
+                SetPath(peer=peer, addr=addr, lease_ms=event.lease_ms, mtu_bytes=event.mtu_bytes)
+            )
         elif isinstance(event, AsideLease):
             at = event.at
             self._pending.append(
@@ -592,6 +622,7 @@ class Dataplane:
                     lease_ms=event.lease_ms,
                     group=at.group,
                     index=at.index,
+                    mtu_bytes=event.mtu_bytes,
                 )
                 if event.lease_ms
                 else SetPath(peer=peer, addr=None, lease_ms=0)

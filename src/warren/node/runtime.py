@@ -243,6 +243,10 @@ class Runtime:
         """A peer is to be called: measure own endpoints."""
         self.measuring.want()
 
+    def on_mtu(self) -> None:
+        """A peer may be sent larger or smaller packets than before."""
+        self.bump()
+
     def on_engine_event(
         self, event: Bound | RegionState | Dialed | Fault | PeerGone | Handshake
     ) -> None:

@@ -67,7 +67,8 @@ class PathStatus(msgspec.Struct, kw_only=True):
 
     kind `peer-relay`: through another machine of the network, whose `address` it is. kind `turn`:
     through a TURN server, by the relayed `address`; `server` where the allocation is this node's,
-    and not the peer's.
+    and not the peer's. mtu_bytes: the largest packet of the tunnel that was found to pass there;
+    None where any does (a relay).
     """
 
     kind: Literal["direct", "peer-relay", "turn", "relay", "none"]
@@ -76,6 +77,7 @@ class PathStatus(msgspec.Struct, kw_only=True):
     region: int | None = None
     region_code: str | None = None
     latency_ms: float | None = None
+    mtu_bytes: int | None = None
 
 
 class PeerStatus(msgspec.Struct, kw_only=True):

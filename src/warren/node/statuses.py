@@ -78,20 +78,27 @@ def path_status(
 ) -> PathStatus:
     """Return how packets to a peer travel now: the engine's lease decides."""
     direct = stats.direct if stats else None
+    mtu_bytes = stats.mtu_bytes if stats else None
     if isinstance(through, Session) and direct == str(through.at):
-        return PathStatus(kind="peer-relay", address=direct, latency_ms=through.latency_s * 1000)
+        return PathStatus(
+            kind="peer-relay",
+            address=direct,
+            latency_ms=through.latency_s * 1000,
+            mtu_bytes=mtu_bytes,
+        )
     if isinstance(through, TurnPath) and direct == str(through.lease):
         return PathStatus(
             kind="turn",
             address=str(through.relayed),
             server=str(through.server) if through.server else None,
             latency_ms=through.latency_s * 1000,
+            mtu_bytes=mtu_bytes,
         )
     if direct is not None:
         used = paths.path(now) if paths else None
         latency_s = used.latency_s if used and str(used.endpoint) == direct else None
         latency_ms = None if latency_s is None else latency_s * 1000
-        return PathStatus(kind="direct", address=direct, latency_ms=latency_ms)
+        return PathStatus(kind="direct", address=direct, latency_ms=latency_ms, mtu_bytes=mtu_bytes)
     region = paths.relay_region() if paths else home_region(node)
     if not region:
         return PathStatus(kind="none")

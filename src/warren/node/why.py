@@ -77,7 +77,8 @@ def _summary(facts: Facts) -> str:
         took = _took(path)
         used = why_candidates.used(facts)
         known = f"; the address is known from {_sources(used)}" if used else ""
-        return f"The path to {facts.peer} is direct: {path.address}{took}{known}."
+        size = f", packets of up to {path.mtu_bytes} bytes" if path.mtu_bytes else ""
+        return f"The path to {facts.peer} is direct: {path.address}{took}{size}{known}."
     if path.kind == "peer-relay":
         return f"Packets to {facts.peer} take a peer relay, another machine, at {path.address}."
     if path.kind == "turn":

@@ -21,6 +21,7 @@ from warren.keys import NodePublic
 from warren.netmap.endpoint import Endpoint
 from warren.paths import timing
 from warren.paths.candidates import Candidate, CandidateTable, Source
+from warren.paths.mtu import BASE_MTU_BYTES
 from warren.paths.scoring import MUCH_BETTER_POINTS, advantage, worth_a_switch
 
 FLIGHTS_MAX = 1024
@@ -53,10 +54,14 @@ class Transmit(NamedTuple):
 
 
 class Lease(NamedTuple):
-    """Let data take `endpoint` for `lease_ms`; None: take the relay from now on."""
+    """Let data take `endpoint` for `lease_ms`; None: take the relay from now on.
+
+    mtu_bytes: the largest packet inside the tunnel that it carries.
+    """
 
     endpoint: Endpoint | None
     lease_ms: int
+    mtu_bytes: int = BASE_MTU_BYTES
 
 
 class Ponged(NamedTuple):
@@ -271,6 +276,15 @@ class PeerPaths:
         """Whether something was sent to the peer of late."""
         return now < self._active_until
 
+    def is_busy(self, now: float) -> bool:
+        """Whether traffic flows at this moment."""
+        return now < self._busy_until
+
+    def lease(self, now: float) -> Lease | None:
+        """Return a lease for as long as the last pong counts, or None if it does not."""
+        left_ms = int((self._trusted_until - now) * 1000)
+        return Lease(self._best.endpoint, left_ms) if self._best and left_ms > 0 else None
+
     def is_trusted(self, now: float) -> bool:
         """Whether the best path has a pong that still counts."""
         return self._best is not None and now < self._trusted_until
@@ -347,7 +361,7 @@ class PeerPaths:
                 self._want_call(now)
 
     def _heartbeat_s(self, now: float) -> float:
-        return timing.BUSY_HEARTBEAT_S if now < self._busy_until else timing.HEARTBEAT_S
+        return timing.BUSY_HEARTBEAT_S if self.is_busy(now) else timing.HEARTBEAT_S
 
     def _keep_warm(self, now: float) -> None:
         """Ping the next best paths, so that they are there when the best one dies."""

@@ -136,6 +136,8 @@ COMMANDS: list[AnyCommand] = [
         group=9,
         to=RelayNode(addrs=["[2001:db8::7]:5349"], server_name="turn.example", cert_sha256=key(6)),
     ),
+    SetPath(peer=key(2), addr="192.0.2.1:41641", lease_ms=6500, mtu_bytes=1440),
+    SendDatagram(to="192.0.2.1:9", data=b"\x01", whole=True),
 ]
 
 
@@ -189,6 +191,7 @@ def test_snapshot_of_rust_is_read() -> None:
                 tx_ago_ms=None,
                 rx_ago_ms=None,
                 direct="192.0.2.1:41641",
+                mtu_bytes=1440,
             )
         ],
         drops={"no-route": 1},

@@ -16,6 +16,10 @@ pub struct Split<'a> {
     count: usize,
 }
 
+/// A packet that the path does not carry, and that cannot be cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooBig;
+
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     /// Goes as it is.
@@ -47,16 +51,42 @@ impl<'a> Split<'a> {
             GSO_UDP_L4 => cut(header, packet, UDP, None)?,
             _ => return Err(MalformedOffload("unknown segmentation type")),
         };
-        let count = match kind {
-            Kind::Cut { headers, size, .. } => (packet.len() - headers).div_ceil(size).max(1),
-            _ => 1,
-        };
-        Ok(Self {
+        let mut split = Self {
             packet,
             kind,
             next: 0,
-            count,
-        })
+            count: 1,
+        };
+        split.recount();
+        Ok(split)
+    }
+
+    /// Makes no segment longer than `mtu_bytes`; before the first one is written. The kernel cut
+    /// for another path where the limit is smaller: TCP is cut anew, nothing else can be.
+    ///
+    /// # Errors
+    /// [`TooBig`]: nothing can be sent, and the sender is to be told.
+    pub fn fit(&mut self, mtu_bytes: usize) -> Result<(), TooBig> {
+        if self.segment_len() <= mtu_bytes {
+            return Ok(());
+        }
+        match &mut self.kind {
+            Kind::Cut {
+                protocol: TCP,
+                headers,
+                size,
+                ..
+            } if *headers < mtu_bytes => *size = mtu_bytes - *headers,
+            _ => return Err(TooBig),
+        }
+        self.recount();
+        Ok(())
+    }
+
+    fn recount(&mut self) {
+        if let Kind::Cut { headers, size, .. } = self.kind {
+            self.count = (self.packet.len() - headers).div_ceil(size).max(1);
+        }
     }
 
     /// How many segments come in all.

@@ -3,6 +3,8 @@
 
 use super::*;
 
+mod fit;
+
 /// A small generator, so that failures replay.
 struct Noise(u64);
 

@@ -64,7 +64,6 @@ fn initiations_of_the_stock_client_are_opened_and_answered() {
         .unwrap();
     let peer = PublicKey(key(peer));
     let config = TunnelConfig {
-        mtu_bytes: 1280,
         initiations_per_s: 100,
     };
     let tunnel = Tunnel::new(config, Arc::new(Seeded(AtomicU64::new(1))));

@@ -303,7 +303,6 @@ impl Tunnel {
             remote_index,
             created_ms: now.mono_ms,
             initiator,
-            mtu_bytes: self.config.mtu_bytes,
         };
         let session = Session::new(facts, keys).map(Arc::new);
         match &session {

@@ -145,8 +145,6 @@ pub struct Transmit {
 /// What the tunnel shall be.
 #[derive(Clone, Copy, Debug)]
 pub struct TunnelConfig {
-    /// MTU inside the tunnel; padding never passes it.
-    pub mtu_bytes: usize,
     /// Handshake initiations a second beyond which senders must prove their address by cookie.
     pub initiations_per_s: u32,
 }

@@ -13,6 +13,7 @@ use super::replay::Window;
 use super::sync::lock;
 use super::{HEADER_BYTES, OVERHEAD_BYTES, REJECT_AFTER_MESSAGES, REJECT_AFTER_MS, Refused};
 use crate::packet;
+use crate::path::BASE_MTU_BYTES;
 
 const DATA: [u8; 4] = [4, 0, 0, 0];
 
@@ -31,7 +32,6 @@ pub struct Session {
     pub(super) initiator: bool,
     /// The peer has proved that it has the keys; until then a responder must not send.
     pub(super) confirmed: AtomicBool,
-    mtu_bytes: usize,
 }
 
 /// What a session is made from, beside its keys.
@@ -41,7 +41,6 @@ pub(super) struct SessionFacts {
     pub(super) remote_index: u32,
     pub(super) created_ms: u64,
     pub(super) initiator: bool,
-    pub(super) mtu_bytes: usize,
 }
 
 impl std::fmt::Debug for Session {
@@ -68,7 +67,6 @@ impl Session {
             created_ms: facts.created_ms,
             initiator: facts.initiator,
             confirmed: AtomicBool::new(facts.initiator),
-            mtu_bytes: facts.mtu_bytes,
         })
     }
 
@@ -78,27 +76,29 @@ impl Session {
         &self.peer
     }
 
-    /// Bytes of the datagram that sealing a packet of `plaintext_len` bytes gives.
+    /// Bytes of the datagram that sealing a packet of `plaintext_len` bytes gives at the most.
     #[must_use]
-    pub fn sealed_len(&self, plaintext_len: usize) -> usize {
-        self.padded_len(plaintext_len) + OVERHEAD_BYTES
-    }
-
-    /// To a multiple of 16, but never past the MTU (whitepaper §5.4.6, PROTOCOL §6).
-    fn padded_len(&self, plaintext_len: usize) -> usize {
-        plaintext_len
-            .next_multiple_of(16)
-            .min(self.mtu_bytes.max(plaintext_len))
+    pub fn sealed_len(plaintext_len: usize) -> usize {
+        plaintext_len.next_multiple_of(16) + OVERHEAD_BYTES
     }
 
     /// Number a packet that lies behind 16 free bytes at `buffer[start..]`, write its header there
-    /// and pad it with zeros. What is returned waits for [`seal`](Self::seal), beside others in
-    /// the same buffer; the datagram is [`sealed_len`](Self::sealed_len) bytes from `start` on.
+    /// and pad it with zeros to a multiple of 16, but never past `mtu_bytes`, which is what the path
+    /// carries (whitepaper §5.4.6, PROTOCOL §6). What is returned waits for [`seal`](Self::seal), beside others in
+    /// the same buffer; the datagram is [`OVERHEAD_BYTES`] longer than the message, from `start` on.
     ///
     /// None when the counter is used up or `buffer` is too short: drop the packet.
     #[must_use]
-    pub fn begin(&self, buffer: &mut [u8], start: usize, plaintext_len: usize) -> Option<Message> {
-        let padded = self.padded_len(plaintext_len);
+    pub fn begin(
+        &self,
+        buffer: &mut [u8],
+        start: usize,
+        plaintext_len: usize,
+        mtu_bytes: usize,
+    ) -> Option<Message> {
+        let padded = plaintext_len
+            .next_multiple_of(16)
+            .min(mtu_bytes.max(plaintext_len));
         let datagram = buffer
             .get_mut(start..)?
             .get_mut(..padded + OVERHEAD_BYTES)?;
@@ -132,7 +132,7 @@ impl Session {
     /// [`sealed_len`](Self::sealed_len): drop the packet.
     #[must_use]
     pub fn seal_in_place(&self, buffer: &mut [u8], plaintext_len: usize) -> Option<usize> {
-        let message = self.begin(buffer, 0, plaintext_len)?;
+        let message = self.begin(buffer, 0, plaintext_len, BASE_MTU_BYTES)?;
         self.seal(buffer, &[message]);
         Some(message.len + OVERHEAD_BYTES)
     }

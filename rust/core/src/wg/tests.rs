@@ -40,10 +40,7 @@ const PORT_B: u16 = 2;
 fn device(seed: u64, port: u16, initiations_per_s: u32) -> Device {
     let private = PrivateKey([seed as u8; 32]);
     let key = private.public();
-    let config = TunnelConfig {
-        mtu_bytes: 1280,
-        initiations_per_s,
-    };
+    let config = TunnelConfig { initiations_per_s };
     let tunnel = Tunnel::new(config, Arc::new(Seeded(seed.into())));
     tunnel.set_identity(private);
     let addr = SocketAddr::from(([192, 0, 2, 1], port));
@@ -92,7 +89,7 @@ impl Device {
             self.tunnel.stage(peer, packet, now);
             return vec![];
         };
-        let mut out = vec![0; session.sealed_len(packet.len())];
+        let mut out = vec![0; Session::sealed_len(packet.len())];
         let len = session.seal_into(packet, &mut out).unwrap();
         assert_eq!(len, out.len());
         self.tunnel.sent(&session, 1, len as u64, now);
@@ -542,12 +539,12 @@ fn each_of_a_batch_has_its_own_fate() {
     let (mut begun, mut places, mut end) = (vec![], vec![], 3);
     for (index, len) in lens.into_iter().enumerate() {
         let start = end;
-        end += sealing.sealed_len(len);
+        end += Session::sealed_len(len);
         if len > 0 {
             let from = start + HEADER_BYTES;
             arena[from..from + len].copy_from_slice(&packet(PORT_A, PORT_B, len));
         }
-        begun.push(sealing.begin(&mut arena, start, len).unwrap());
+        begun.push(sealing.begin(&mut arena, start, len, 1280).unwrap());
         places.push(start..end);
         assert_eq!(begun[index].len + OVERHEAD_BYTES, end - start);
     }
@@ -886,7 +883,7 @@ fn inner_packets_that_are_none_are_refused() {
     too_short[2..4].copy_from_slice(&5_u16.to_be_bytes());
     for inner in [vec![0; 64], vec![0x45], vec![0xff; 20], too_long, too_short] {
         let session = lab.a.peer(&lab.b.key).current.load_full().unwrap();
-        let mut out = vec![0; session.sealed_len(inner.len())];
+        let mut out = vec![0; Session::sealed_len(inner.len())];
         session.seal_into(&inner, &mut out).unwrap();
         lab.post(PORT_A, PORT_B, out);
         lab.settle();
@@ -920,7 +917,7 @@ fn many_threads_seal_and_open_at_once() {
                 for _ in 0..100 {
                     let batch: Vec<_> = (0..16)
                         .map(|_| {
-                            let mut out = vec![0; sealing.sealed_len(inner.len())];
+                            let mut out = vec![0; Session::sealed_len(inner.len())];
                             sealing.seal_into(&inner, &mut out).unwrap();
                             out
                         })

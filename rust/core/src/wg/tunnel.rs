@@ -23,7 +23,6 @@ use crate::clock::{Entropy, Now};
 
 /// The machine. Every method may be called from any thread.
 pub struct Tunnel {
-    pub(super) config: TunnelConfig,
     pub(super) entropy: Arc<dyn Entropy>,
     tables: ArcSwap<Tables>,
     registry: Mutex<Registry>,
@@ -44,7 +43,6 @@ impl Tunnel {
     #[must_use]
     pub fn new(config: TunnelConfig, entropy: Arc<dyn Entropy>) -> Self {
         Self {
-            config,
             entropy,
             tables: ArcSwap::default(),
             registry: Mutex::default(),
@@ -249,10 +247,11 @@ impl Tunnel {
 
     /// Seal one packet (empty: a keepalive) off the packet path.
     pub(super) fn seal_and_transmit(&self, session: &Session, packet: &[u8], now: Now) {
-        let mut datagram = vec![0; session.sealed_len(packet.len())];
-        if session.seal_into(packet, &mut datagram).is_none() {
+        let mut datagram = vec![0; Session::sealed_len(packet.len())];
+        let Some(len) = session.seal_into(packet, &mut datagram) else {
             return;
-        }
+        };
+        datagram.truncate(len);
         let peer = session.peer();
         peer.note_sealed(datagram.len() as u64, now.mono_ms);
         if !packet.is_empty() {

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use warren_core::hop::{Content, Hop, SocketRef, Wrap};
+use warren_core::path::BASE_MTU_BYTES;
 use warren_core::routes::Prefix;
 use warren_core::seam::{Batch, Command, FilterRule, MalformedSeam, Peer, RelayNode};
 use warren_core::wg::{PeerConfig, PrivateKey, PublicKey};
@@ -35,6 +36,7 @@ pub(crate) enum Action {
         peer: PublicKey,
         hop: Option<Hop>,
         lease_ms: u64,
+        mtu_bytes: usize,
     },
     Region {
         region: u16,
@@ -47,6 +49,7 @@ pub(crate) enum Action {
         to: Hop,
         content: Content,
         data: Vec<u8>,
+        whole: bool,
     },
     Relayed {
         region: u16,
@@ -129,12 +132,14 @@ fn read(command: Command) -> Result<Action, MalformedSeam> {
             index,
             vni,
             channel,
+            mtu_bytes,
         } => Action::Path {
             peer: PublicKey(*peer),
             hop: addr
                 .map(|addr| hop(&addr, SocketRef { group, index }, vni, channel))
                 .transpose()?,
             lease_ms,
+            mtu_bytes: path_mtu(mtu_bytes)?,
         },
         Command::SetRegion { region, nodes } => {
             let number = region_number(region)?;
@@ -157,6 +162,7 @@ fn read(command: Command) -> Result<Action, MalformedSeam> {
             vni,
             control,
             channel,
+            whole,
         } => Action::Datagram {
             to: hop(&to, SocketRef { group, index }, vni, channel)?,
             content: match (control, vni) {
@@ -165,6 +171,7 @@ fn read(command: Command) -> Result<Action, MalformedSeam> {
                 (true, 0) => return malformed("the control bit stands only beside a VNI"),
             },
             data: data.into_vec(),
+            whole,
         },
         Command::SendRelayed { region, peer, data } => Action::Relayed {
             region: region_number(region)?,
@@ -235,6 +242,15 @@ fn hop(addr: &str, socket: SocketRef, vni: u32, channel: u16) -> Result<Hop, Mal
     Ok(Hop { addr, socket, wrap })
 }
 
+fn path_mtu(mtu_bytes: u16) -> Result<usize, MalformedSeam> {
+    match usize::from(mtu_bytes) {
+        mtu_bytes @ BASE_MTU_BYTES.. => Ok(mtu_bytes),
+        _ => malformed(&format!(
+            "a path carries {BASE_MTU_BYTES} bytes at least, not {mtu_bytes}"
+        )),
+    }
+}
+
 fn malformed<T>(sentence: &str) -> Result<T, MalformedSeam> {
     Err(MalformedSeam(sentence.to_owned()))
 }
@@ -287,6 +303,20 @@ mod tests {
             index,
             vni,
             channel,
+            mtu_bytes: 1280,
+        }
+    }
+
+    fn small_path() -> Command {
+        Command::SetPath {
+            peer: [7; 32].into(),
+            addr: None,
+            lease_ms: 1,
+            group: 0,
+            index: 0,
+            vni: 0,
+            channel: 0,
+            mtu_bytes: 1279,
         }
     }
 
@@ -311,6 +341,7 @@ mod tests {
             vni: 0,
             control: true,
             channel: 0,
+            whole: false,
         }
     }
 
@@ -338,6 +369,7 @@ mod tests {
             path("192.0.2.1:1", 0, 0, 0, 0x3fff),
             path("192.0.2.1:1", 0, 0, 0, 0x5000),
             control_without_vni(),
+            small_path(),
             Command::OpenSockets { group: 0, count: 1 },
             Command::OpenSockets { group: 1, count: 0 },
             open_stream(0, &["192.0.2.7:5349"]),

@@ -125,7 +125,8 @@ fn apply(shared: &Arc<Shared>, outbound: &mut Outbound, action: Action) {
             peer,
             hop,
             lease_ms,
-        } => set_path(shared, &peer, hop, lease_ms),
+            mtu_bytes,
+        } => set_path(shared, &peer, hop, lease_ms, mtu_bytes),
         Action::Region { region, nodes } => {
             if let Some(relay) = shared.relay() {
                 relay.set_region(region, nodes);
@@ -136,7 +137,15 @@ fn apply(shared: &Arc<Shared>, outbound: &mut Outbound, action: Action) {
                 relay.set_home(region);
             }
         }
-        Action::Datagram { to, content, data } => shared.send_udp(to, content, &data),
+        Action::Datagram {
+            to,
+            content,
+            data,
+            whole: false,
+        } => shared.send_udp(to, content, &data),
+        Action::Datagram {
+            to, content, data, ..
+        } => shared.send_whole(to, content, &data),
         Action::Relayed { region, peer, data } => shared.send_relay(region.into(), &peer, &data),
         Action::Packet(packet) => {
             shared.prober.note_sent(&packet);
@@ -195,14 +204,14 @@ fn fault(shared: &Shared, message: String) {
     });
 }
 
-fn set_path(shared: &Shared, peer: &PublicKey, hop: Option<Hop>, lease_ms: u64) {
+fn set_path(shared: &Shared, peer: &PublicKey, hop: Option<Hop>, lease_ms: u64, mtu_bytes: usize) {
     if let Some(hop) = hop.filter(|hop| !hop.socket.is_main()) {
         shared.groups.widen(hop.socket);
     }
     // A lease for a peer that has just left the map comes too late, and that is all.
     if let Some(peer) = shared.tunnel.tables().peer(peer) {
         let until_ms = shared.clock.now().mono_ms.saturating_add(lease_ms);
-        peer.path().lease(hop, until_ms);
+        peer.path().lease(hop, until_ms, mtu_bytes);
     }
 }
 

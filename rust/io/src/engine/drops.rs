@@ -41,6 +41,8 @@ pub(crate) enum Drop {
     SocketClosed,
     /// Bytes of a TURN server's stream that are no message of TURN: the stream was closed.
     TurnStream,
+    /// The path carries no packet of this size, and it could not be cut: its sender was told.
+    TooBig,
     /// The session's counter was used up.
     Exhausted,
     /// Handshakes given up after 90 s.
@@ -60,7 +62,7 @@ pub(crate) enum Drop {
     FilterFragment,
 }
 
-const NAMES: [&str; 29] = [
+const NAMES: [&str; 30] = [
     "unknown-datagram",
     "geneve",
     "forward-stranger",
@@ -77,6 +79,7 @@ const NAMES: [&str; 29] = [
     "turn-stream-full",
     "socket-closed",
     "turn-stream",
+    "packet-too-big",
     "session-exhausted",
     "handshake-unanswered",
     "wireguard-malformed",

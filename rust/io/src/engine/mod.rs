@@ -43,6 +43,9 @@ use crate::tun::Tun;
 use crate::udp::UdpSockets;
 use shared::{Door, Shared};
 
+/// The largest MTU of a device; a packet and what stands around it fit one datagram.
+const MTU_MAX: u16 = 65_000;
+
 /// Why an engine did not start or did not take commands.
 #[derive(Debug)]
 pub enum EngineError {
@@ -88,9 +91,9 @@ impl Engine {
     /// [`EngineError`] with one sentence.
     pub fn start(config: &[u8]) -> Result<Self, EngineError> {
         let config = decode_config(config)?;
-        if !(1280..=9000).contains(&config.mtu_bytes) {
+        if !(1280..=MTU_MAX).contains(&config.mtu_bytes) {
             let text = format!(
-                "an MTU of {} bytes is not between 1280 and 9000",
+                "an MTU of {} bytes is not between 1280 and {MTU_MAX}",
                 config.mtu_bytes
             );
             return Err(MalformedSeam(text).into());
@@ -101,7 +104,7 @@ impl Engine {
             .map(|name| Tun::open(name, config.mtu_bytes))
             .transpose()?;
         let sockets = UdpSockets::bind(config.port)?;
-        let shared = Shared::start(&config, tun, sockets)?;
+        let shared = Shared::start(tun, sockets)?;
         let door = Arc::new(Door(Arc::downgrade(&shared)));
         let stack = start_stack(&config, &door)?;
         shared.connect(Some(Arc::new(RelayPool::new(door))), stack);
@@ -214,6 +217,7 @@ fn snapshot(shared: &Shared) -> Snapshot {
     let tables = shared.tunnel.tables();
     let peers = tables.peers().map(|peer| {
         let counters = peer.stats();
+        let direct = shared.direct_and_mtu(peer, now);
         PeerStats {
             key: peer.key().0.into(),
             rx_bytes: counters.rx_bytes,
@@ -221,7 +225,8 @@ fn snapshot(shared: &Shared) -> Snapshot {
             handshake_ago_ms: ago(counters.handshake_ms),
             tx_ago_ms: ago(counters.tx_ms),
             rx_ago_ms: ago(counters.rx_ms),
-            direct: shared.direct(peer, now).map(|hop| hop.addr.to_string()),
+            direct: direct.map(|(hop, _)| hop.addr.to_string()),
+            mtu_bytes: direct.map(|(_, mtu_bytes)| mtu_bytes as u16),
         }
     });
     let tun = shared.tun.load();

@@ -1,6 +1,6 @@
 //! Packets on their way out: route, split, seal, and onto the best path there is.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use warren_core::clock::Now;
 use warren_core::hop::{Content, Hop};
-use warren_core::offload::{Split, VNET_LEN, VnetHeader};
+use warren_core::offload::{ANSWER_BYTES, Split, VNET_LEN, VnetHeader, too_big};
 use warren_core::packet;
 use warren_core::seam::Event;
 use warren_core::wg::{HEADER_BYTES, Message, OVERHEAD_BYTES, Peer, Session, Tables};
@@ -33,6 +33,9 @@ const RELAY_PATIENCE: Duration = Duration::from_millis(50);
 /// ... and for how long it does not after that was in vain.
 const RELAY_STALL_MS: u64 = 250;
 
+/// Answers to packets that are too big for their path, in a second.
+const REFUSALS_PER_S: u32 = 100;
+
 /// What one thread needs to send packets.
 pub(crate) struct Outbound {
     queue: SendQueue,
@@ -45,6 +48,8 @@ pub(crate) struct Outbound {
     aside: Box<[u8]>,
     /// A relay region that did not take packets in time, and until when it is not waited for.
     stalled: (u16, u64),
+    /// Since when packets that are too big are counted, and how many there were.
+    refused: (u64, u32),
     /// Whether this thread may be held up by a full relay queue.
     patient: bool,
 }
@@ -68,6 +73,7 @@ impl Outbound {
             begun: Vec::with_capacity(AT_ONCE),
             aside: vec![0; ASIDE_BYTES].into_boxed_slice(),
             stalled: (0, 0),
+            refused: (0, 0),
         }
     }
 
@@ -116,14 +122,21 @@ impl Outbound {
             return shared.drops.count(Drop::BadOutbound);
         };
         shared.gate.note_out(packet);
-        let direct = shared.direct(peer, now);
+        let direct = shared.direct_and_mtu(peer, now);
         shared.note_active(peer, direct.is_some(), now);
+        // A relay's stream carries any size.
+        let mtu_bytes = direct.map_or(usize::MAX, |(_, mtu_bytes)| mtu_bytes);
+        if split.fit(mtu_bytes).is_err() {
+            return self.refuse(shared, packet, mtu_bytes, now);
+        }
         let Some(session) = shared.tunnel.sender(peer, now) else {
             return self.stage(shared, peer, &mut split, now);
         };
         let count = split.count();
         let (packets, bytes) = match direct {
-            Some(hop) => self.seal_direct(shared, &session, &mut split, hop),
+            Some((hop, mtu_bytes)) => {
+                self.seal_direct(shared, &session, &mut split, hop, mtu_bytes)
+            }
             None => self.seal_relayed(shared, &session, &mut split, peer, now),
         };
         shared.drops.add(
@@ -140,12 +153,36 @@ impl Outbound {
         }
     }
 
+    /// Drops a packet that the path does not carry and tells its sender, through the device it
+    /// came by; not more often than is needed to be understood (RFC 4443 §2.4 f).
+    fn refuse(&mut self, shared: &Shared, packet: &[u8], mtu_bytes: usize, now: Now) {
+        shared.drops.count(Drop::TooBig);
+        let (since_ms, told) = &mut self.refused;
+        if now.mono_ms.saturating_sub(*since_ms) >= 1_000 {
+            (*since_ms, *told) = (now.mono_ms, 0);
+        }
+        *told += 1;
+        let mut answer = [0; ANSWER_BYTES];
+        let tun = shared.tun.load();
+        if let Some(tun) = tun.as_ref()
+            && *told <= REFUSALS_PER_S
+            && let Some(len) = too_big(packet, mtu_bytes, &mut answer)
+        {
+            let header = VnetHeader::default().encode();
+            let parts = [IoSlice::new(&header), IoSlice::new(&answer[..len])];
+            if tun.write(&parts).is_err() {
+                shared.drops.count(Drop::Device);
+            }
+        }
+    }
+
     fn seal_direct(
         &mut self,
         shared: &Shared,
         session: &Arc<Session>,
         split: &mut Split<'_>,
         hop: Hop,
+        mtu_bytes: usize,
     ) -> (u32, u64) {
         if self
             .sealer
@@ -156,10 +193,7 @@ impl Outbound {
             self.sealer = Some(Arc::clone(session));
         }
         let head = hop.wrap.header_len();
-        let room = session
-            .sealed_len(split.segment_len())
-            .max(HEADER_BYTES + split.segment_len())
-            + head;
+        let room = Session::sealed_len(split.segment_len()) + head;
         let (mut packets, mut bytes) = (0, 0);
         for _ in 0..split.count() {
             if self.queue.room(room).is_none() {
@@ -171,7 +205,7 @@ impl Outbound {
             let Some(len) = split.write_next(&mut out[head + HEADER_BYTES..]) else {
                 break;
             };
-            let Some(message) = session.begin(out, head, len) else {
+            let Some(message) = session.begin(out, head, len, mtu_bytes) else {
                 break;
             };
             let sealed = message.len + OVERHEAD_BYTES;
@@ -202,9 +236,7 @@ impl Outbound {
         peer: &Peer,
         now: Now,
     ) -> (u32, u64) {
-        let room = session
-            .sealed_len(split.segment_len())
-            .max(HEADER_BYTES + split.segment_len());
+        let room = Session::sealed_len(split.segment_len());
         let (mut packets, mut bytes) = (0, 0);
         let mut begun = [Message::default(); AT_ONCE];
         loop {
@@ -215,7 +247,7 @@ impl Outbound {
                 else {
                     break;
                 };
-                let Some(message) = session.begin(&mut self.aside, end, len) else {
+                let Some(message) = session.begin(&mut self.aside, end, len, usize::MAX) else {
                     break;
                 };
                 end += message.len + OVERHEAD_BYTES;

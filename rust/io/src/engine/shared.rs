@@ -12,7 +12,7 @@ use warren_core::clock::Now;
 use warren_core::filter::Gate;
 use warren_core::hop::{Content, Hop, Wrap};
 use warren_core::probe::Prober;
-use warren_core::seam::{EngineConfig, Event};
+use warren_core::seam::Event;
 use warren_core::wg::{
     Peer, PublicKey, Source, Target, Transmit, Tunnel, TunnelConfig, TunnelEvent,
 };
@@ -63,13 +63,8 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn start(
-        config: &EngineConfig,
-        tun: Option<Tun>,
-        sockets: UdpSockets,
-    ) -> io::Result<Arc<Self>> {
+    pub(crate) fn start(tun: Option<Tun>, sockets: UdpSockets) -> io::Result<Arc<Self>> {
         let tunnel = TunnelConfig {
-            mtu_bytes: config.mtu_bytes.into(),
             initiations_per_s: INITIATIONS_PER_S,
         };
         let bound = Event::Bound {
@@ -159,8 +154,14 @@ impl Shared {
 
     /// The peer's direct path, while its lease is valid and its socket is open.
     pub(crate) fn direct(&self, peer: &Peer, now: Now) -> Option<Hop> {
-        let hop = peer.path().direct(now.mono_ms)?;
-        (self.groups.has(hop.socket) || self.streams.has(hop.socket)).then_some(hop)
+        self.direct_and_mtu(peer, now).map(|(hop, _)| hop)
+    }
+
+    /// The same, with the largest packet inside the tunnel that it carries.
+    pub(crate) fn direct_and_mtu(&self, peer: &Peer, now: Now) -> Option<(Hop, usize)> {
+        let (hop, mtu_bytes) = peer.path().direct_and_mtu(now.mono_ms)?;
+        let open = self.groups.has(hop.socket) || self.streams.has(hop.socket);
+        open.then_some((hop, mtu_bytes))
     }
 
     /// Every socket, the main ones as they are in `sockets`.
@@ -257,6 +258,21 @@ impl Shared {
                 io::ErrorKind::AddrNotAvailable => Drop::SocketClosed,
                 _ => Drop::UdpSend,
             });
+        }
+    }
+
+    /// Sends one datagram that must not be fragmented: it asks how large the path is. One that
+    /// the first link does not carry is an answer, not a loss.
+    pub(crate) fn send_whole(&self, hop: Hop, content: Content, payload: &[u8]) {
+        let sockets = self.sockets.load();
+        let sent = self
+            .ways(&sockets)
+            .send_whole(&hop.wrap.around(payload, content), hop);
+        match sent {
+            Err(error) if error.raw_os_error() != Some(libc::EMSGSIZE) => {
+                self.drops.count(Drop::UdpSend);
+            }
+            _ => {}
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use warren_core::seam::{Batch, Command, DstSpan, EngineConfig, FilterRule, Peer, RelayNode, Span};
+use warren_core::seam::{Batch, Command, DstSpan, FilterRule, Peer, RelayNode, Span};
 
 use super::*;
 use crate::ports::{PacketSink, RelayPort, RelaySink, UserStack};
@@ -69,18 +69,9 @@ struct End {
     events: Mutex<Vec<Event>>,
 }
 
-fn config() -> EngineConfig {
-    EngineConfig {
-        tun: None,
-        port: 0,
-        mtu_bytes: 1280,
-        loopback_forward: false,
-    }
-}
-
 impl End {
     fn new(number: u8) -> Self {
-        let shared = Shared::start(&config(), None, UdpSockets::bind(0).unwrap()).unwrap();
+        let shared = Shared::start(None, UdpSockets::bind(0).unwrap()).unwrap();
         let (stack, wire) = (Arc::new(Bucket::default()), Arc::new(Wire::default()));
         shared.connect(Some(wire.clone()), Some(stack.clone()));
         let engine = Engine::launch(shared).unwrap();
@@ -171,6 +162,7 @@ impl End {
             index,
             vni,
             channel,
+            mtu_bytes: 1280,
         }]);
     }
 
@@ -280,6 +272,37 @@ fn packets_of_every_size_pass_over_leased_paths() {
 }
 
 #[test]
+fn a_path_carries_what_its_lease_says_and_a_relay_everything() {
+    let (a, b) = pair(7);
+    for end in [&a, &b] {
+        end.wire.up.store(true, Ordering::Relaxed);
+    }
+    a.send(&packet(&a, &b, &[1; 8_000]));
+    until("over the relay", || b.stack.0.lock().len() == 1);
+    a.apply(vec![Command::SetPath {
+        peer: b.public.into(),
+        addr: Some(b.addr()),
+        lease_ms: 60_000,
+        group: 0,
+        index: 0,
+        vni: 0,
+        channel: 0,
+        mtu_bytes: 1_435,
+    }]);
+    until("lease", || {
+        snapshot(&a.engine.shared).peers[0].direct.is_some()
+    });
+    let head = packet(&a, &b, b"").len();
+    for len in [1_433, 1_435, 1_436, 1_434] {
+        a.send(&packet(&a, &b, &vec![2; len - head]));
+    }
+    until("all but one arrive", || b.stack.0.lock().len() == 4);
+    let lengths: Vec<usize> = b.stack.0.lock().iter().map(Vec::len).collect();
+    assert_eq!(lengths[1..], [1_433, 1_435, 1_434]);
+    assert_eq!(a.engine.shared.drops.named()["packet-too-big"], 1);
+}
+
+#[test]
 fn a_lapsed_lease_takes_the_relay_at_once() {
     let (a, b) = pair(7);
     for end in [&a, &b] {
@@ -372,6 +395,7 @@ fn send(to: &str, data: Vec<u8>) -> Command {
         vni: 0,
         control: false,
         channel: 0,
+        whole: false,
     }
 }
 
@@ -391,6 +415,7 @@ fn one_socket_of_a_group_is_kept_and_carries_the_tunnel() {
         vni: 0,
         control: false,
         channel: 0,
+        whole: false,
     });
     a.apply(probes.collect());
     let probe = b.datagram(|e| matches!(e, Event::Datagram { data, .. } if data[79] == 200));
@@ -485,6 +510,7 @@ fn a_peer_relay_carries_between_two_addresses_only() {
         vni,
         control,
         channel: 0,
+        whole: false,
     };
     a.apply(vec![wrapped(&relay, false, 77, 1)]);
     let came = b.datagram(|e| matches!(e, Event::Datagram { data, .. } if data[79] == 1));
@@ -635,6 +661,7 @@ fn by_stream(to: &str, data: Vec<u8>, channel: u16) -> Command {
         vni: 0,
         control: false,
         channel,
+        whole: false,
     }
 }
 

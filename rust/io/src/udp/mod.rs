@@ -200,6 +200,23 @@ impl<'a> Ways<'a> {
         Ok(())
     }
 
+    /// Sends one datagram that routers must not fragment, nor the kernel, whatever it has heard
+    /// of the path (IP_PMTUDISC_PROBE).
+    ///
+    /// Linux has no such flag for one datagram, only for the socket: what other threads send in
+    /// this moment goes whole, too.
+    ///
+    /// # Errors
+    /// As [`Self::send_to`]; EMSGSIZE when the first link does not carry it.
+    pub fn send_whole(&self, data: &[u8], hop: Hop) -> io::Result<()> {
+        let socket = self.socket(hop).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        discover(&socket, hop.addr, libc::IP_PMTUDISC_PROBE);
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        let sent = socket.send_to_with_flags(data, &hop.addr.into(), flags);
+        discover(&socket, hop.addr, libc::IP_PMTUDISC_DONT);
+        sent.map(|_| ())
+    }
+
     fn socket(&self, hop: Hop) -> Option<Held<'a>> {
         if hop.socket.is_main() {
             self.main.socket_for(hop.addr).map(Held::Main)
@@ -225,26 +242,22 @@ fn open(address: SocketAddr) -> io::Result<Option<Socket>> {
         socket.set_only_v6(true)?;
     }
     // A tunnel must not lose what a narrow hop could still carry in fragments.
-    if address.is_ipv4() {
-        set_option(
-            &socket,
-            libc::IPPROTO_IP,
-            libc::IP_MTU_DISCOVER,
-            libc::IP_PMTUDISC_DONT,
-        );
-    } else {
-        set_option(
-            &socket,
-            libc::IPPROTO_IPV6,
-            libc::IPV6_MTU_DISCOVER,
-            libc::IPV6_PMTUDISC_DONT,
-        );
-    }
+    discover(&socket, address, libc::IP_PMTUDISC_DONT);
     match socket.bind(&address.into()) {
         Ok(()) => Ok(Some(socket)),
         Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// What the socket does about the path's MTU; the values are the same for both families.
+fn discover(socket: &Socket, address: SocketAddr, how: libc::c_int) {
+    let (level, name) = if address.is_ipv4() {
+        (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER)
+    } else {
+        (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER)
+    };
+    set_option(socket, level, name, how);
 }
 
 /// Gives a socket the buffers that a tunnel's worth of traffic needs.

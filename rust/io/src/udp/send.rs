@@ -65,7 +65,8 @@ pub struct SendQueue {
     arena: Box<[u8]>,
     used: usize,
     runs: Vec<Run>,
-    narrow: Vec<SocketAddr>,
+    /// With the size of the segments that were refused.
+    narrow: Vec<(SocketAddr, usize)>,
     flushes: u32,
 }
 
@@ -192,7 +193,8 @@ impl SendQueue {
         if ways.streams.has(run.to.socket) {
             return false;
         }
-        run.count == 1 || (ways.main.gso() && !self.narrow.contains(&run.to.addr))
+        let narrow = |&(addr, segment)| addr == run.to.addr && run.segment >= segment;
+        run.count == 1 || (ways.main.gso() && !self.narrow.iter().any(narrow))
     }
 
     /// The kernel refused `run`: tries it without segmentation if that may be why.
@@ -207,7 +209,7 @@ impl SendQueue {
                 if self.narrow.len() >= MAX_NARROW {
                     self.narrow.clear();
                 }
-                self.narrow.push(run.to.addr);
+                self.narrow.push((run.to.addr, run.segment));
             }
             _ => {
                 report.lose(run.count, error);

@@ -138,3 +138,50 @@ fn a_busy_port_is_said_in_one_sentence() {
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     assert!(error.to_string().contains(&here.port4().to_string()));
 }
+
+#[test]
+fn a_question_goes_whole_and_data_may_be_fragmented_again() {
+    let here = UdpSockets::bind(0).expect("bind");
+    let there = UdpSockets::bind(0).expect("bind");
+    let groups = SocketGroups::new().expect("epoll");
+    let streams = Streams::default();
+    let ways = Ways {
+        main: &here,
+        groups: &groups,
+        streams: &streams,
+    };
+    for to in [
+        at(Ipv4Addr::LOCALHOST, there.port4()),
+        at(Ipv6Addr::LOCALHOST, there.port6()),
+    ] {
+        let Some(socket) = here.socket_for(to.addr) else {
+            continue;
+        };
+        let how = || {
+            let (level, name) = if to.addr.is_ipv4() {
+                (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER)
+            } else {
+                (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER)
+            };
+            let (mut value, mut len) = (-1, size_of::<libc::c_int>() as libc::socklen_t);
+            // SAFETY: one int and its length, both live through the call.
+            let result = unsafe {
+                libc::getsockopt(
+                    socket.as_raw_fd(),
+                    level,
+                    name,
+                    std::ptr::from_mut(&mut value).cast(),
+                    &mut len,
+                )
+            };
+            assert_eq!(result, 0);
+            value
+        };
+        assert_eq!(how(), libc::IP_PMTUDISC_DONT);
+        ways.send_whole(&[7; 9_000], to).expect("loopback is wide");
+        assert_eq!(receive_all(&there, 1), [vec![7; 9_000]]);
+        assert_eq!(how(), libc::IP_PMTUDISC_DONT);
+        assert!(ways.send_whole(&[7; 65_508], to).is_err());
+        assert_eq!(how(), libc::IP_PMTUDISC_DONT);
+    }
+}

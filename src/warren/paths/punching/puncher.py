@@ -2,7 +2,8 @@
 
 It has the verbs of `PeerPaths` and passes them on. When no path is trusted for a while, somebody
 wants one, and one side's ports vary, an attempt begins; after a failure the next waits minutes.
-A path through a kept socket is leased only while the ordinary machine has none.
+A path through a kept socket is leased only while the ordinary machine has none. Beside both, the
+size of packets that the path in use carries is searched for, and leases say what was found.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from warren.nat.rejected import Rejected
 from warren.nat.stun import TxId as StunTxId
 from warren.netmap.endpoint import Endpoint
 from warren.paths.machine import Lease, PathEvent, PeerPaths, Ponged, Relay, Transmit, Via
+from warren.paths.mtu import BASE_MTU_BYTES
 from warren.paths.punching.attempt import Attempt, Outcome
 from warren.paths.punching.budget import Address
 from warren.paths.punching.easy import EasySide
@@ -49,6 +51,7 @@ from warren.paths.punching.sockets import (
     OverRelay,
     SocketCommand,
 )
+from warren.paths.sizes import PathSize
 
 START_AFTER_S = 0.5
 """An ordinary search has this long; most paths need two round trips."""
@@ -79,6 +82,7 @@ class PunchingPaths:
         self.why = "nobody has asked for a path yet"
         """Why no attempt is under way, in half a sentence."""
         self.kept: KeptPath | None = None
+        self.size = PathSize(own_key, own.entropy)
         self._own_key = own_key
         self._own = own
         self._peer = PeerSide()
@@ -97,6 +101,7 @@ class PunchingPaths:
         self._missed_until = 0.0
         self._without_since: float | None = None
         self._leased_aside = False
+        self._leased_mtu = BASE_MTU_BYTES
         # Lists, as in `PeerPaths`: most of many peers never punch.
         self._out: list[AnyTransmit] = []
         self._events: list[AnyPathEvent] = []
@@ -148,6 +153,7 @@ class PunchingPaths:
         self._failures, self._not_before = 0, 0.0
         self._without_since = None
         self.paths.network_changed(now)
+        self.size.forget()
         self._turn(now)
 
     def close(self, now: float) -> None:
@@ -179,6 +185,9 @@ class PunchingPaths:
         self._now = now
         if isinstance(via, Relay):
             self._heard_at = now
+        elif self.size.receive(message, via, now):
+            self._turn(now)
+            return
         if isinstance(via, Aside):
             self._receive_aside(message, via, now)
         elif isinstance(message, PunchInvite | PunchEnd):
@@ -220,7 +229,7 @@ class PunchingPaths:
     def handle_timeout(self, now: float) -> None:
         """Do what is due."""
         self.paths.handle_timeout(now)
-        for part in (self._hard, self._easy, self.kept):
+        for part in (self._hard, self._easy, self.kept, self.size):
             if part is not None:
                 part.handle_timeout(now)
         self._turn(now)
@@ -236,6 +245,14 @@ class PunchingPaths:
 
     def poll_event(self) -> AnyPathEvent | None:
         """Return the next thing that the owner should do or know."""
+        event = self._next_event()
+        if isinstance(event, Lease):
+            return event._replace(mtu_bytes=self.size.mtu_of(event.endpoint))
+        if isinstance(event, AsideLease):
+            return event._replace(mtu_bytes=self.size.mtu_of(event.at))
+        return event
+
+    def _next_event(self) -> AnyPathEvent | None:
         event = self.paths.poll_event()
         if event is None:
             return self._events.pop(0) if self._events else None
@@ -249,7 +266,7 @@ class PunchingPaths:
 
     def next_timeout(self) -> tuple[float, str] | None:
         """Tell when `handle_timeout` is due, and why; None: not before something comes in."""
-        parts = (self.paths, self._hard, self._easy, self.kept)
+        parts = (self.paths, self._hard, self._easy, self.kept, self.size)
         due = [d for part in parts if part is not None and (d := part.next_timeout()) is not None]
         if self._without_since is not None and self._hard is None and self._easy is None:
             begin = max(self._without_since + START_AFTER_S, self._not_before)
@@ -272,6 +289,10 @@ class PunchingPaths:
             return self.kept.at
         return None
 
+    def mtu_bytes(self, now: float) -> int:
+        """Return the largest packet inside the tunnel that the direct path carries."""
+        return self.size.mtu_of(self.path(now))
+
     def relay_region(self) -> int:
         """Return the region through which the peer is reached; 0 if none is known."""
         return self.paths.relay_region()
@@ -284,6 +305,7 @@ class PunchingPaths:
         self._settle_hard(now)
         self._settle_easy(now)
         self._settle_kept(now)
+        self._follow_size(now)
         if not self._own.enabled:
             self._stop_attempts(Outcome.STOPPED, now)
         if self.path(now) is not None:
@@ -299,6 +321,24 @@ class PunchingPaths:
         begin = max(self._without_since + START_AFTER_S, self._not_before)
         if self._hard is None and self._easy is None and now >= begin:
             self._begin(now)
+
+    def _follow_size(self, now: float) -> None:
+        """Search on the path that data takes; a new finding is told by a lease of its own."""
+        via = self.path(now) if self.paths.is_active(now) else None
+        used = self.paths.path(now)
+        latency_s = (used.latency_s if used else self.kept.latency_s if self.kept else 0.0) or 0.0
+        self.size.follow(via, latency_s, self.paths.is_busy(now), now)
+        while (probe := self.size.poll_transmit()) is not None:
+            if isinstance(probe.to, Aside):
+                self._out.append(AsideTransmit(probe.to, probe.message))
+            else:
+                self._out.append(Transmit(probe.to, probe.message))
+        found = self.size.mtu_of(via)
+        if via is not None and found != self._leased_mtu:
+            part = self.kept if isinstance(via, Aside) and self.kept else self.paths
+            if (lease := part.lease(now)) is not None:
+                self._events.append(lease)
+            self._leased_mtu = found
 
     def _begin(self, now: float) -> None:
         allocation = self._peer_ports.allocation()

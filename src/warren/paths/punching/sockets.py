@@ -12,6 +12,7 @@ from typing import NamedTuple
 from warren.disco.messages import Message
 from warren.nat.stun import TxId as StunTxId
 from warren.netmap.endpoint import Endpoint
+from warren.paths.mtu import BASE_MTU_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,8 @@ class OverRelay(NamedTuple):
 
 
 class AsideLease(NamedTuple):
-    """Let data take the kept socket for `lease_ms`; 0: not any more."""
+    """Let data take the kept socket for `lease_ms`; 0: not any more. mtu_bytes: see `Lease`."""
 
     at: Aside
     lease_ms: int
+    mtu_bytes: int = BASE_MTU_BYTES
