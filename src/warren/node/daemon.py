@@ -24,11 +24,11 @@ from warren.node.proxy import ProxyProblem, ProxyServer, listen_proxy
 from warren.node.runtime import EngineStopped, Mode, Runtime
 from warren.node.service import NodeService
 from warren.node.state import NodeState
+from warren.paths.mtu import BASE_MTU_BYTES, MTU_MAX_BYTES
 
 DEFAULT_PORT = 41641
 DEFAULT_TUN = "warren0"
 DEFAULT_PROXY = "127.0.0.1:1055"
-MTU_BYTES = 1280
 _NO_TUN = "none"
 
 
@@ -56,7 +56,7 @@ def run_daemon(
         try:
             engine, bound_port = _start_engine(device, port)
             try:
-                mode = Mode(device, bound_port, MTU_BYTES)
+                mode = Mode(device, bound_port)
                 uvloop.run(_run(state, engine, mode, listener.detach(), proxy))
             finally:
                 engine.close()
@@ -79,7 +79,7 @@ async def _run(
         mode,
         SystemClock(),
         system_entropy,
-        make_routes=None if device is None else lambda: _device_routes(device, mode.mtu_bytes),
+        make_routes=None if device is None else lambda: _device_routes(device),
     )
     service = NodeService(runtime)
     api = LocalApi(service, os.geteuid())
@@ -110,10 +110,10 @@ async def _run(
     log.info("node stopped")
 
 
-def _device_routes(device: str, mtu_bytes: int) -> DeviceRoutes:
+def _device_routes(device: str) -> DeviceRoutes:
     from warren.edge.linux.routes import TunRoutes
 
-    return TunRoutes(device, mtu_bytes)
+    return TunRoutes(device, MTU_MAX_BYTES)
 
 
 def _start_engine(tun: str | None, port: int | None) -> tuple[Engine, int]:
@@ -130,8 +130,11 @@ def _start_engine(tun: str | None, port: int | None) -> tuple[Engine, int]:
             f"The packet engine is not built ({error}); run `make engine` in the source tree."
         ) from error
     wanted = DEFAULT_PORT if port is None else port
+    # The device takes what any path may carry, and each peer's route says what its path does. The
+    # userspace stack has one size for all.
+    mtu_bytes = BASE_MTU_BYTES if tun is None else MTU_MAX_BYTES
     try:
-        return NativeEngine(EngineConfig(tun=tun, port=wanted, mtu_bytes=MTU_BYTES)), wanted
+        return NativeEngine(EngineConfig(tun=tun, port=wanted, mtu_bytes=mtu_bytes)), wanted
     except OSError as error:
         if not _is_port_busy(error):
             raise DaemonProblem(_capital(error)) from error
@@ -140,7 +143,7 @@ def _start_engine(tun: str | None, port: int | None) -> tuple[Engine, int]:
                 f"UDP port {port} is busy; choose another with --port N, or 0 for any."
             ) from error
     try:
-        return NativeEngine(EngineConfig(tun=tun, port=0, mtu_bytes=MTU_BYTES)), 0
+        return NativeEngine(EngineConfig(tun=tun, port=0, mtu_bytes=mtu_bytes)), 0
     except OSError as error:
         raise DaemonProblem(_capital(error)) from error
 

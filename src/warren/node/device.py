@@ -26,15 +26,18 @@ class DeviceKeeper:
         self._make = make
         self._on_change = on_change
         self._routes: DeviceRoutes | None = None
-        self._wanted: tuple[list[str], list[str]] = ([], [])
+        self._wanted: tuple[list[str], dict[str, int]] = ([], {})
         self._news = asyncio.Event()
         self.ready = make is None
         """Whether the node's own addresses are on the device."""
         self.problem = ""
         """Why the kernel refused the last change; one sentence, else empty."""
 
-    def want(self, addresses: list[str], routes: list[str]) -> None:
-        """Take the prefixes that the device is to have; empty lists clear it."""
+    def want(self, addresses: list[str], routes: dict[str, int]) -> None:
+        """Take the prefixes that the device is to have, routes with the MTU of their peer's path.
+
+        None of both clears it.
+        """
         if self._wanted != (addresses, routes):
             self._wanted = (addresses, routes)
             self._news.set()

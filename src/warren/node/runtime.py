@@ -58,7 +58,6 @@ class Mode(NamedTuple):
     tun: str | None
     port: int
     """UDP port that was asked for; 0 takes any."""
-    mtu_bytes: int
 
 
 class EngineStopped(Exception):
@@ -187,7 +186,7 @@ class Runtime:
         self._become(NOTHING)
         self.dataplane.set_view(EMPTY, NodePublic.zero())
         self.dataplane.relays.serve(False)
-        self.device.want([], [])
+        self.device.want([], {})
         self.bump()
 
     # What a person is told.
@@ -245,6 +244,7 @@ class Runtime:
 
     def on_mtu(self) -> None:
         """A peer may be sent larger or smaller packets than before."""
+        self._want_device()
         self.bump()
 
     def on_engine_event(
@@ -369,9 +369,18 @@ class Runtime:
         self._become(desire(view, settings, self.membership.wall()))
         self.dataplane.set_view(view, key.public())
         self.dataplane.relays.serve(profile.prefs.relay_server)
-        routes = [p for peer in self._desired.peers.values() for p in peer.allowed_ips]
-        self.device.want(own_addresses(view.node), routes)
+        self._want_device()
         self.bump()
+
+    def _want_device(self) -> None:
+        node = self.membership.view.node
+        if node is not None:
+            routes = {
+                prefix: self.dataplane.mtu_of(NodePublic(key))
+                for key, peer in self._desired.peers.items()
+                for prefix in peer.allowed_ips
+            }
+            self.device.want(own_addresses(node), routes)
 
     def _become(self, desired: Desired) -> None:
         commands = reconcile(self._desired, desired)

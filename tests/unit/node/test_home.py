@@ -80,7 +80,7 @@ class Lone:
         self.state = NodeState(directory, system_entropy)
         here = Endpoint.parse("198.51.100.1:41641")
         self.engine = MemoryEngine(EngineConfig(tun=None), self.network, here)
-        mode = Mode(None, 41641, 1280)
+        mode = Mode(None, 41641)
         self.runtime = Runtime(self.state, self.engine, mode, clock, system_entropy, gateways=list)
         self.service = NodeService(self.runtime)
 

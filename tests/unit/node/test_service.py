@@ -44,7 +44,7 @@ class Machine:
         self.state = NodeState(directory, system_entropy)
         self.endpoint = Endpoint.parse(f"198.51.100.{number}:41641")
         self.engine = MemoryEngine(EngineConfig(tun=None), network, self.endpoint)
-        mode = Mode(None, 41641, 1280)
+        mode = Mode(None, 41641)
         self.runtime = Runtime(
             self.state, self.engine, mode, SystemClock(), system_entropy, gateways=list
         )

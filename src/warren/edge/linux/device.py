@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 
@@ -13,8 +13,8 @@ class RouteProblem(Exception):
 class DeviceRoutes(Protocol):
     """Addresses and routes of one device. Both calls block for some milliseconds."""
 
-    def apply(self, addresses: Iterable[str], routes: Iterable[str]) -> None:
-        """Give the device exactly these. Raises RouteProblem."""
+    def apply(self, addresses: Iterable[str], routes: Mapping[str, int]) -> None:
+        """Give the device exactly these. routes: prefix → MTU in bytes. Raises RouteProblem."""
         ...
 
     def clear(self) -> None:

@@ -6,6 +6,12 @@ they really reach, and a provider that uses 100.64.0.0/10 itself is not cut off.
 reach the same peer, both routes stand side by side by metric, and the first that came wins; a
 rule `from OWN-ADDRESS` leads what answers from the other node's address to its own device.
 
+A route's `mtu` is what the path to its peer carries; local TCP and the kernel's ICMP follow it,
+also under connections that stand. The `advmss` of a peer's own address is that of the device: what
+a peer may send is for its own side of the path to know, and a connection that began before the
+size was found can grow. Hosts behind a peer know nothing of the path between, so theirs is the
+safe one.
+
 Importing pyroute2 takes a tenth of a second, so this file is imported off the event loop.
 
 Addresses and routes disappear with the device. A killed daemon leaves its rules behind, which
@@ -15,7 +21,7 @@ lead to empty tables; the next one takes them away.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from ipaddress import ip_network
 
@@ -25,6 +31,7 @@ from warren.edge.linux.netlink import IPRoute, NetlinkError
 ROUTE_PROTOCOL = 82
 """Marks routes as ours in `ip route` (the kernel leaves 5 to 255 to programs)."""
 _METRIC_FIRST = 1000
+_SAFE_MTU_BYTES = 1280
 _TABLE_MAIN = 254
 _TABLE_FIRST = 82_000
 """A device's own routing table is this plus its index."""
@@ -39,16 +46,19 @@ class TunRoutes:
         self._device = device
         self._mtu_bytes = mtu_bytes
         self._addresses: set[str] = set()
-        self._routes: set[str] = set()
+        self._routes: dict[str, int] = {}
         self._index: int | None = None
         self._rules: set[str] = set()
 
-    def apply(self, addresses: Iterable[str], routes: Iterable[str]) -> None:
+    def apply(self, addresses: Iterable[str], routes: Mapping[str, int]) -> None:
         """Give the device these addresses (`/32`, `/128`) and routes, and bring it up.
+
+        routes: prefix → the largest packet that goes there, in bytes.
 
         Blocks for some milliseconds. Raises RouteProblem; what could be done is done.
         """
-        wanted_addresses, wanted_routes = set(addresses), set(routes) - set(addresses)
+        wanted_addresses = set(addresses)
+        wanted_routes = {p: mtu for p, mtu in routes.items() if p not in wanted_addresses}
         problems: list[str] = []
         try:
             with IPRoute() as kernel:
@@ -107,21 +117,23 @@ class TunRoutes:
                 problems.append(f"address {prefix}: {_text(error)}")
 
     def _change_routes(
-        self, kernel: IPRoute, index: int, wanted: set[str], problems: list[str]
+        self, kernel: IPRoute, index: int, wanted: Mapping[str, int], problems: list[str]
     ) -> None:
-        for prefix in sorted(self._routes - wanted):
+        for prefix in sorted(self._routes.keys() - wanted.keys()):
             for table in (_TABLE_FIRST + index, _TABLE_MAIN):
                 with suppress(NetlinkError):
                     kernel.route("del", **self._route(prefix, index, table))
-            self._routes.discard(prefix)
+            del self._routes[prefix]
         has = {6 if ":" in address else 4 for address in self._addresses}
-        for prefix in sorted(wanted - self._routes):
-            if ip_network(prefix).version not in has:
+        for prefix, mtu in sorted(wanted.items()):
+            if self._routes.get(prefix) == mtu or ip_network(prefix).version not in has:
                 continue
+            metrics = {"mtu": mtu, "advmss": self._advertised(prefix)}
             try:
                 for table in (_TABLE_FIRST + index, _TABLE_MAIN):
-                    kernel.route("replace", **self._route(prefix, index, table))
-                self._routes.add(prefix)
+                    route = self._route(prefix, index, table)
+                    kernel.route("replace", **route, metrics=metrics)
+                self._routes[prefix] = mtu
             except NetlinkError as error:
                 problems.append(f"route {prefix}: {_text(error)}")
 
@@ -150,6 +162,13 @@ class TunRoutes:
                     with suppress(NetlinkError):
                         prefix = f"{rule.get('src')}/{rule['src_len']}"
                         kernel.rule("del", **_rule(prefix, table - _TABLE_FIRST))
+
+    def _advertised(self, prefix: str) -> int:
+        """Return the segment size that TCP connections to a prefix ask the other side for."""
+        network = ip_network(prefix)
+        headers = 40 if network.version == 4 else 60
+        is_peer = network.prefixlen == network.max_prefixlen
+        return (self._mtu_bytes if is_peer else _SAFE_MTU_BYTES) - headers
 
     def _route(self, prefix: str, index: int, table: int) -> dict[str, object]:
         # The device's index makes the metric its own, so `replace` never takes another node's.
