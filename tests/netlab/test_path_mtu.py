@@ -164,6 +164,7 @@ class Stream:
     def __init__(self, mesh: Mesh) -> None:
         self.received: list[tuple[float, int]] = []
         self._listener = mesh.alice.part.socket(socket.SOCK_STREAM)
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._listener.bind((mesh.alice.address, PORT))
         self._listener.listen()
         self._out = mesh.bob.part.socket(socket.SOCK_STREAM)
