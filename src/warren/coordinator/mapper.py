@@ -43,7 +43,7 @@ class _Seen:
     def __init__(self, wall: datetime, entries: dict[int, Node], records: list[NodeRecord]) -> None:
         self.entries = entries
         self.users = {entry.user for entry in entries.values()}
-        self.relays = [entry.id for entry in entries.values() if entry.hostinfo.peer_relay]
+        self.relays = _relays(entries)
         self.without: NodeRecord | None = None
         """Whoever it was made for, while nobody else asked; it does not see itself."""
         self.named = False
@@ -66,7 +66,7 @@ class _Seen:
         self.without = None
         self.entries = {**self.entries, **entries}
         self.users |= {entry.user for entry in entries.values()}
-        self.relays += [entry.id for entry in entries.values() if entry.hostinfo.peer_relay]
+        self.relays += _relays(entries)
 
 
 class Mapper:
@@ -144,13 +144,17 @@ class Mapper:
         """
         present = [snapshot.nodes[peer] for peer in changed if peer in snapshot.nodes]
         new = self._peers(node, present, policy, wall)
-        peers = {**view.peers, **new}
-        for peer_id in changed:
-            if peer_id not in new:
-                peers.pop(peer_id, None)
+        old = view.peers
+        moved = [peer for peer in changed if new.get(peer) is not old.get(peer)]
+        peers = old.copy() if moved else old
+        for peer in moved:
+            if peer in new:
+                peers[peer] = new[peer]
+            else:
+                del peers[peer]
         assert view.node is not None
         own = node.id in changed
-        entry = self._self_entry(node, policy, wall) if own else view.node
+        entry = _kept(view.node, self._self_entry(node, policy, wall)) if own else view.node
         filters = view.packet_filters
         # The same object is the same filter.
         base = policy.filters(node).get("base")
@@ -163,12 +167,14 @@ class Mapper:
                 for peer in changed
             )
         ):
-            filters = _filters(node, snapshot, policy, wall, peers)
-        before = {view.peers[peer].user for peer in changed if peer in view.peers}
-        after = {one.user for one in new.values()}
+            asked = peers if node.hostinfo.peer_relay else _relays(peers)
+            filters = _filters(node, snapshot, policy, wall, asked)
+        before = {old[peer].user for peer in moved if peer in old}
+        after = {new[peer].user for peer in moved if peer in new}
         profiles = view.profiles
         if own or before - after or after - profiles.keys():
-            profiles = _profiles({entry.user, *(peer.user for peer in peers.values())}, snapshot)
+            users = {entry.user, *(peer.user for peer in peers.values())}
+            profiles = _kept(profiles, _profiles(users, snapshot))
         return structs.replace(
             view,
             node=entry,
@@ -345,7 +351,12 @@ def _filters(
     if policy.says_who_relays:
         return policy.filters(node)
     seen = [snapshot.nodes[peer] for peer in peers]
-    return {**policy.filters(node), **relay_rules(node, seen, policy)}
+    asking = relay_rules(node, seen, policy)
+    return {**policy.filters(node), **asking} if asking else policy.filters(node)
+
+
+def _relays(entries: dict[int, Node]) -> list[int]:
+    return [number for number, entry in entries.items() if entry.hostinfo.peer_relay]
 
 
 def _for_peers(hostinfo: Hostinfo) -> Hostinfo:

@@ -158,7 +158,8 @@ def _drop(part: dict[Any, int], key: Any, number: int) -> None:
 
 
 def _patched(old: Mapping[_K, _V], records: Any, removed: tuple[Any, ...]) -> dict[_K, _V]:
-    new = dict(old)
+    # Of a dict of which something went, its own copy is far quicker than a new one.
+    new = old.copy() if isinstance(old, dict) else dict(old)
     for key in removed:
         new.pop(key, None)
     for record in records:

@@ -73,6 +73,8 @@ def _diff_peers(
     patches: list[PeerChange] = []
     if old is new:
         return [], [], []
+    if not old:
+        return list(new.values()), [], []
     for peer_id in new if among is None else among:
         before, peer = old.get(peer_id), new.get(peer_id)
         if peer is None or before is peer or before == peer:
