@@ -88,9 +88,10 @@ class End:
 
         return wait_until(seen, deadline_s, "the engine tells an event", lambda: repr(self.events))
 
-    def lease(self, other: End, lease_ms: int = LEASE_MS) -> None:
+    def lease(self, other: End, lease_ms: int = LEASE_MS, mtu_bytes: int = 1280) -> None:
         addr = f"{other.part.address}:{PORT}"
-        self.apply(SetPath(peer=other.key, addr=addr, lease_ms=lease_ms))
+        path = SetPath(peer=other.key, addr=addr, lease_ms=lease_ms, mtu_bytes=mtu_bytes)
+        self.apply(path)
 
     def drops(self) -> dict[str, int]:
         return self.engine.snapshot().drops
@@ -104,8 +105,9 @@ class End:
         return made
 
 
-def start(part: Part, number: int, tun: str | None = "wt0") -> End:
-    engine = part.inside(lambda: NativeEngine(EngineConfig(tun=tun, port=PORT)))
+def start(part: Part, number: int, tun: str | None = "wt0", mtu_bytes: int = 1280) -> End:
+    config = EngineConfig(tun=tun, port=PORT, mtu_bytes=mtu_bytes)
+    engine = part.inside(lambda: NativeEngine(config))
     v4, v6 = f"100.64.0.{number}", f"fd7a:115c:a1e0::{number}"
     end = End(part, engine, NodePrivate.from_entropy(os.urandom(32)), v4, v6)
     lines = (
