@@ -16,6 +16,7 @@ from warren.cli.admin_place import Json, State, client, reach_from_anywhere
 from warren.policy.document import parse_policy_untrusted
 from warren.policy.explain import Way, difference, find_nodes, ways, who_can
 from warren.policy.hujson import MAX_BYTES
+from warren.policy.idle import idle_parts
 from warren.policy.malformed import MalformedPolicy
 from warren.policy.standins import stand_ins
 from warren.policy.topology import Topology, parse_topology_untrusted
@@ -75,12 +76,17 @@ def _topology(file: Path | None, source: str) -> Topology:
 
 @app.command("check")
 def check(file: _File) -> None:
-    """Say whether a policy file is right; if not, where and what would be."""
+    """Say whether a policy file is right; if not, where and what would be.
+
+    What has no effect on this kind of server is told, too, and is no error.
+    """
     try:
         # Whose domain a network has is known to its server alone.
-        read(_read(file, MAX_BYTES), Topology([], []))
+        checked = read(_read(file, MAX_BYTES), Topology([], []))
     except MalformedPolicy as error:
         raise _leave(f"{file}: {error.sentence()}") from None
+    for part in idle_parts(checked.policy):
+        typer.echo(f"{file}: {part.sentence()}", err=True)
     typer.echo(f"{file}: this policy is right.")
 
 

@@ -19,18 +19,20 @@ class PoolExhausted(Refused):
     """Every address of the pool is in use."""
 
 
-def allocate(taken: Collection[IPv4Address], last: IPv4Address | None) -> IPv4Address:
+def allocate(
+    taken: Collection[IPv4Address], last: IPv4Address | None, pool: IPv4Network = V4_POOL
+) -> IPv4Address:
     """Return the next free address after `last`, going round at the end of the pool.
 
     Going on from the last one keeps the address of a node that left unused for long: other
     machines may still remember it. Raises PoolExhausted.
     """
-    first, end = int(V4_POOL.network_address) + 1, int(V4_POOL.broadcast_address)
-    start = first if last is None or last not in V4_POOL else int(last) + 1
+    first, end = int(pool.network_address), int(pool.broadcast_address) + 1
+    start = first if last is None or last not in pool else int(last) + 1
     for candidate in _candidates(start, first, end):
         if candidate not in taken:
             return candidate
-    raise PoolExhausted("every address of 100.64.0.0/10 is in use")
+    raise PoolExhausted(f"every address of {pool} is in use")
 
 
 def is_for_nodes(address: IPv4Address) -> bool:
@@ -57,5 +59,5 @@ def v6_beside(v4: IPv4Address) -> IPv6Address:
 def _candidates(start: int, first: int, end: int) -> Iterator[IPv4Address]:
     for number in chain(range(start, end), range(first, start)):
         address = IPv4Address(number)
-        if not any(address in network for network in V4_RESERVED):
+        if is_for_nodes(address):
             yield address

@@ -33,7 +33,7 @@ _UNTOLD = {
     "disco_key",
     "version",
 }
-_UNTOLD_SETTINGS = {"last_id", "last_ipv4", "webhooks.looked"}
+_UNTOLD_SETTINGS = ("last_id", "last_ipv4", "webhooks.looked")
 
 Told = dict[str, Any]
 
@@ -99,7 +99,7 @@ def entries(
         old = None if before.policy is None else _policy(before.policy)
         note("policy", str(record.id), "", old, _policy(record))
     for name, value in delta.settings.items():
-        if name not in _UNTOLD_SETTINGS:
+        if not name.startswith(_UNTOLD_SETTINGS):
             was = before.settings.get(name)
             note("setting", name, name, None if was is None else {name: was}, {name: value})
     return tuple(found)

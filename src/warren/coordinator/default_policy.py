@@ -68,6 +68,10 @@ class CompiledPolicy(Protocol):
         """Return a node's SSH policy."""
         ...
 
+    def is_only_ipv6(self, node: NodeRecord) -> bool:
+        """Whether the policy takes a node's IPv4 address away."""
+        ...
+
     def own_routes(self, node: NodeRecord) -> tuple[list[str], list[str]]:
         """Return the routes that a node may serve, and those that it is the one to serve."""
         ...
@@ -117,6 +121,10 @@ class AllowAll:
     def ssh(self, node: NodeRecord) -> dict[str, Any] | None:
         """Return none."""
         return None
+
+    def is_only_ipv6(self, node: NodeRecord) -> bool:
+        """Never."""
+        return False
 
     def own_routes(self, node: NodeRecord) -> tuple[list[str], list[str]]:
         """No routes."""

@@ -191,9 +191,11 @@ class Enforcement:
         return names
 
     def _logs_in(self, node: Node) -> bool:
-        """Whether a rule for log-ins names a machine as its source."""
+        """Whether a rule for log-ins names a machine as its source, or as its recorder."""
         ssh, targets = self._world.ssh, self._world.meeting.targets
         for rule in ssh.rules:
+            if not set(rule.recorders).isdisjoint(node.tags):
+                return True
             for word in rule.sources:
                 if word == "*" or not targets.names_nodes(word):
                     return True
@@ -278,6 +280,11 @@ class Enforcement:
             found[f"{_CAP}is-owner"] = None
         found.update(self._world.checked.attributes.granted(known))
         return found
+
+    def is_only_ipv6(self, node: NodeRecord) -> bool:
+        """Whether the policy takes a node's IPv4 address away."""
+        known = self._nodes.get(node.id)
+        return known is not None and self._world.checked.attributes.is_only_ipv6(known)
 
     def own_routes(self, node: NodeRecord) -> tuple[list[str], list[str]]:
         """Return the routes that a node may serve, and those of them that it does serve."""

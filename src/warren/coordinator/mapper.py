@@ -91,6 +91,7 @@ class Mapper:
         self._entries: dict[int, tuple[NodeRecord, bool, Node]] = {}
         self._written: dict[int, tuple[Node, msgspec.Raw]] = {}
         self._routed: dict[int, tuple[Node, dict[tuple[str, ...], Node]]] = {}
+        self._narrowed: dict[int, tuple[Node, Node]] = {}
         # By outlook, for one snapshot.
         self._shared: dict[Hashable, _Seen] = {}
         self._shared_for: tuple[Snapshot | None, CompiledPolicy | None] = (None, None)
@@ -204,6 +205,7 @@ class Mapper:
         for node_id in node_ids:
             self._entries.pop(node_id, None)
             self._routed.pop(node_id, None)
+            self._narrowed.pop(node_id, None)
             self._written.pop(node_id, None)
 
     def _seen(
@@ -264,7 +266,7 @@ class Mapper:
         self, viewer: NodeRecord, peer: NodeRecord, policy: CompiledPolicy, wall: datetime
     ) -> Node:
         """Return a peer's entry with the routes that it serves for the viewer."""
-        entry = self._entry(peer, wall)
+        entry = self._addressed(peer, policy, wall)
         if not peer.hostinfo.routable_ips:
             return entry
         subnets, exits = policy.routes(viewer, peer)
@@ -283,6 +285,18 @@ class Mapper:
             )
         return known[1][key]
 
+    def _addressed(self, record: NodeRecord, policy: CompiledPolicy, wall: datetime) -> Node:
+        """Return a node's entry with the addresses that the policy leaves it."""
+        entry = self._entry(record, wall)
+        if not policy.is_only_ipv6(record):
+            return entry
+        known = self._narrowed.get(record.id)
+        if known is None or known[0] is not entry:
+            six = [f"{record.ipv6}/128"]
+            narrow = structs.replace(entry, addresses=six, allowed_ips=six)
+            known = self._narrowed[record.id] = (entry, narrow)
+        return known[1]
+
     def _entry(self, record: NodeRecord, wall: datetime) -> Node:
         """Return a node's entry as its peers see it; the same object while nothing changes."""
         expired = record.expired(wall)
@@ -296,7 +310,7 @@ class Mapper:
         return entry
 
     def _self_entry(self, record: NodeRecord, policy: CompiledPolicy, wall: datetime) -> Node:
-        entry = self._entry(record, wall)
+        entry = self._addressed(record, policy, wall)
         approved, served = policy.own_routes(record)
         return structs.replace(
             entry,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address
@@ -15,6 +16,7 @@ from warren.coordinator.auth.authkeys import random_text
 from warren.coordinator.change import Change, Facet
 from warren.coordinator.delta import Delta
 from warren.coordinator.names import dns_label, is_tag, is_user_name, unique_label
+from warren.coordinator.policies import ip_pools
 from warren.coordinator.records import NodeRecord, UserRecord
 from warren.coordinator.refusal import Conflict, NotFound, Refused
 from warren.coordinator.roles import OWNER, ROLES
@@ -154,9 +156,9 @@ def new_node(snapshot: Snapshot, entropy: Entropy, **known: Any) -> Delta:
     """Add a node: ids, name and addresses are found here, `known` has the rest.
 
     known: user_id, machine_key, node_key, hostinfo, created and whatever else a NodeRecord has.
+    Raises PoolExhausted.
     """
-    last = snapshot.settings.get(LAST_V4)
-    ipv4 = addresses.allocate(snapshot.addresses, IPv4Address(last) if last else None)
+    ipv4, last = _free_address(snapshot, known["user_id"], known.get("tags", ()))
     node = NodeRecord(
         id=next_id(snapshot),
         stable_id="n" + random_text(16, entropy),
@@ -167,9 +169,28 @@ def new_node(snapshot: Snapshot, entropy: Entropy, **known: Any) -> Delta:
     )
     return Delta(
         nodes=(node,),
-        settings={LAST_ID: str(node.id), LAST_V4: str(ipv4)},
+        settings={LAST_ID: str(node.id), last: str(ipv4)},
         change=Change.of(node.id, Facet.MEMBERSHIP, "joined"),
     )
+
+
+def _free_address(
+    snapshot: Snapshot, user_id: int, tags: Collection[str]
+) -> tuple[IPv4Address, str]:
+    """Return a new node's address, and the setting by which the next one goes on from it.
+
+    From the first of its policy's pools that has any left, or else from all.
+    """
+    pools = ip_pools(snapshot, user_id, tags)
+    for pool in pools or [addresses.V4_POOL]:
+        name = f"{LAST_V4}.{pool}" if pools else LAST_V4
+        last = snapshot.settings.get(name)
+        with suppress(addresses.PoolExhausted):
+            return addresses.allocate(
+                snapshot.addresses, IPv4Address(last) if last else None, pool
+            ), name
+    names = ", ".join(str(pool) for pool in pools or [addresses.V4_POOL])
+    raise addresses.PoolExhausted(f"every address of {names} is in use")
 
 
 def changed_node(node: NodeRecord, facets: Facet, why: str, **fields: Any) -> Delta:

@@ -6,7 +6,9 @@ Whoever edits says which text they edited, so that nobody overwrites what they h
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
+from ipaddress import IPv4Network
 
 from warren.coordinator.change import Change
 from warren.coordinator.delta import Delta
@@ -16,8 +18,9 @@ from warren.coordinator.refusal import Conflict, Refused
 from warren.coordinator.snapshot import Snapshot
 from warren.policy.document import parse_policy_untrusted
 from warren.policy.malformed import MalformedPolicy
+from warren.policy.nodeattrs import Attributes, read_attributes
 from warren.policy.targets import Targets
-from warren.policy.topology import Topology
+from warren.policy.topology import Node, Topology
 from warren.policy.trials import FAILED, Failure
 from warren.policy.verdict import Checked, read
 
@@ -104,6 +107,26 @@ def put_policy(
         removed_policies=tuple(versions[: max(0, len(versions) + 1 - KEPT_VERSIONS)]),
         change=Change(everything=True, why=frozenset({"policy"})),
     )
+
+
+def ip_pools(snapshot: Snapshot, user_id: int, tags: Collection[str]) -> list[IPv4Network]:
+    """Return the pools from which a new machine of a user, or with these tags, gets its address.
+
+    Those of the first rule of `nodeAttrs` that has any and means it; none: any address.
+    """
+    text = policy_text(snapshot)
+    try:
+        policy = parse_policy_untrusted(text)
+        if not any(entry.words("ipPool") for entry in policy.node_attrs):
+            return []
+        users = {number: policy_user(user) for number, user in snapshot.users.items()}
+        targets = Targets(policy, Topology(list(users.values()), [], any_domain=True))
+        rules = read_attributes(policy, targets)
+    except MalformedPolicy:
+        return []  # what it says, nobody can tell until it is mended
+    owner = None if tags else users.get(user_id)
+    new = Node("", [], owner, list(tags), [])
+    return Attributes(policy, rules, targets).pools(new)
 
 
 def may_tag(snapshot: Snapshot, user_id: int, tag: str) -> bool:

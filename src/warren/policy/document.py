@@ -124,6 +124,8 @@ class _Reader:
         self.known(root, SECTIONS)
         found: dict[str, Item] = {k: v for k, v in root.value.items() if v.value is not None}
         policy = Policy()
+        for name in found:
+            policy.words_at[name, "", ""] = self.text.place(root.names[name])
         for name, target in (
             ("groups", policy.groups),
             ("ipsets", policy.ipsets),
@@ -251,6 +253,7 @@ class _Reader:
                 message = f'postures["{name}"]: expected 1 to {MAX_CONDITIONS} conditions'
                 raise self.fail(conditions, message)
             policy.postures[name] = []
+            policy.words_at["postures", name, ""] = self.text.place(item.names[name])
             for element, text in zip(conditions.value, texts, strict=True):
                 try:
                     policy.postures[name].append(parse_condition(text))

@@ -25,6 +25,7 @@ _CHECK = {
     "holdAndDelegate": "https://unused/machine/ssh/action/$SRC_NODE_ID/to/$DST_NODE_ID"
     "?local_user=$LOCAL_USER"
 }
+_UNRECORDED = "This session must be recorded, and no recorder can be reached."
 _LOCAL_PART = re.compile(r"localpart:\*@(.+)")
 _EVERYONE_AT = re.compile(r"user:\*@(.+)")
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h)")
@@ -42,6 +43,8 @@ class SshRule:
     accept_env: list[str]
     postures: list[str] = field(default_factory=list)
     check_s: float = _CHECK_S
+    recorders: list[str] = field(default_factory=list)
+    enforce_recorder: bool = False
 
 
 def parse_duration_s(text: str) -> float:
@@ -107,8 +110,21 @@ def _read(entry: Entry, targets: Targets) -> SshRule:
     for word in users:
         if (found := _LOCAL_PART.fullmatch(word)) and home not in ("", found[1].lower()):
             raise entry.fail(f"{found[1]} {foreign}", "users")
+    recorders = entry.words("recorder")
+    for word in recorders:
+        if not word.startswith("tag:"):
+            raise entry.fail(f'recorder "{word}": expected a tag', "recorder", word)
+        try:
+            targets.check(word)
+        except UnknownTarget as error:
+            raise entry.fail(f"recorder={error}", "recorder", word, error.hint) from None
+    enforced = entry.members.get("enforceRecorder") is True
+    if enforced and not recorders:
+        raise entry.fail("enforceRecorder needs a recorder", "enforceRecorder")
     postures = entry.words("srcPosture")
-    return SshRule(action == "check", sources, ends, users, environment, postures, check_s)
+    return SshRule(
+        action == "check", sources, ends, users, environment, postures, check_s, recorders, enforced
+    )
 
 
 def _check_owners(entry: Entry, sources: list[str], ends: list[str], targets: Targets) -> None:
@@ -202,7 +218,7 @@ class SshCompiler:
             if reached:
                 if number not in self._sources:
                     self._sources[number] = self._principals(rule, people)
-                made += _rule(rule, self._sources[number], local_users(rule.users))
+                made += self._rule(rule, self._sources[number], local_users(rule.users))
             return made
         for user in people:
             # The service hands a person's own rules to that person's devices too.
@@ -210,7 +226,7 @@ class SshCompiler:
                 made += self._for_user(rule, user)
         if reached:
             tagged = [a for n in self._tagged(rule) for a in n.addresses]
-            made += _rule(rule, _sorted(tagged), local_users(rule.users))
+            made += self._rule(rule, _sorted(tagged), local_users(rule.users))
         return made
 
     def _people(self, rule: SshRule) -> tuple[list[User], frozenset[str]]:
@@ -242,10 +258,44 @@ class SshCompiler:
 
     def _for_user(self, rule: SshRule, user: User) -> list[dict[str, Any]]:
         mine = _sorted([a for node in self._owned(rule, user) for a in node.addresses])
-        made = _rule(rule, mine, local_users(rule.users))
+        made = self._rule(rule, mine, local_users(rule.users))
         if name := local_part(rule.users, user):
-            made += _rule(rule, mine, {name: name})
+            made += self._rule(rule, mine, {name: name})
         return made
+
+    def _rule(
+        self, rule: SshRule, addresses: list[str], users: dict[str, str]
+    ) -> list[dict[str, Any]]:
+        if not addresses:
+            return []
+        made: dict[str, Any] = {
+            "principals": [{"nodeIP": address} for address in addresses],
+            "sshUsers": users,
+            "action": self._action(rule),
+        }
+        if rule.accept_env:
+            made["acceptEnv"] = rule.accept_env
+        return [made]
+
+    def _action(self, rule: SshRule) -> dict[str, Any]:
+        """Return what a rule does, with where its sessions are recorded (§9.1, §9.4)."""
+        action: dict[str, Any] = dict(_CHECK if rule.check else _ACCEPT)
+        nodes = {n.name: n for word in rule.recorders for n in self.targets.nodes(word)}
+        if nodes:
+            action["recorders"] = [
+                f"[{address}]:80" if ":" in address else f"{address}:80"
+                for node in nodes.values()
+                for address in node.addresses
+            ]
+        if rule.enforce_recorder:
+            if not nodes:
+                # A machine that is told of no recorder would not record, and let people in.
+                return {"reject": True, "message": f"# {_UNRECORDED}\n"}
+            action["onRecordingFailure"] = {
+                "RejectSessionWithMessage": f"# {_UNRECORDED}\n",
+                "TerminateSessionWithMessage": f"# {_UNRECORDED}\n",
+            }
+        return action
 
     def _principals(self, rule: SshRule, people: list[User]) -> list[str]:
         found = [a for user in people for node in self._owned(rule, user) for a in node.addresses]
@@ -277,16 +327,3 @@ def _is_for(made: dict[str, Any], source: Node, local_user: str) -> bool:
 
 def _sorted(addresses: list[str]) -> list[str]:
     return sorted(addresses, key=lambda address: (":" in address, address))
-
-
-def _rule(rule: SshRule, addresses: list[str], users: dict[str, str]) -> list[dict[str, Any]]:
-    if not addresses:
-        return []
-    made: dict[str, Any] = {
-        "principals": [{"nodeIP": address} for address in addresses],
-        "sshUsers": users,
-        "action": dict(_CHECK if rule.check else _ACCEPT),
-    }
-    if rule.accept_env:
-        made["acceptEnv"] = rule.accept_env
-    return [made]

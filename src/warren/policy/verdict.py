@@ -88,7 +88,7 @@ class World:
         """Return one node's part in the form of the recorded verdicts."""
         rules = msgspec.to_builtins(self.compiler.filters(node))
         mine: dict[str, Any] = {
-            "AllowedIPs": node.prefixes + node.approved,
+            "AllowedIPs": self._prefixes(node) + node.approved,
             "CapMap": self.checked.attributes.of_self(node),
         }
         if served := self.sight.primaries.get(node.name):
@@ -106,10 +106,15 @@ class World:
             },
         }
 
+    def _prefixes(self, node: Node) -> list[str]:
+        if self.checked.attributes.is_only_ipv6(node):
+            return [prefix for prefix in node.prefixes if ":" in prefix]
+        return node.prefixes
+
     def _peer(self, viewer: Node, peer: Node) -> dict[str, Any]:
         routes = self.sight.routes(viewer, peer)
         exits = self.sight.exits(viewer, peer)
-        shown: dict[str, Any] = {"AllowedIPs": peer.prefixes + routes + exits}
+        shown: dict[str, Any] = {"AllowedIPs": self._prefixes(peer) + routes + exits}
         if routes:
             shown["PrimaryRoutes"] = routes
         if capabilities := self.checked.attributes.of_peer(peer):
