@@ -118,7 +118,7 @@ class DatagramAsker:
             if self._releasing:
                 self._released(now)
             else:
-                self._lose(Finding.REFUSED, heard.reason, now)
+                self._lose(heard.finding, heard.reason, now)
         elif isinstance(heard, Granted):
             return self._take_granted(heard, now)
         return None
@@ -163,7 +163,7 @@ class DatagramAsker:
         if not announced:
             self._probe, self._awaited = None, False
         if heard.trouble:
-            self._lose(Finding.REFUSED, heard.trouble, now)
+            self._lose(heard.finding, heard.trouble, now)
             return
         if heard.external_ip is not None:
             self._external_ip = heard.external_ip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from warren.nat.mapping import Address, MapProtocol
+from warren.nat.mapping import Address, Finding, MapProtocol
 from warren.nat.natpmp import (
     ExternalAddress,
     NatPmpMapped,
@@ -24,9 +24,12 @@ from warren.nat.pcp import (
 )
 from warren.netmap.endpoint import Endpoint
 
+NO_ADDRESS = "it has no address of the internet"
+"""What routers say of themselves behind another NAT: miniupnpd by NAT-PMP and UPnP."""
+
 _NATPMP_REASONS = {
     NatPmpResult.NOT_AUTHORIZED: "it is switched off there, or not for this machine",
-    NatPmpResult.NETWORK_FAILURE: "it has no address of the internet, as behind another NAT",
+    NatPmpResult.NETWORK_FAILURE: NO_ADDRESS,
     NatPmpResult.OUT_OF_RESOURCES: "it has no more mappings to give",
     NatPmpResult.UNSUPPORTED_OPCODE: "it does not know the operation",
 }
@@ -34,7 +37,7 @@ _PCP_REASONS = {
     PcpResult.NOT_AUTHORIZED: "it is switched off there, or not for this machine",
     PcpResult.MALFORMED_REQUEST: "it does not understand the request",
     PcpResult.UNSUPP_OPCODE: "it does not know the operation",
-    PcpResult.NETWORK_FAILURE: "it has no address of the internet, as behind another NAT",
+    PcpResult.NETWORK_FAILURE: NO_ADDRESS,
     PcpResult.NO_RESOURCES: "it has no more mappings to give",
     PcpResult.UNSUPP_PROTOCOL: "it does not map UDP",
     PcpResult.USER_EX_QUOTA: "this machine has as many mappings as it may",
@@ -49,6 +52,11 @@ class Alive(NamedTuple):
     epoch_s: int
     external_ip: Address | None
     trouble: str
+
+    @property
+    def finding(self) -> Finding:
+        """What its trouble means."""
+        return _meaning(self.trouble)
 
 
 class Granted(NamedTuple):
@@ -66,9 +74,18 @@ class Denied(NamedTuple):
     epoch_s: int
     reason: str
 
+    @property
+    def finding(self) -> Finding:
+        """What that means."""
+        return _meaning(self.reason)
+
 
 class NotSpoken(NamedTuple):
     """The router knows the port, but not this version."""
+
+
+def _meaning(reason: str) -> Finding:
+    return Finding.SECOND_NAT if reason == NO_ADDRESS else Finding.REFUSED
 
 
 Heard = Alive | Granted | Denied | NotSpoken

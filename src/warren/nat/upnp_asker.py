@@ -13,6 +13,7 @@ from ipaddress import IPv4Address
 
 from warren.nat import ssdp, upnp
 from warren.nat.datagram_asker import LATE_S, PROBE_SPACINGS_S, Stage
+from warren.nat.dialects import NO_ADDRESS
 from warren.nat.mapping import (
     LEASE_S,
     Address,
@@ -365,9 +366,7 @@ class UpnpAsker:
         try:
             external_ip = upnp.parse_external_ip_untrusted(answer)
         except MalformedUpnp as error:
-            raise GaveUp(
-                Finding.REFUSED, "it has no address of the internet, as behind another NAT"
-            ) from error
+            raise GaveUp(Finding.SECOND_NAT, NO_ADDRESS) from error
         self._external_ip = external_ip
         if (reason := why_unreachable(external_ip)) is not None:
             raise GaveUp(Finding.SECOND_NAT, f"its outside address {external_ip} is {reason}")

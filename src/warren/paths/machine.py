@@ -20,7 +20,7 @@ from warren.disco.messages import CallMeMaybe, Message, Ping, Pong, TxId
 from warren.keys import NodePublic
 from warren.netmap.endpoint import Endpoint
 from warren.paths import timing
-from warren.paths.candidates import Candidate, CandidateTable, Source
+from warren.paths.candidates import Candidate, CandidateTable, Source, is_usable
 from warren.paths.mtu import BASE_MTU_BYTES
 from warren.paths.scoring import MUCH_BETTER_POINTS, advantage, worth_a_switch
 
@@ -504,7 +504,9 @@ class PeerPaths:
         if self.is_trusted(now):
             # Who has a path does not call: the peer's network may have changed.
             self._next_heartbeat = now
-        for candidate in self.candidates.replace(call.endpoints, Source.CALL, now):
+        usable = [endpoint for endpoint in call.endpoints if is_usable(endpoint)]
+        self._drop("called to an address that nobody has", len(call.endpoints) - len(usable))
+        for candidate in self.candidates.replace(usable, Source.CALL, now):
             if candidate is not self._best or not self.is_trusted(now):
                 self._ping(candidate.endpoint, now)
 
@@ -535,8 +537,9 @@ class PeerPaths:
             del self._heard_pings[next(iter(self._heard_pings))]
         return heard > _PING_SOURCES_MAX
 
-    def _drop(self, reason: str) -> None:
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+    def _drop(self, reason: str, count: int = 1) -> None:
+        if count:
+            self.dropped[reason] = self.dropped.get(reason, 0) + count
 
 
 class _Tokens:

@@ -267,7 +267,6 @@ def test_a_second_nat(protocol: MapProtocol, address: str, why: str) -> None:
     ("protocol", "options", "word"),
     [
         (NATPMP, {"natpmp_result": 2}, "switched off"),
-        (NATPMP, {"natpmp_result": 3}, "no address of the internet"),
         (NATPMP, {"natpmp_result": 4}, "no more"),
         (NATPMP, {"natpmp_result": 77}, "77"),
         (PCP, {"pcp_result": 2}, "switched off"),
@@ -287,6 +286,23 @@ def test_refusals_are_remembered(protocol: MapProtocol, options: dict[str, Any],
     asked = len(rig.router.asked)
     rig.advance(500)
     assert len(rig.router.asked) == asked, "no is no for ten minutes"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "options"),
+    [(NATPMP, {"natpmp_result": 3}), (PCP, {"pcp_result": 7})],
+)
+def test_a_router_that_says_it_has_no_address(
+    protocol: MapProtocol, options: dict[str, Any]
+) -> None:
+    rig = Rig(only(protocol, **options))
+    rig.advance(60)
+    assert rig.mapper.mapping is None
+    assert rig.finding(protocol) is Finding.SECOND_NAT
+    assert rig.detail(protocol) == "it has no address of the internet"
+    rig.router.natpmp_result = rig.router.pcp_result = 0
+    rig.advance(PROBE_EVERY_S)
+    assert rig.external == f"{WAN}:{PORT}"
 
 
 def test_the_next_protocol_after_a_refusal() -> None:

@@ -177,6 +177,16 @@ def test_a_new_call_replaces_the_old_ones_addresses() -> None:
     assert second in known
 
 
+def test_a_call_to_addresses_that_nobody_has_pings_none_of_them() -> None:
+    driver = Driver()
+    nowhere = ("0.0.0.0:1", "0.1.2.3:1", "224.0.0.1:1", "255.255.255.255:1", "198.51.100.7:0")
+    nowhere += ("[::]:1", "[ff02::1]:1", "[fe80::1]:1")
+    said = tuple(Endpoint.parse(text) for text in (*nowhere, "198.51.100.9:9"))
+    driver.paths.receive(CallMeMaybe(said), RELAY, 1.0)
+    assert set(pings(driver.sent())) == {Endpoint.parse("198.51.100.9:9")}
+    assert driver.paths.dropped == {"called to an address that nobody has": len(nowhere)}
+
+
 def test_a_huge_call_stays_bounded() -> None:
     driver = Driver()
     many = tuple(Endpoint(IPv4Address(0xC6336400 + n // 60000), 1 + n % 60000) for n in range(3000))
