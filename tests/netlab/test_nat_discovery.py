@@ -26,6 +26,8 @@ pytestmark = [
 
 OURS, OURS_OTHER = "198.51.100.10", "198.51.100.11"
 COTURN, COTURN_OTHER = "198.51.100.20", "198.51.100.21"
+OURS_V6, OURS_OTHER_V6 = "2001:db8:1::10", "2001:db8:1::11"
+COTURN_V6, COTURN_OTHER_V6 = "2001:db8:1::20", "2001:db8:1::21"
 # A smaller block is no other kind in these terms.
 KINDS_HERE = [name for name, kind in KINDS.items() if kind.mapping and name != "carrier-block-512"]
 WORDS = {
@@ -53,20 +55,27 @@ print(json.dumps({"mapping": found.mapping, "filtering": found.filtering,
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     plan = Plan(
-        routers=tuple(
-            Router(f"r{number}", kind=kind, address=f"203.0.113.{10 + number}")
-            for number, kind in enumerate(KINDS_HERE)
+        routers=(
+            *(
+                Router(f"r{number}", kind=kind, address=f"203.0.113.{10 + number}")
+                for number, kind in enumerate(KINDS_HERE)
+            ),
+            Router("wall", kind="firewall", lan=None, lan_v6="2001:db8:6::/64"),
         ),
         hosts=(
-            Host("ours", address=OURS, extra=(OURS_OTHER,)),
-            Host("coturn", address=COTURN, extra=(COTURN_OTHER,)),
+            Host("ours", address=OURS, extra=(OURS_OTHER, OURS_OTHER_V6), ipv6=OURS_V6),
+            Host("coturn", address=COTURN, extra=(COTURN_OTHER, COTURN_OTHER_V6), ipv6=COTURN_V6),
+            Host("walled", behind="wall", ipv6="2001:db8:6::2"),
+            Host("open", ipv6="2001:db8:7::2"),
             *(Host(f"h{number}", behind=f"r{number}") for number in range(len(KINDS_HERE))),
         ),
     )
     with World(plan) as built:
-        server = Server(built["ours"], built.scratch / "server", stun_others=(OURS_OTHER,))
+        others = (OURS_OTHER, f"[{OURS_V6}]", f"[{OURS_OTHER_V6}]")
+        server = Server(built["ours"], built.scratch / "server", stun_others=others)
         server.start()
         argv = ["turnserver", "-n", "--listening-ip", COTURN, "--listening-ip", COTURN_OTHER]
+        argv += ["--listening-ip", COTURN_V6, "--listening-ip", COTURN_OTHER_V6]
         argv += ["--listening-port", "3478", "--alt-listening-port", "3479", "--no-auth"]
         argv += ["--no-tls", "--no-dtls", "--no-cli", "--log-file", "stdout"]
         argv += ["--pidfile", str(built.scratch / "coturn.pid")]
@@ -99,6 +108,27 @@ def test_our_client_finds_the_kind_with_coturn(world: World, kind: str) -> None:
     assert (found["mapping"], found["filtering"]) == (rule.mapping, rule.filtering)
     assert found["hairpin"] is (rule.hairpin and rule.mapping == "endpoint-independent")
     assert found["dropped"] == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "address", "filtering"),
+    [
+        ("open", "2001:db8:7::2", "endpoint-independent"),
+        ("walled", "2001:db8:6::2", "address-and-port-dependent"),
+    ],
+)
+def test_ipv6_with_coturns_ends(world: World, name: str, address: str, filtering: str) -> None:
+    """Nothing is translated; what comes in is the firewall's to say."""
+    host = world[name]
+    argv = ["turnutils_natdiscovery", "-f", "-L", address, "-l", "5553", OURS_V6]
+    said = host.run(argv, timeout_s=40)
+    assert f"NAT with {WORDS[filtering]} Filtering!" in said, said
+    for server in (COTURN_V6, OURS_V6):
+        argv = [sys.executable, "-c", EXAMINE, f"[{server}]:3478"]
+        found = json.loads(host.run(argv, timeout_s=20))
+        assert found["server"] == f"[{server}]:3478", found
+        assert (found["mapping"], found["filtering"]) == ("endpoint-independent", filtering)
+        assert (found["mtu"], found["dropped"]) == (1500, {})
 
 
 def test_a_liar_beside_coturn_and_ours_is_named(world: World) -> None:

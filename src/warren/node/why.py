@@ -311,13 +311,16 @@ def _ipv6_advice(blocked: Blocked, peer: str) -> Iterable[str]:
     here = f"UDP port {blocked.own.port} inbound to this machine ([{blocked.own.ip}])"
     there = f"UDP port {blocked.theirs.port} inbound to {peer} ([{blocked.theirs.ip}])"
     where = "in the IPv6 firewall of the router"
+    by_itself = "With PCP or UPnP on, the router opens this machine's port by itself."
     if blocked.where == "here":
         yield f"Let {here} {where}, and let UDP out."
+        yield by_itself
     elif blocked.where == "there":
         out = ", and let UDP out" if blocked.silent else ""
         yield f"Let {there} {where} there{out}."
     else:
         yield f"Let {here} {where}, and {there}; a firewall on the machine itself counts too."
+        yield by_itself
 
 
 def _ipv6_instead(facts: Facts) -> Iterable[str]:

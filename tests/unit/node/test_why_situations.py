@@ -94,6 +94,7 @@ OPEN_EITHER = (
     "router, and UDP port 41642 inbound to bob ([2001:db8:b::2]); a firewall on the machine itself "
     "counts too."
 )
+BY_ITSELF = "With PCP or UPnP on, the router opens this machine's port by itself."
 OPEN_THERE = (
     "Let UDP port 41642 inbound to bob ([2001:db8:b::2]) in the IPv6 firewall of the router there"
 )
@@ -247,13 +248,13 @@ SITUATIONS = {
         {"own": HARD6, "theirs": HARD6, "candidates": BOTH, **V6},
         "hard-hard",
         [BOTH_HARD, f"{NONE_PASSES}.", ROUTER_OFF],
-        [OPEN_EITHER, TURN_ON, AS_WELL],
+        [OPEN_EITHER, BY_ITSELF, TURN_ON, AS_WELL],
     ),
     "IPv6 alone, and nothing passes": (
         {"candidates": silent(SIX), **V6_ALONE},
         "ipv6-firewall",
         [f"{NONE_PASSES}; the relay in region home is used."],
-        [OPEN_EITHER],
+        [OPEN_EITHER, BY_ITSELF],
     ),
     "IPv6 alone, and pings arrive": (
         {
@@ -268,7 +269,7 @@ SITUATIONS = {
         {"candidates": lost(SIX), **V6_ALONE},
         "ipv6-firewall",
         [f"{NONE_PASSES}; the relay in region home is used."],
-        [OPEN_EITHER],
+        [OPEN_EITHER, BY_ITSELF],
     ),
     "UDP by IPv6 is blocked here": (
         {"own": HARD, "theirs": HARD6, "candidates": BOTH, **V6},
@@ -282,6 +283,7 @@ SITUATIONS = {
         [
             "Let UDP port 41641 inbound to this machine ([2001:db8:a::2]) in the IPv6 firewall of "
             "the router, and let UDP out.",
+            BY_ITSELF,
             TURN_ON,
             AS_WELL,
         ],
