@@ -113,6 +113,7 @@ ifeq (,$(findstring --short,$(ARGS)))
 	@$(BIN)/python -m bench.punching
 	@$(BIN)/python -m bench.roaming
 	@$(BIN)/python -m bench.policy
+	@$(BIN)/python -m bench.swarm --nodes 2000
 	@$(BIN)/python -m bench.relay
 endif
 

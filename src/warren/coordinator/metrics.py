@@ -71,14 +71,15 @@ class Meter:
             buckets=_BUCKETS_S,
             registry=self.registry,
         )
-        for kind in ("map", "question", "keepalive"):
-            self._messages.labels(kind)
+        # Kept, since looking one up takes longer than counting.
+        kinds = ("map", "question", "keepalive")
+        self._messages_of = {kind: self._messages.labels(kind) for kind in kinds}
         for result in LogIn:
             self._log_ins.labels(result)
 
     def message_sent(self, kind: str, size: int) -> None:
         """A message of `size` bytes left on a long poll."""
-        self._messages.labels(kind).inc()
+        self._messages_of[kind].inc()
         self._bytes.inc(size)
 
     def log_in_tried(self, result: LogIn) -> None:
