@@ -2,7 +2,7 @@
 
 One join is several changes, and many machines may join at once, so a round merges what came since
 the last. It wakes sessions some at a time, so that requests are taken in between; and after a long
-round the next waits twice as long, so that telling takes a third of the time at most, and merges
+round there is a pause twice as long, so that telling takes a third of the time at most, and merges
 more the more there is.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 WINDOW_S = 0.05
-LONGEST_WINDOW_S = 1.0
+LONGEST_PAUSE_S = 1.0
 _AT_ONCE = 50
 
 
@@ -33,7 +33,8 @@ class Rounds:
         # A dict keeps their order.
         self._waiting: dict[Sleeper, None] = {}
         self._running = False
-        self._window_s = WINDOW_S
+        self._not_before = 0.0
+        """Seconds of the loop's clock."""
 
     def join(self, sleeper: Sleeper) -> None:
         """Take part in the next round."""
@@ -43,7 +44,8 @@ class Rounds:
     def _arm(self) -> None:
         if not self._running and self._waiting:
             self._running = True
-            asyncio.get_running_loop().call_later(self._window_s, self._start)
+            loop = asyncio.get_running_loop()
+            loop.call_at(max(loop.time() + WINDOW_S, self._not_before), self._start)
 
     def _start(self) -> None:
         self._forget()
@@ -62,7 +64,7 @@ class Rounds:
 
     def _end(self, began: float) -> None:
         self._forget()
-        took_s = asyncio.get_running_loop().time() - began
-        self._window_s = min(max(WINDOW_S, 2 * took_s), LONGEST_WINDOW_S)
+        now = asyncio.get_running_loop().time()
+        self._not_before = now + min(2 * (now - began), LONGEST_PAUSE_S)
         self._running = False
         self._arm()
