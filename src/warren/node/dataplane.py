@@ -7,10 +7,9 @@ messages of the machines become commands. Everything from outside is counted whe
 from __future__ import annotations
 
 import asyncio
-import heapq
 from collections import Counter
-from ipaddress import IPv4Address, IPv6Address, ip_network
-from typing import NamedTuple, Protocol
+from functools import partial
+from typing import Protocol
 
 import structlog
 
@@ -28,16 +27,7 @@ from warren.disco.messages import (
 from warren.disco.sealed import NONCE_BYTES, SharedBox, sender_of_untrusted
 from warren.edge.clock import Clock
 from warren.edge.entropy import Entropy
-from warren.engine.commands import (
-    AnyCommand,
-    CloseSockets,
-    KeepSocket,
-    OpenSockets,
-    SendDatagram,
-    SendPacket,
-    SendRelayed,
-    SetPath,
-)
+from warren.engine.commands import AnyCommand, SendDatagram, SendPacket, SendRelayed
 from warren.engine.events import (
     Active,
     AnyEvent,
@@ -56,22 +46,18 @@ from warren.engine.protocol import Engine
 from warren.keys import DiscoPrivate, DiscoPublic, NodePublic
 from warren.nat.rejected import Rejected
 from warren.nat.report import Report
-from warren.nat.stun import (
-    MalformedStun,
-    binding_request,
-    looks_like_stun,
-    parse_binding_response_untrusted,
-)
-from warren.nat.targets import measured_regions
+from warren.nat.stun import MalformedStun, looks_like_stun, parse_binding_response_untrusted
 from warren.netmap.endpoint import Endpoint, MalformedEndpoint
-from warren.netmap.node import Node
 from warren.netmap.view import View
+from warren.node.agenda import Agenda
 from warren.node.alarm import Alarm
+from warren.node.links import Link, Links
+from warren.node.path_commands import lease_command, no_path, transmit_command
 from warren.node.peer_relay import PeerRelays
 from warren.node.probes import parse_answer_untrusted
-from warren.node.reconcile import home_region
 from warren.node.turn_peers import ProxyOf, TurnPath, TurnPeer
 from warren.node.turning import FIRST_STREAM, Turns
+from warren.node.waiters import Pong, Waiters
 from warren.paths.machine import (
     EndpointsWanted,
     Lease,
@@ -85,11 +71,11 @@ from warren.paths.peer_relay.client import Session
 from warren.paths.punching import sockets
 from warren.paths.punching.ports import Sample
 from warren.paths.punching.puncher import AnyPathEvent, AnyTransmit, PunchingPaths
-from warren.paths.punching.roles import ATTRIBUTE_OFF, OwnSide, PeerSide, understands
-from warren.paths.punching.sockets import Aside, AsideLease, AsideTransmit, StunAsk
+from warren.paths.punching.roles import ATTRIBUTE_OFF, OwnSide, understands
+from warren.paths.punching.sockets import Aside, AsideLease
 from warren.paths.turning import Way
 
-_WAITERS_MAX = 4096
+_ASK_AGAIN_S = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -112,26 +98,6 @@ class Listener(Protocol):
         """Something else happened in the engine."""
 
 
-class Pong(NamedTuple):
-    """The answer to a ping."""
-
-    via: Via | Session | TurnPath | None
-    rtt_s: float
-
-
-class _Link:
-    """One peer that speaks disco."""
-
-    def __init__(self, node: Node, box: SharedBox, paths: PunchingPaths) -> None:
-        self.node = node
-        self.box = box
-        self.paths = paths
-        self.due: float | None = None
-        self.announced: tuple[Endpoint, ...] = ()
-        """Relayed addresses that it is told beside our endpoints."""
-        self.mtu_bytes = BASE_MTU_BYTES
-
-
 class Dataplane:
     """Drives one engine. All methods belong to the event loop's thread."""
 
@@ -146,23 +112,16 @@ class Dataplane:
         self._engine = engine
         self._clock = clock
         self._entropy = entropy
-        self._disco = disco
         self.own_side = OwnSide(entropy)
         """What punching knows of this node's NAT; whoever measures it fills it in."""
-        self._own_key = NodePublic.zero()
-        self._listener: Listener | None = None
-        self._links: dict[NodePublic, _Link] = {}
-        self._by_disco: dict[DiscoPublic, _Link] = {}
-        self._inside: set[IPv4Address | IPv6Address] = set()
-        self._own_endpoints: tuple[Endpoint, ...] = ()
-        self._own_endpoints_at: float | None = None
-        self._due: list[tuple[float, int, _Link]] = []
-        self._due_count = 0
-        self._alarm = Alarm(self._fire)
-        self._pongs: dict[TxId, asyncio.Future[Pong]] = {}
-        self._probes: dict[bytes, asyncio.Future[Pong]] = {}
-        self._pending: list[AnyCommand] = []
         self.drops: Counter[str] = Counter()
+        self._links = Links(disco, self.own_side, self.drops)
+        self._listener: Listener | None = None
+        self._agenda: Agenda[Link] = Agenda()
+        self._alarm = Alarm(self._fire)
+        self._pongs = Waiters()
+        self._probes = Waiters()
+        self._pending: list[AnyCommand] = []
         self.relays = PeerRelays(engine, clock, entropy, disco, self)
         self.turns = Turns(engine, clock, entropy, self, proxy_of=proxy_of)
 
@@ -184,35 +143,12 @@ class Dataplane:
     def set_view(self, view: View, own_key: NodePublic) -> None:
         """Keep one machine for each peer of the map that speaks disco."""
         now = self._clock.now()
-        if own_key != self._own_key:
-            self._own_key = own_key
-            for key, link in self._links.items():
-                self._part_from(link, now)
-                self._pending.append(SetPath(peer=key.raw, addr=None, lease_ms=0))
-            self._links.clear()
         self.own_side.enabled = view.node is None or ATTRIBUTE_OFF not in view.node.cap_map
-        self._inside = _inside_addresses(view)
-        nodes = {node.key: node for node in view.peers.values()}
-        for key, link in list(self._links.items()):
-            node = nodes.get(key)
-            if node is None or node.disco_key != link.box.peer:
-                self._part_from(link, now)
-                del self._links[key]
-                self._pending.append(SetPath(peer=key.raw, addr=None, lease_ms=0))
-        regions = measured_regions(view.derp_map)
-        for key, node in nodes.items():
-            if key.is_zero or node.disco_key.is_zero or node.is_wireguard_only:
-                continue
-            link_or_none = self._links.get(key) or self._new_link(node)
-            if link_or_none is None:
-                continue
-            self._links[key] = link = link_or_none
-            link.node = node
-            endpoints = self._usable(node.endpoints)
-            side = PeerSide.of(node.hostinfo, regions)
-            link.paths.set_peer(endpoints, home_region(node), side, now)
+        gone, present = self._links.set_view(view, own_key, now)
+        for link in gone:
+            self._part_from(link, now)
+        for link in present:
             self._settle(link, now)
-        self._by_disco = {link.box.peer: link for link in self._links.values()}
         self._flush()
         self.relays.set_view(view, own_key)
         self.turns.set_view(view, own_key)
@@ -220,9 +156,10 @@ class Dataplane:
     def set_own_endpoints(self, endpoints: tuple[Endpoint, ...]) -> None:
         """Take own endpoints that were measured just now."""
         now = self._clock.now()
-        self._own_endpoints, self._own_endpoints_at = endpoints, now
-        for key, link in self._links.items():
-            link.paths.set_own_endpoints((*endpoints, *self.turns.announced(key)), now)
+        self._links.set_own_endpoints(endpoints, now)
+        for link in self._links:
+            announced = self.turns.announced(link.node.key)
+            link.paths.set_own_endpoints((*endpoints, *announced), now)
             self._settle(link, now)
         self._flush()
         self.relays.set_own_endpoints(endpoints)
@@ -244,8 +181,8 @@ class Dataplane:
         """The machine's network changed: no path is trusted any more."""
         now = self._clock.now()
         self.own_side.forget()
-        self._own_endpoints, self._own_endpoints_at = (), None
-        for link in self._links.values():
+        self._links.set_own_endpoints((), None)
+        for link in self._links:
             link.paths.network_changed(now)
             self._settle(link, now)
         self._flush()
@@ -259,7 +196,7 @@ class Dataplane:
 
     def key_of(self, disco: DiscoPublic) -> NodePublic | None:
         """Return the peer that has a disco key."""
-        link = self._by_disco.get(disco)
+        link = self._links.of_disco(disco)
         return link.node.key if link else None
 
     def is_direct(self, key: NodePublic, now: float) -> bool:
@@ -269,9 +206,7 @@ class Dataplane:
 
     def note_pong(self, tx_id: TxId, session: Session, rtt_s: float) -> None:
         """A ping through a peer relay was answered."""
-        waiter = self._pongs.get(tx_id)
-        if waiter is not None and not waiter.done():
-            waiter.set_result(Pong(session, rtt_s))
+        self._pongs.note(tx_id, Pong(session, rtt_s))
 
     def through(self, key: NodePublic, now: float) -> Session | TurnPath | None:
         """Return what carries a peer's data while no direct path does, except DERP."""
@@ -287,41 +222,40 @@ class Dataplane:
         if link is None:
             return None
         addresses = dict.fromkeys(c.endpoint.ip for c in link.paths.paths.candidates)
-        outside = tuple(ip for ip in addresses if ip not in self._inside)
+        outside = tuple(ip for ip in addresses if ip not in self._links.inside)
         return TurnPeer(link.box.peer, understands(link.node.hostinfo), outside)
 
     def seal(self, key: NodePublic, message: Message) -> bytes | None:
         """Seal a message for a peer."""
         link = self._links.get(key)
-        if link is None:
-            return None
+        return None if link is None else self._seal(link, message)
+
+    def _seal(self, link: Link, message: Message) -> bytes:
         return link.box.seal(encode_message(message), self._entropy(NONCE_BYTES))
 
     def note_turn_pong(self, tx_id: TxId, path: TurnPath, rtt_s: float) -> None:
         """A ping through a TURN server was answered."""
-        waiter = self._pongs.get(tx_id)
-        if waiter is not None and not waiter.done():
-            waiter.set_result(Pong(path, rtt_s))
+        self._pongs.note(tx_id, Pong(path, rtt_s))
 
     def announce(self, key: NodePublic) -> None:
         """A stock peer is told of a relayed address as of any other endpoint."""
         link, announced = self._links.get(key), self.turns.announced(key)
         if link is not None and announced != link.announced:
             link.announced, now = announced, self._clock.now()
-            link.paths.set_own_endpoints((*self._own_endpoints, *announced), now)
+            link.paths.set_own_endpoints((*self._links.own_endpoints, *announced), now)
             self._settle(link, now)
             self._flush()
 
     def is_inside(self, endpoint: Endpoint) -> bool:
         """Whether an address is one of the network's own."""
-        return endpoint.ip in self._inside
+        return endpoint.ip in self._links.inside
 
     def send_relayed(self, key: NodePublic, message: Message) -> None:
         """Seal a message for a peer and send it over its relay region."""
         link = self._links.get(key)
         region = self.region_of(key)
         if link is not None and region:
-            data = link.box.seal(encode_message(message), self._entropy(NONCE_BYTES))
+            data = self._seal(link, message)
             self._engine.apply([SendRelayed(region=region, peer=key.raw, data=data)])
 
     def region_of(self, key: NodePublic) -> int:
@@ -332,7 +266,7 @@ class Dataplane:
     def relay_connected(self, region: int) -> None:
         """The relay of a region can be reached again: what went to it before may be lost."""
         now = self._clock.now()
-        for link in self._links.values():
+        for link in self._links:
             link.paths.paths.relay_connected(region, now)
             self._settle(link, now)
         self._flush()
@@ -359,40 +293,34 @@ class Dataplane:
     def all_drops(self) -> Counter[str]:
         """Return what was dropped here and by the peers' machines, by reason."""
         total = Counter(self.drops)
-        for link in self._links.values():
+        for link in self._links:
             total.update(link.paths.paths.dropped)
         return total
 
     def any_active(self) -> bool:
         """Whether traffic flows to any peer."""
         now = self._clock.now()
-        return any(link.paths.is_active(now) for link in self._links.values())
+        return any(link.paths.is_active(now) for link in self._links)
 
     async def ping_disco(self, key: NodePublic, timeout_s: float) -> Pong:
         """Ping a peer's machine over whatever path answers first. Raises TimeoutError."""
-        link = self._links[key]
-        waiter: asyncio.Future[Pong] = asyncio.get_running_loop().create_future()
-        sent: list[TxId] = []
-        try:
+        link = self._links.get(key)
+        assert link is not None, "who asks looks before"
+        with self._pongs.one() as waiter:
             async with asyncio.timeout(timeout_s):
                 while True:
                     now = self._clock.now()
                     self.relays.note_active(key, now)
                     self.turns.note_active(key, now)
                     for tx_id in self._ping(link, now):
-                        if len(self._pongs) < _WAITERS_MAX:
-                            self._pongs[tx_id] = waiter
-                            sent.append(tx_id)
+                        waiter.sent(tx_id)
                     self._settle(link, now)
                     self._flush()
-                    done, _ = await asyncio.wait([waiter], timeout=1.0)
+                    done, _ = await asyncio.wait([waiter.answer], timeout=_ASK_AGAIN_S)
                     if done:
-                        return waiter.result()
-        finally:
-            for tx_id in sent:
-                self._pongs.pop(tx_id, None)
+                        return waiter.answer.result()
 
-    def _ping(self, link: _Link, now: float) -> list[TxId]:
+    def _ping(self, link: Link, now: float) -> list[TxId]:
         """Ping through the peer relay in use, else as the peer's machine does."""
         key = link.node.key
         through = self.relays.ping(key, now) or self.turns.ping(key, now)
@@ -403,16 +331,13 @@ class Dataplane:
 
     async def probe(self, packet: bytes, nonce: bytes, timeout_s: float) -> Pong:
         """Send a probe into the tunnel and wait for what answers `nonce`. Raises TimeoutError."""
-        waiter: asyncio.Future[Pong] = asyncio.get_running_loop().create_future()
-        self._probes[nonce] = waiter
         began = self._clock.now()
-        try:
+        with self._probes.one() as waiter:
+            waiter.sent(nonce)
             async with asyncio.timeout(timeout_s):
                 self._engine.apply([SendPacket(packet=packet)])
-                await waiter
-                return Pong(None, self._clock.now() - began)
-        finally:
-            del self._probes[nonce]
+                await waiter.answer
+        return Pong(None, self._clock.now() - began)
 
     def drain(self) -> None:
         """Take every waiting event, then do what follows from all of them."""
@@ -436,9 +361,8 @@ class Dataplane:
                 self.turns.note_active(link.node.key, now)
         elif isinstance(event, ProbeReply):
             answer = parse_answer_untrusted(event.packet)
-            waiter = self._probes.get(answer.nonce) if answer else None
-            if waiter is not None and not waiter.done():
-                waiter.set_result(Pong(None, 0.0))
+            if answer is not None:
+                self._probes.note(answer.nonce, Pong(None, 0.0))
         elif isinstance(event, StreamState):
             self.turns.take_stream(event, now)
         elif self._listener is not None and isinstance(
@@ -456,7 +380,7 @@ class Dataplane:
         by_stream = event.group >= FIRST_STREAM
         if event.group and not by_stream:
             via = Aside(event.group, event.index, src)
-        if src.ip in self._inside:
+        if src.ip in self._links.inside:
             self.drops["disco through the tunnel"] += 1
         elif event.vni:
             self.relays.take_wrapped(event, src, now)
@@ -475,7 +399,7 @@ class Dataplane:
 
     def _take_disco(self, packet: bytes, via: Via | Aside | Way, now: float) -> None:
         sender = sender_of_untrusted(packet)
-        link = self._by_disco.get(sender) if sender else None
+        link = self._links.of_disco(sender) if sender else None
         if link is None:
             self.drops["disco of unknown key"] += 1
         else:
@@ -487,7 +411,7 @@ class Dataplane:
         except MalformedStun:
             self.drops[Rejected.MALFORMED.value] += 1
             return
-        for link in self._links.values():
+        for link in self._links:
             if link.paths.owns_group(via.group):
                 rejected = link.paths.receive_stun(tx_id, mapped, now)
                 if rejected is not None:
@@ -504,7 +428,7 @@ class Dataplane:
         else:
             self._open(link, event.data, Relay(event.region), now)
 
-    def _open(self, link: _Link, packet: bytes, via: Via | Aside | Way, now: float) -> None:
+    def _open(self, link: Link, packet: bytes, via: Via | Aside | Way, now: float) -> None:
         try:
             message = parse_message_untrusted(link.box.open_untrusted(packet))
         except (MalformedDisco, MalformedEndpoint):
@@ -527,47 +451,20 @@ class Dataplane:
         link.paths.receive(message, via, now)
         self._settle(link, now)
 
-    def _new_link(self, node: Node) -> _Link | None:
-        try:
-            box = SharedBox(self._disco, node.disco_key)
-        except MalformedDisco:
-            self.drops["disco key malformed"] += 1
-            return None
-        paths = PunchingPaths(self._own_key, self.own_side)
-        if self._own_endpoints_at is not None:
-            paths.set_own_endpoints(self._own_endpoints, self._own_endpoints_at)
-        return _Link(node, box, paths)
-
-    def _usable(self, texts: list[str]) -> list[Endpoint]:
-        found = []
-        for text in texts:
-            try:
-                endpoint = Endpoint.parse(text)
-            except MalformedEndpoint:
-                continue
-            # An address inside the network would send the tunnel through itself.
-            if endpoint.ip not in self._inside:
-                found.append(endpoint)
-        return found
-
-    def _settle(self, link: _Link, now: float) -> None:
+    def _settle(self, link: Link, now: float) -> None:
         """Collect what a machine wants to say and do, and remember when it is due."""
         paths = link.paths
         while (transmit := paths.poll_transmit()) is not None:
-            self._pending.append(self._compile(link, transmit))
+            self._pending.append(self._command(link, transmit))
         while (event := paths.poll_event()) is not None:
             self._take_path_event(link, event, now)
         self.relays.set_direct(link.node.key, now)
         self.turns.set_better(link.node.key, now)
         self._settle_mtu(link, now)
         due = paths.next_timeout()
-        when = due[0] if due else None
-        if when is not None and when != link.due:
-            self._due_count += 1
-            heapq.heappush(self._due, (when, self._due_count, link))
-        link.due = when
+        self._agenda.set(link, due[0] if due else None)
 
-    def _settle_mtu(self, link: _Link, now: float) -> None:
+    def _settle_mtu(self, link: Link, now: float) -> None:
         """Peer relays and TURN carry the base. DERP carries any size: what holds there stays."""
         if self.through(link.node.key, now) is not None:
             found = BASE_MTU_BYTES
@@ -580,104 +477,42 @@ class Dataplane:
             if self._listener is not None:
                 self._listener.on_mtu()
 
-    def _compile(self, link: _Link, transmit: AnyTransmit) -> AnyCommand:
-        """Return the engine's command for what a machine wants to send or do with sockets."""
-        if isinstance(transmit, sockets.OpenSockets):
-            return OpenSockets(group=transmit.group, count=transmit.count)
-        if isinstance(transmit, sockets.KeepSocket):
-            return KeepSocket(group=transmit.group, index=transmit.index)
-        if isinstance(transmit, sockets.CloseSockets):
-            return CloseSockets(group=transmit.group)
-        if isinstance(transmit.message, StunAsk):
-            data = binding_request(transmit.message.tx_id)
-        else:
-            data = link.box.seal(encode_message(transmit.message), self._entropy(NONCE_BYTES))
-        # Padding asks whether a datagram of that size arrives.
-        whole = isinstance(transmit.message, Ping) and transmit.message.padding > 0
-        if isinstance(transmit, AsideTransmit):
-            at = transmit.to
-            return SendDatagram(
-                to=str(at.endpoint), data=data, group=at.group, index=at.index, whole=whole
-            )
-        if isinstance(transmit.to, Relay):
-            return SendRelayed(region=transmit.to.region, peer=link.node.key.raw, data=data)
-        return SendDatagram(to=str(transmit.to), data=data, whole=whole)
+    def _command(self, link: Link, transmit: AnyTransmit) -> AnyCommand:
+        return transmit_command(link.node.key, transmit, partial(self._seal, link))
 
-    def _take_path_event(self, link: _Link, event: AnyPathEvent, now: float) -> None:
-        peer = link.node.key.raw
+    def _take_path_event(self, link: Link, event: AnyPathEvent, now: float) -> None:
+        key = link.node.key
         gone = isinstance(event, Lease | AsideLease) and not event.lease_ms
-        if gone and (instead := self.relays.fallback(link.node.key, now)) is not None:
+        if gone and (instead := self.relays.fallback(key, now)) is not None:
             self._pending.append(instead)
-        elif isinstance(event, Lease):
-            addr = str(event.endpoint) if event.endpoint else None
-            self._pending.append(
-                SetPath(peer=peer, addr=addr, lease_ms=event.lease_ms, mtu_bytes=event.mtu_bytes)
-            )
-        elif isinstance(event, AsideLease):
-            at = event.at
-            self._pending.append(
-                SetPath(
-                    peer=peer,
-                    addr=str(at.endpoint),
-                    lease_ms=event.lease_ms,
-                    group=at.group,
-                    index=at.index,
-                    mtu_bytes=event.mtu_bytes,
-                )
-                if event.lease_ms
-                else SetPath(peer=peer, addr=None, lease_ms=0)
-            )
+        elif isinstance(event, Lease | AsideLease):
+            self._pending.append(lease_command(key, event))
         elif isinstance(event, Ponged):
-            waiter = self._pongs.get(event.tx_id)
-            if waiter is not None and not waiter.done():
-                waiter.set_result(Pong(event.via, event.rtt_s))
+            self._pongs.note(event.tx_id, Pong(event.via, event.rtt_s))
         elif isinstance(event, EndpointsWanted) and self._listener is not None:
             self._listener.on_endpoints_wanted()
 
-    def _part_from(self, link: _Link, now: float) -> None:
+    def _part_from(self, link: Link, now: float) -> None:
         """A peer is gone: its sockets are closed, and what it counted stays counted."""
         self.drops.update(link.paths.paths.dropped)
         link.paths.close(now)
         while (transmit := link.paths.poll_transmit()) is not None:
             if isinstance(transmit, sockets.CloseSockets):
-                self._pending.append(self._compile(link, transmit))
+                self._pending.append(self._command(link, transmit))
+        self._pending.append(no_path(link.node.key))
+        self._agenda.set(link, None)
 
     def _flush(self) -> None:
         """Hand commands to the engine and set the one timer."""
         if self._pending:
             commands, self._pending = self._pending, []
             self._engine.apply(commands)
-        # Entries that no longer say when their machine is due are dropped as they surface.
-        while self._due and (
-            self._due[0][0] != self._due[0][2].due
-            or self._links.get(self._due[0][2].node.key) is not self._due[0][2]
-        ):
-            heapq.heappop(self._due)
         if self._listener is not None:
-            self._alarm.set((due for due, *_ in self._due[:1]), self._clock.now())
+            self._alarm.set([self._agenda.next()], self._clock.now())
 
     def _fire(self) -> None:
         now = self._clock.now()
-        late = []
-        while self._due and self._due[0][0] <= now:
-            when, _, link = heapq.heappop(self._due)
-            if link.due == when and self._links.get(link.node.key) is link:
-                late.append(link)
-        for link in late:
-            link.due = None
+        for link in self._agenda.take(now):
             link.paths.handle_timeout(now)
             self._settle(link, now)
         self._flush()
-
-
-def _inside_addresses(view: View) -> set[IPv4Address | IPv6Address]:
-    """Every address of the network's machines themselves."""
-    machines = [*view.peers.values(), *([view.node] if view.node else [])]
-    found = set()
-    for machine in machines:
-        for prefix in machine.addresses:
-            try:
-                found.add(ip_network(prefix, strict=False).network_address)
-            except ValueError:
-                continue
-    return found
