@@ -13,7 +13,7 @@ TEST_PACKAGES := $(LAB_PACKAGES) wireguard-go wireguard-tools iperf3 coturn mini
 
 BENCH_PACKAGES := nebula openvpn
 
-.PHONY: help demo test setup engine go-peers oidc lint check-rust check-python bench fuzz picture clean
+.PHONY: help demo test setup engine go-peers oidc lint check-rust check-python bench grid fuzz picture clean
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -116,6 +116,10 @@ ifeq (,$(findstring --short,$(ARGS)))
 	@$(BIN)/python -m bench.swarm --nodes 2000
 	@$(BIN)/python -m bench.relay
 endif
+
+grid: setup ## measure who meets whom directly, and write it into docs/grid.md and the README
+	@tools/system-packages $(LAB_PACKAGES)
+	@$(BIN)/python -m bench.grid $(ARGS)
 
 fuzz: setup ## run every fuzz target for a minute
 	@$(BIN)/python -m fuzz $(ARGS)

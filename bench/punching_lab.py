@@ -7,15 +7,18 @@ pairs come one after the other, so that none waits for another's sockets or for 
 
 from __future__ import annotations
 
+import itertools
 import re
 import statistics
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+from warren.lab import places
 from warren.lab.joining import SERVER, SERVER_ADDRESS, SERVER_SECOND, join
 from warren.lab.mesh import Node, Server
 from warren.lab.pinging import Pinging
+from warren.lab.places import PLACES
 from warren.lab.plan import Host, Plan, Router
 from warren.lab.program import LabTimeout, ProgramFailed, wait_until
 from warren.lab.stock import StockClient
@@ -140,24 +143,46 @@ def curve_runs(runs: int, hard: str, easy: str) -> dict[str, Any]:
 def pair_runs(runs: int, hard: Sequence[str], easy: Sequence[str]) -> list[dict[str, Any]]:
     """Connect every hard kind with every easy one, `runs` times each."""
     pairs = [(one, other) for one in hard for other in easy]
+    judged = _every_pair(runs, _plan((*hard, *easy)), pairs, "hard kinds with easy ones")
+    return [
+        {"hard": one, "easy": other, "easy_side": "Warren", **found}
+        for (one, other), found in zip(pairs, judged, strict=True)
+    ]
+
+
+def easy_runs(runs: int, kinds: Sequence[str]) -> list[dict[str, Any]]:
+    """Connect every two of the grid's places, each with itself too, `runs` times each."""
+    chosen = [PLACES[kind] for kind in kinds]
+    pairs = list(itertools.combinations_with_replacement(chosen, 2))
+    plan = places.plan((side, place) for side in places.SIDES for place in chosen)
+    machines = [(places.machine("a", one), places.machine("b", other)) for one, other in pairs]
+    judged = _every_pair(runs, plan, machines, "easy kinds with each other")
+    return [
+        {"a": one.name, "b": other.name, **found}
+        for (one, other), found in zip(pairs, judged, strict=True)
+    ]
+
+
+def _every_pair(
+    runs: int, plan: Plan, pairs: Sequence[tuple[str, str]], what: str
+) -> list[dict[str, Any]]:
+    """Connect each two hosts of a plan, `runs` times, with fresh nodes each time."""
     seconds: dict[tuple[str, str], list[float | None]] = {pair: [] for pair in pairs}
-    with World(_plan((*hard, *easy))) as world:
-        lab = _Lab(world, "hard kinds with easy ones")
+    hosts = list(dict.fromkeys(host for pair in pairs for host in pair))
+    with World(plan) as world:
+        lab = _Lab(world, what)
         for run in range(runs):
             lab.tell(run, runs)
-            nodes = lab.nodes((*hard, *easy), run)
+            nodes = lab.nodes(hosts, run)
             # No pair is always the first, whose node has measured its NAT only just now.
             first = run % len(pairs)
-            for one, other in pairs[first:] + pairs[:first]:
+            for one, other in [*pairs[first:], *pairs[:first]]:
                 # Either side may be the one that wants something.
                 near, far = (one, other) if run % 2 == 0 else (other, one)
                 seconds[one, other].append(lab.ping(nodes[near], nodes[far].name, run))
             for node in nodes.values():
                 node.stop()
-    return [
-        {"hard": one, "easy": other, "easy_side": "Warren", **judge(seconds[one, other])}
-        for one, other in pairs
-    ]
+    return [judge(seconds[pair]) for pair in pairs]
 
 
 def stock_runs(runs: int, own: str, peer: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Self
 
 from warren.lab import physics, places, sandbox
 from warren.lab.cell import Cell, How
-from warren.lab.joining import NAMES, Hub, join, join_stock, start_proxy, start_server
+from warren.lab.joining import NAMES_WITH_RELAY, Hub, join, join_stock, start_proxy, start_server
 from warren.lab.meeting import Meeting, Ping, StockFetch
 from warren.lab.mesh import Node
 from warren.lab.pairs import Pair, in_rounds, rows_and_columns
@@ -97,7 +97,7 @@ class Grid:
             sandbox.enter()
             machines = [("a", place) for place in self.rows]
             machines += [("b", place) for place in self.columns]
-            self._world = self._stack.enter_context(World(places.plan(machines), NAMES))
+            self._world = self._stack.enter_context(World(places.plan(machines), NAMES_WITH_RELAY))
             self._join(machines)
         except BaseException:
             self._stack.close()
