@@ -109,7 +109,9 @@ def lab_measure(runs: int, pair_runs: int, stock_runs: int) -> dict[str, Any]:
         found["pairs"] = punching_lab.pair_runs(pair_runs, HARD_KINDS, EASY_KINDS)
     if stock_runs:
         found["stock"] = [
-            punching_lab.stock_runs(stock_runs, own, peer) for own, peer in STOCK_PAIRS
+            punching_lab.stock_runs(stock_runs, own, peer, regions)
+            for own, peer in STOCK_PAIRS
+            for regions in (1, 2)
         ]
     return found
 
@@ -219,7 +221,10 @@ def _show_lab(console: Console, lab: dict[str, Any] | None) -> None:
             f"slowest {lab['slowest_s'] or 0:.1f} s."
         )
     rows = [(row["hard"], row["easy"], "Warren", row) for row in lab.get("pairs", ())]
-    rows += [(row["warren"], row["stock"], "stock", row) for row in lab.get("stock", ())]
+    rows += [
+        (row["warren"], row["stock"], f"stock, regions: {row['regions']}", row)
+        for row in lab.get("stock", ())
+    ]
     if rows:
         console.print("In the lab, until a ping is answered directly:")
         console.print(_times(("from", "to", "which is"), rows))

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from warren.lab import places
-from warren.lab.joining import SERVER, SERVER_ADDRESS, SERVER_SECOND, join
-from warren.lab.mesh import Node, Server
+from warren.lab.joining import NAMES_WITH_RELAY, join, server_hosts, start_server
+from warren.lab.mesh import Node
 from warren.lab.pinging import Pinging
 from warren.lab.places import PLACES
 from warren.lab.plan import Host, Plan, Router
@@ -35,13 +35,10 @@ _PORTS_TRIED = re.compile(r"(\d+) ports? tried")
 class _Lab:
     """A server, and a machine behind each kind of NAT, called like it."""
 
-    def __init__(self, world: World, what: str) -> None:
+    def __init__(self, world: World, what: str, regions: int = 1) -> None:
         self.world = world
         self._what = what
-        self._server = Server(world[SERVER], world.scratch / SERVER, stun_others=(SERVER_SECOND,))
-        self._server.start()
-        self._server.create_user("bench")
-        self._key = self._server.create_key("bench", "--reusable", "--ephemeral")
+        self._hub = start_server(world, second_relay=regions > 1, ephemeral=True)
 
     def nodes(self, kinds: Sequence[str], run: int) -> dict[str, Node]:
         """Let a fresh node join behind each of these NATs."""
@@ -49,8 +46,10 @@ class _Lab:
         for kind in kinds:
             name = f"{kind}-{run}"
             state = self.world.scratch / name
-            found[kind] = Node(self.world[kind], name, state, tun=True, port=_FIRST_PORT + run)
-        failed = join(list(found.values()), self._server, self._key)
+            port = _FIRST_PORT + run
+            part, env = self.world[kind], self._hub.trust
+            found[kind] = Node(part, name, state, tun=True, port=port, env=env)
+        failed = join(list(found.values()), self._hub.server, self._hub.key)
         if failed:
             raise ProgramFailed("; ".join(f"{name}: {said}" for name, said in failed.items()))
         return found
@@ -61,11 +60,12 @@ class _Lab:
         client = StockClient(
             self.world[kind],
             name,
-            server=self._server.url,
+            server=self._hub.server.url,
             state=self.world.scratch / name,
-            auth_key=self._key,
+            auth_key=self._hub.key,
             ephemeral=True,
             port=_FIRST_PORT + run,
+            env=self._hub.trust,
         )
         client.start()
         client.wait_joined()
@@ -95,7 +95,7 @@ def _plan(kinds: Sequence[str]) -> Plan:
     return Plan(
         routers=tuple(router for router in routers if router is not None),
         hosts=(
-            Host(SERVER, address=SERVER_ADDRESS, extra=(SERVER_SECOND,)),
+            *server_hosts(second_relay=True),
             *(
                 Host(kind, behind=router.name)
                 if router is not None
@@ -122,7 +122,7 @@ def curve_runs(runs: int, hard: str, easy: str) -> dict[str, Any]:
     """Punch between two kinds; return the times, and how many probes each run took."""
     probes: list[int | None] = []
     seconds: list[float | None] = []
-    with World(_plan((hard, easy))) as world:
+    with World(_plan((hard, easy)), NAMES_WITH_RELAY) as world:
         lab = _Lab(world, f"{hard} with {easy}")
         for run in range(runs):
             lab.tell(run, runs)
@@ -169,7 +169,7 @@ def _every_pair(
     """Connect each two hosts of a plan, `runs` times, with fresh nodes each time."""
     seconds: dict[tuple[str, str], list[float | None]] = {pair: [] for pair in pairs}
     hosts = list(dict.fromkeys(host for pair in pairs for host in pair))
-    with World(plan) as world:
+    with World(plan, NAMES_WITH_RELAY) as world:
         lab = _Lab(world, what)
         for run in range(runs):
             lab.tell(run, runs)
@@ -185,11 +185,15 @@ def _every_pair(
     return [judge(seconds[pair]) for pair in pairs]
 
 
-def stock_runs(runs: int, own: str, peer: str) -> dict[str, Any]:
-    """Connect a Warren node behind one kind with a stock client behind another."""
+def stock_runs(runs: int, own: str, peer: str, regions: int) -> dict[str, Any]:
+    """Connect a Warren node behind one kind with a stock client behind another.
+
+    regions: of relays, 1 or 2; with one a stock client cannot know whether its ports vary.
+    """
     seconds: list[float | None] = []
-    with World(_plan((own, peer))) as world:
-        lab = _Lab(world, f"{own} with a stock client behind {peer}")
+    with World(_plan((own, peer)), NAMES_WITH_RELAY) as world:
+        what = f"{own} with a stock client behind {peer}, relay regions: {regions}"
+        lab = _Lab(world, what, regions)
         for run in range(runs):
             lab.tell(run, runs)
             stock = lab.stock(peer, run)
@@ -200,4 +204,4 @@ def stock_runs(runs: int, own: str, peer: str) -> dict[str, Any]:
                 seconds.append(None)
             node.stop()
             stock.stop()
-    return {"warren": own, "stock": peer, **judge(seconds)}
+    return {"warren": own, "stock": peer, "regions": regions, **judge(seconds)}

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from warren.lab.joining import SERVER, SERVER_HOST
+from warren.lab.joining import SERVER, server_hosts
 from warren.lab.kinds import KINDS
 from warren.lab.plan import Host, InvalidPlan, Plan, Router, resolve
 from warren.lab.reading import File, MalformedDescription, RouterTable, read_untrusted
@@ -66,7 +66,7 @@ def parse_description_untrusted(data: bytes) -> Description:
     if nodes:
         if SERVER in [router.name for router in routers] + [host.name for host in hosts]:
             raise MalformedDescription(f"the name {SERVER!r} is taken: the nodes' server has it")
-        hosts.insert(0, SERVER_HOST)
+        hosts = [*server_hosts(), *hosts]
     plan = Plan(hosts=tuple(hosts), routers=tuple(routers))
     try:
         resolve(plan)

@@ -21,17 +21,9 @@ SERVER = "server"
 SERVER_NAME = "coordinator.lab"
 SERVER_ADDRESS, SERVER_SECOND = "198.51.100.10", "198.51.100.11"
 SERVER_ADDRESS_V6, SERVER_SECOND_V6 = "2001:db8:1::10", "2001:db8:1::11"
-SERVER_HOST = Host(
-    SERVER,
-    address=SERVER_ADDRESS,
-    extra=(SERVER_SECOND, SERVER_SECOND_V6),
-    ipv6=SERVER_ADDRESS_V6,
-)
-"""With two addresses of each family, so that nodes find out how their NAT behaves (RFC 5780)."""
 RELAY = "relay"
 RELAY_NAME = "relay.lab"
 RELAY_ADDRESS, RELAY_ADDRESS_V6 = "198.51.100.20", "2001:db8:1::20"
-RELAY_HOST = Host(RELAY, address=RELAY_ADDRESS, ipv6=RELAY_ADDRESS_V6)
 NAMES = {SERVER_NAME: (SERVER_ADDRESS, SERVER_ADDRESS_V6)}
 """What every part of a network has to know (`World(names=…)`)."""
 NAMES_WITH_RELAY = {**NAMES, RELAY_NAME: (RELAY_ADDRESS, RELAY_ADDRESS_V6)}
@@ -53,12 +45,26 @@ class Hub:
     trust: dict[str, str]
 
 
-def start_server(world: World, second_relay: bool = False) -> Hub:
+def server_hosts(second_relay: bool = False) -> list[Host]:
+    """The hosts of a plan that `start_server` needs.
+
+    The server has two addresses of each family, so that nodes find out how their NAT behaves
+    (RFC 5780).
+    """
+    extra = (SERVER_SECOND, SERVER_SECOND_V6)
+    hosts = [Host(SERVER, address=SERVER_ADDRESS, extra=extra, ipv6=SERVER_ADDRESS_V6)]
+    if second_relay:
+        hosts.append(Host(RELAY, address=RELAY_ADDRESS, ipv6=RELAY_ADDRESS_V6))
+    return hosts
+
+
+def start_server(world: World, second_relay: bool = False, ephemeral: bool = False) -> Hub:
     """Start the server on the host `server`, and a relay of a second region on the host `relay`.
 
     As on the internet it has a URL with https and a certificate that everybody trusts: through a
     proxy that knows CONNECT alone, a stock client asks nothing of a coordinator without TLS. With
     one region alone it asks one STUN server, and cannot know that its NAT is symmetric.
+    ephemeral: nodes are forgotten once they go.
     """
     chain, private = make_self_signed(SERVER_NAME, datetime.now(UTC))
     certificate, key = world.scratch / "server.crt", world.scratch / "server.key"
@@ -81,7 +87,7 @@ def start_server(world: World, second_relay: bool = False) -> Hub:
     )
     server.start()
     server.create_user(_USER)
-    auth_key = server.create_key(_USER, "--reusable")
+    auth_key = server.create_key(_USER, "--reusable", *(["--ephemeral"] if ephemeral else []))
     return Hub(server, auth_key, trust)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from warren.lab.joining import RELAY_HOST, SERVER_HOST
+from warren.lab.joining import server_hosts
 from warren.lab.plan import Host, InvalidPlan, Plan, Router
 from warren.lab.spelling import meant_or_known, shown
 
@@ -130,7 +130,7 @@ def find(word: str) -> Place:
 def plan(machines: Iterable[tuple[str, Place]]) -> Plan:
     """A server, a further relay and these machines, by side and place, on one internet."""
     routers: dict[str, Router] = {}
-    hosts = [SERVER_HOST, RELAY_HOST]
+    hosts = server_hosts(second_relay=True)
     order = list(PLACES)
     for side, place in machines:
         number = 2 * order.index(place.name) + SIDES.index(side)
