@@ -15,7 +15,7 @@ from warren.keys import NodePrivate
 from warren.netmap.endpoint import Endpoint
 from warren.netmap.node import Hostinfo, NetInfo
 from warren.paths import timing
-from warren.paths.punching.attempt import Outcome
+from warren.paths.punching.attempt import Attempt, Method, Outcome
 from warren.paths.punching.budget import ProbeBudget, SocketBudget
 from warren.paths.punching.easy import PROBES_MAX, SCAN_MAX, EasySide
 from warren.paths.punching.hard import (
@@ -504,6 +504,29 @@ def test_a_stock_client_that_asks_one_region_cannot_say_no() -> None:
 
 def endpoints(*texts: str) -> list[Endpoint]:
     return [Endpoint.parse(text) for text in texts]
+
+
+def test_attempts_in_words() -> None:
+    scan = Attempt(Method.SCAN, Endpoint.parse("198.51.100.2:0"), 10.0, probes=1729)
+    assert scan.sentence() == (
+        "Punching towards 198.51.100.2 is under way: a scan of the ports of the peer's NAT "
+        "(1729 ports tried)."
+    )
+    scan.found = Endpoint.parse("198.51.100.2:20500")
+    scan.end(Outcome.FOUND, 12.5)
+    assert "found a path at 198.51.100.2:20500 after 2.5 s: a scan" in scan.sentence()
+    ours = Attempt(Method.SOCKETS, TARGET, 10.0, sockets=256, allocation="sequential, step 2")
+    ours.refusal = PunchReason.BOTH_HARD
+    ours.end(Outcome.REFUSED, 10.1)
+    assert ours.sentence() == (
+        "Punching towards 198.51.100.2:41641 was refused by the peer after 0.1 s, because its "
+        "ports vary too: many sockets here, the peer guessed (256 sockets); our NAT's ports are "
+        "sequential, step 2."
+    )
+    for outcome in Outcome:
+        each = Attempt(Method.PROBES, TARGET, 10.0, sockets=256, probes=1)
+        each.end(outcome, 11.0)
+        assert each.sentence().count(":") == 2 and "1 port tried)." in each.sentence()
 
 
 def test_a_stock_clients_guess_is_no_port_of_its_nat() -> None:

@@ -41,7 +41,10 @@ _REFUSALS = {
 
 @dataclass
 class Attempt:
-    """One try. Times are monotonic seconds; `probes` were sent by us, or asked of the peer."""
+    """One try. Times are monotonic seconds; `probes` were sent by us, or asked of the peer.
+
+    allocation: how our own NAT gives out ports, where the peer has to guess them.
+    """
 
     method: Method
     target: Endpoint
@@ -75,7 +78,7 @@ class Attempt:
             end += f", because {_REFUSALS[self.refusal]}"
         # A scan seeks the port.
         towards = self.target if self.target.port else self.target.ip
-        ports = f"; ports there are {self.allocation}" if self.allocation else ""
+        ports = f"; our NAT's ports are {self.allocation}" if self.allocation else ""
         return f"Punching towards {towards} {end}: {self.method.value} ({self._amount()}){ports}."
 
     def _amount(self) -> str:
