@@ -164,13 +164,12 @@ class Dataplane:
         self._flush()
         self.relays.set_own_endpoints(endpoints)
 
-    def set_nat(self, report: Report, stun_servers: tuple[Endpoint, ...]) -> None:
-        """Take what a measuring told of this node's NAT; punching builds on it."""
+    def set_nat(self, report: Report, stun_servers: tuple[Endpoint, ...], port4: int) -> None:
+        """Take what a measuring told of the NAT before `port4`; punching builds on it."""
         own = self.own_side
         own.udp = report.udp
         own.stun_servers = stun_servers
-        if report.mapping_varies is not None:
-            own.hard = report.mapping_varies
+        own.learn(report.mapping_varies, report.global_v4, port4)
         for number, mapped in enumerate(report.mapped_v4):
             # Which server saw which is not told; the order of their answers is.
             at = report.started + number * 1e-6

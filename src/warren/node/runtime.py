@@ -331,7 +331,8 @@ class Runtime:
 
     def _on_measured(self) -> None:
         if self.measuring.report is not None:
-            self.dataplane.set_nat(self.measuring.report, self.measuring.stun_servers)
+            measured, servers = self.measuring.report, self.measuring.stun_servers
+            self.dataplane.set_nat(measured, servers, self._ports[0])
         self.dataplane.set_own_endpoints(tuple(own.endpoint for own in self.measuring.endpoints))
         if self.membership.view.node is not None:
             self.refresh()

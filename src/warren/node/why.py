@@ -283,11 +283,6 @@ def _advice(facts: Facts, cause: Cause) -> Iterable[str]:
         yield from _ipv6_advice(blocked, peer)
     if cause not in _CAUSES_A_MAPPING_CURES:
         return
-    if own_nat(facts).known == "likely-hard":
-        yield (
-            "Give the server's --stun two addresses: only two servers can tell whether ports vary, "
-            "and ports are guessed once that is known."
-        )
     findings = {outcome.finding for outcome in facts.outcomes}
     if facts.mapped:
         pass

@@ -177,8 +177,6 @@ SITUATIONS = {
             ROUTER_OFF,
         ],
         [
-            "Give the server's --stun two addresses: only two servers can tell whether ports vary, "
-            "and ports are guessed once that is known.",
             TURN_ON,
             AS_WELL,
             IPV6_BOTH,

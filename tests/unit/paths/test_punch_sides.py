@@ -487,6 +487,22 @@ def test_a_port_that_was_changed_may_be_changed_anew(
     assert found is role
 
 
+def test_one_server_makes_likely_what_two_know() -> None:
+    own, kept, moved = own_side(None), Endpoint.parse("1.2.3.4:5"), Endpoint.parse("1.2.3.4:6")
+    own.learn(None, None, 5)
+    assert own.hard is None
+    for seen, hard in ((kept, False), (moved, True), (kept, False)):
+        own.learn(None, seen, 5)
+        assert (own.hard, own.certain) == (hard, False)
+    own.learn(True, kept, 5)
+    own.learn(None, kept, 5)  # a later measuring asked one server only
+    assert (own.hard, own.certain) == (True, True)
+    own.forget()
+    assert (own.hard, own.certain) == (None, False)
+    own.learn(None, moved, 0)  # the engine has no port yet
+    assert own.hard is None
+
+
 def test_a_stock_client_that_asks_one_region_cannot_say_no() -> None:
     """It takes a second answer of one server for another's (PROTOCOL §5.9)."""
     for varies, regions, stock, ours in (

@@ -21,12 +21,13 @@ MARK = "-warren"
 class OwnSide:
     """What a node knows of its own NAT, and what all its peers share. One for each node.
 
-    hard: whether ports vary by destination (RFC 4787: not endpoint-independent mapping); None
-    while nobody can say. `stun_servers` are asked from punching sockets.
+    hard: whether ports vary by destination (RFC 4787: not endpoint-independent mapping), for
+    certain or likely; None while nothing is known. `stun_servers` are asked from punching sockets.
     """
 
     entropy: Callable[[int], bytes]
     hard: bool | None = None
+    certain: bool = False
     udp: bool = True
     enabled: bool = True
     stun_servers: tuple[Endpoint, ...] = ()
@@ -34,9 +35,21 @@ class OwnSide:
     probes: ProbeBudget = field(default_factory=ProbeBudget)
     sockets: SocketBudget = field(default_factory=SocketBudget)
 
+    def learn(self, varies: bool | None, seen: Endpoint | None, port: int) -> None:
+        """Take what a measuring says: whether ports vary, and where `port` was seen.
+
+        One server alone cannot tell the first. But a NAT that keeps ports keeps them for every
+        destination, and one that does not may well vary them. Where that is wrong, it costs an
+        attempt that nobody needed.
+        """
+        if varies is not None:
+            self.hard, self.certain = varies, True
+        elif seen is not None and port and not self.certain:
+            self.hard = seen.port != port
+
     def forget(self) -> None:
         """Drop what was known of the NAT: the network changed."""
-        self.hard = None
+        self.hard, self.certain = None, False
         self.udp = True
         self.memory.forget()
 
