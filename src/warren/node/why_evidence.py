@@ -78,7 +78,9 @@ def own_nat(facts: Facts) -> Nat:
     seen = [_endpoint(each) for each in facts.own_endpoints if each.source == "stun"]
     ports = {each.port for each in local if each.is_v4}
     moved = [e for e in targets(seen) if e.port not in ports and e not in local]
-    return Nat("likely-hard", moved[0]) if ports and moved else Nat(said)
+    # Where the peer sees us as the server does, ports do not vary.
+    alike = any(c.seen_as in moved for c in facts.candidates or ())
+    return Nat("likely-hard", moved[0]) if ports and moved and not alike else Nat(said)
 
 
 def their_nat(facts: Facts) -> Nat:
@@ -97,7 +99,8 @@ def their_nat(facts: Facts) -> Nat:
         # It talks to us from a port that it does not know of.
         if candidate.endpoint.ip in outside and not TOLD & candidate.sources:
             return Nat("likely-hard", candidate.endpoint)
-    return Nat("likely-hard", facts.shown) if facts.shown is not None else Nat(said)
+    answered = any(c.pongs for c in known if c.endpoint == facts.shown)
+    return Nat(said) if facts.shown is None or answered else Nat("likely-hard", facts.shown)
 
 
 def shared_address(facts: Facts) -> str:

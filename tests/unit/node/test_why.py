@@ -40,6 +40,8 @@ def alive(endpoint: Endpoint, latency_s: float, ago_s: float = 1.0) -> Candidate
     return candidate
 
 
+HEARD = silent(SIX)
+HEARD.sources.add(Source.PING)
 FACTS = Facts(
     peer="bob",
     address="100.64.0.2",
@@ -169,6 +171,7 @@ infos = st.none() | st.builds(
     NetInfo,
     mapping_varies_by_dest_ip=st.sampled_from([None, True, False]),
     working_udp=st.sampled_from([None, True, False]),
+    working_ipv6=st.sampled_from([None, True, False]),
     have_port_map=st.booleans(),
     upnp=st.sampled_from([None, True, False]),
 )
@@ -177,16 +180,32 @@ outcomes = st.builds(
 )
 
 
+endpoints = st.lists(
+    st.builds(
+        OwnEndpointStatus,
+        address=st.sampled_from(
+            ["203.0.113.1:41641", "203.0.113.1:3", "192.168.1.2:41641", "[2001:db8::1]:1"]
+        ),
+        source=st.sampled_from(["local", "stun", "port mapping"]),
+    ),
+    max_size=4,
+)
+
+
 @given(
     infos,
     infos,
     st.lists(outcomes, max_size=4),
-    st.none() | st.lists(st.sampled_from([silent(PUBLIC), silent(LAN, 0), alive(SIX, 0.02)])),
+    st.none()
+    | st.lists(st.sampled_from([silent(PUBLIC), silent(LAN, 0), alive(SIX, 0.02), HEARD])),
     st.booleans(),
     st.sampled_from([None, True, False]),
     st.sampled_from(
         [RELAYED, PathStatus(kind="none"), PathStatus(kind="direct", address=str(SIX))]
     ),
+    st.none() | st.just(PUBLIC),
+    endpoints,
+    st.booleans(),
 )
 def test_there_is_always_a_whole_sentence(
     own: NetInfo | None,
@@ -196,6 +215,9 @@ def test_there_is_always_a_whole_sentence(
     active: bool,
     online: bool | None,
     path: PathStatus,
+    shown: Endpoint | None,
+    own_endpoints: list[OwnEndpointStatus],
+    own_ipv6: bool,
 ) -> None:
     """Whatever is known: a summary, a reason unless the path is direct, and no loose ends."""
     found, _ = told(
@@ -206,12 +228,17 @@ def test_there_is_always_a_whole_sentence(
         active=active,
         online=online,
         path=path,
+        shown=shown,
+        own_endpoints=own_endpoints,
+        own_ipv6=own_ipv6,
     )
     assert bool(found.reasons) is (path.kind != "direct")
     assert bool(found.cause) is (path.kind != "direct")
     for text in (found.summary, *found.reasons, *found.advice):
         assert re.fullmatch(r"[A-Zb][^\n]*(\.|bob)", text), text
         assert "None" not in text
+    assert all(each.why or each.result == "used" for each in found.candidates)
+    assert len(set(found.advice)) == len(found.advice)
 
 
 def test_both_behind_one_nat_without_hairpin() -> None:

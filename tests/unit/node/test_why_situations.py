@@ -462,3 +462,15 @@ def test_that_no_port_was_guessed_is_told_where_it_matters(
     why_not = "No ports were guessed: ports vary on both sides."
     facts = dataclasses.replace(FACTS, no_punching=why_not, **changes)  # type: ignore[arg-type]
     assert (why_not in explain(facts).punching) is told
+
+
+def test_a_path_that_works_is_proof_against_a_symmetric_nat() -> None:
+    """The port that the server saw answers us, and the peer sees us as the server does."""
+    (candidate,) = silent(OTHER_PORT)
+    unsure = {"own": UNSURE, "own_endpoints": [STUN_MOVED, LOCAL], "theirs": UNSURE}
+    unsure |= {"shown": Endpoint.parse(OTHER_PORT), "candidates": [candidate]}
+    found = explain(dataclasses.replace(FACTS, **unsure))  # type: ignore[arg-type]
+    assert (found.own.nat, found.theirs.nat) == ("likely-hard", "likely-hard")
+    candidate.record_pong(0.01, Endpoint.parse(STUN_MOVED.address), NOW - 1)
+    found = explain(dataclasses.replace(FACTS, **unsure))  # type: ignore[arg-type]
+    assert (found.own.nat, found.theirs.nat) == ("unknown", "unknown")
