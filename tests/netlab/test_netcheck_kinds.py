@@ -129,6 +129,28 @@ def test_two_nats_behave_like_the_worse_one(net: Net) -> None:
     assert report["nat4"]["mapped"][0].startswith("203.0.113.12:")
 
 
+def test_one_server_with_one_address_makes_the_kind_likely() -> None:
+    names = {"port-restricted": "NAT, probably a cone", "symmetric": "NAT, probably symmetric"}
+    plan = Plan(
+        routers=tuple(
+            Router(f"r{number}", kind=kind, address=f"203.0.113.{10 + number}")
+            for number, kind in enumerate(names)
+        ),
+        hosts=(
+            Host("server", address=SERVER),
+            *(Host(f"h{number}", behind=f"r{number}") for number in range(len(names))),
+        ),
+    )
+    with World(plan) as world:
+        net = Net(world, Server(world["server"], world.scratch / "server"))
+        for number, name in enumerate(names.values()):
+            report, text = net.netcheck(f"h{number}")
+            nat = report["nat4"]
+            assert (nat["name"], nat["difficulty"], nat["mapping"]) == (name, "unknown", "unknown")
+            assert report["mapping_varies"] is None
+            assert name in text and "only a second server can tell for certain" in text
+
+
 def test_ipv6_beside_ipv4_and_alone() -> None:
     """A machine with IPv6 only is told so, and how it is reached by it."""
     v6, v6_other = "2001:db8::10", "2001:db8::11"

@@ -62,7 +62,14 @@ def _name(found: NatBehaviour) -> str:
         return "symmetric NAT"
     if found.mapping is Dependence.NOTHING:
         return _CONES.get(found.filtering, "cone NAT")
-    return "NAT of unknown kind"
+    if found.ports.style is Style.UNKNOWN:
+        return "NAT of unknown kind"
+    return "NAT, probably a cone" if _keeps_ports(found) else "NAT, probably symmetric"
+
+
+def _keeps_ports(found: NatBehaviour) -> bool:
+    """One server alone shows how ports are given out, which makes the kind likely."""
+    return found.ports.style is Style.KEPT
 
 
 def _difficulty(found: NatBehaviour) -> Difficulty:
@@ -114,12 +121,26 @@ def _reach(found: NatBehaviour) -> str:
     if found.mapping in _HARD:
         return _reach_of_symmetric(found)
     if found.mapping is not Dependence.NOTHING:
-        return "Whether direct connections work will show; too few servers answered to say."
+        return _reach_of_likely(found)
     if found.filtering in (Dependence.NOTHING, Dependence.ADDRESS, Dependence.NOT_PORT):
         return "Direct connections work with every peer, also behind a symmetric NAT."
     return (
         "Direct connections work with every peer; one behind a symmetric NAT takes some seconds "
         "of trying ports."
+    )
+
+
+def _reach_of_likely(found: NatBehaviour) -> str:
+    if found.ports.style is Style.UNKNOWN:
+        return "Whether direct connections work will show; too few servers answered to say."
+    if _keeps_ports(found):
+        return (
+            "It keeps ports, so direct connections probably work with every peer; only a second "
+            "server can tell for certain."
+        )
+    return (
+        f"{_reach_of_symmetric(found)} It does not keep ports, which makes it likely; only a "
+        "second server can tell for certain."
     )
 
 

@@ -47,8 +47,20 @@ def seen(
             "predict",
         ),
         (seen(True, D.ADDRESS_AND_PORT, D.ADDRESS, Style.BLOCK), "symmetric NAT", "hard", "1024"),
-        (seen(True, D.UNKNOWN, D.UNKNOWN), "NAT of unknown kind", "unknown", "too few"),
-        (seen(True, D.NOT_PORT, D.NOT_PORT), "NAT of unknown kind", "unknown", "too few"),
+        (
+            seen(True, D.UNKNOWN, D.UNKNOWN, Style.UNKNOWN),
+            "NAT of unknown kind",
+            "unknown",
+            "too few",
+        ),
+        (seen(True, D.UNKNOWN, D.UNKNOWN), "NAT, probably a cone", "unknown", "probably work"),
+        (seen(True, D.NOT_PORT, D.NOT_PORT), "NAT, probably a cone", "unknown", "a second server"),
+        (
+            seen(True, D.UNKNOWN, D.UNKNOWN, Style.RANDOM),
+            "NAT, probably symmetric",
+            "unknown",
+            "only a second server",
+        ),
     ],
 )
 def test_names(found: NatBehaviour, name: str, difficulty: str, words: str) -> None:
