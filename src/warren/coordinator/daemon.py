@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import hashlib
 import hmac
 import signal
@@ -77,6 +76,7 @@ from warren.coordinator.webhooks.sender import Sender
 from warren.edge.aside import run_aside
 from warren.edge.certificates import Certificates
 from warren.edge.clock import Clock, SystemClock
+from warren.edge.collector import look_once
 from warren.edge.entropy import Entropy, system_entropy
 from warren.edge.files import only_program, private_directory
 from warren.edge.http import Door, Lobby, Routes
@@ -104,9 +104,6 @@ _RECONNECT_MS, _TRY_FOR_MS = 500, 30_000
 _STOP_S = 1.0
 _KICK_DELAY_S = 1.0
 _NO_REGION = "there is no relay, so machines meet only where a direct path is found at once"
-# The interpreter's own threshold of 700 objects would look through those of ten thousand machines
-# again and again while they join: a sixth of all time.
-_GC_THRESHOLDS = (50_000, 20, 20)
 _ACCESS_PURPOSE = b"warren api access tokens 1"
 _SESSION_PURPOSE = b"warren browser sessions 1"
 
@@ -132,9 +129,7 @@ def run(config: Config, state: Path, ready: Callable[[Ready], None]) -> None:
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 server = Server(config, state, store, SystemClock(), system_entropy)
-                # What is here now stays.
-                gc.freeze()
-                gc.set_threshold(*_GC_THRESHOLDS)
+                look_once()
                 runner.run(server.run(ready))
         finally:
             store.close()

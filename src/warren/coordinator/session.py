@@ -137,6 +137,7 @@ class Session:
         finally:
             if self._alarm is not None:
                 self._alarm.cancel()
+            self._alarm = None
 
     async def _serve(self, sink: Sink) -> None:
         # What came before is in the whole map.
@@ -165,17 +166,17 @@ class Session:
     def _rest(self, rest_s: float) -> None:
         """Let a keep-alive be sent once nothing was sent for this long."""
         loop = asyncio.get_running_loop()
+        self._alarm = loop.call_later(rest_s, self._look, rest_s)
 
-        def look() -> None:
-            left_s = self._sent_at + rest_s - loop.time()
-            if left_s > 0:
-                self._alarm = loop.call_later(left_s, look)
-                return
-            self._silent = True
-            self._wake.set()
-            self._rest(self._maps.keep_alive_s())
-
-        self._alarm = loop.call_later(rest_s, look)
+    def _look(self, rest_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        due = self._sent_at + rest_s
+        if due > loop.time():
+            self._alarm = loop.call_at(due, self._look, rest_s)
+            return
+        self._silent = True
+        self._wake.set()
+        self._rest(self._maps.keep_alive_s())
 
     async def _tell_all(self, sink: Sink) -> None:
         """Tell what the whole map has become."""

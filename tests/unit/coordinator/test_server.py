@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gc
+import json
 import secrets
 import socket
 import ssl
@@ -29,14 +31,19 @@ from warren.coordinator.admin import shapes
 from warren.coordinator.client import AdminClient, AdminError
 from warren.coordinator.config import Config
 from warren.coordinator.daemon import Ready, Server
+from warren.coordinator.session import Session
+from warren.coordinator.snapshot import Snapshot
 from warren.coordinator.store import Store
+from warren.coordinator.ts2021 import ControlConnection
 from warren.derp.metacert import certificate_pin, server_key_untrusted
 from warren.edge.clock import SystemClock
 from warren.edge.entropy import system_entropy
+from warren.edge.http import Door
 from warren.netmap.codec import encode_json
 from warren.netmap.node import Hostinfo, NetInfo
 from warren.node import control_link
 from warren.node.control_link import LinkLost, open_link
+from warren.policy.verdict import World
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
@@ -685,3 +692,35 @@ async def test_bad_input_at_the_admin_socket(running: Running, data: bytes, stat
     assert (await running.admin(lambda client: client.status())).users == 1
     with pytest.raises(AdminError, match="nothing is called"):
         await running.admin(lambda client: client.node("a/b"))
+
+
+async def test_what_ends_leaves_no_circles(running: Running) -> None:
+    """The server's collector never looks again at what lives long (`edge/collector.py`)."""
+    gc.collect()
+    gc.disable()
+    try:
+        async with joined(running, "a", "b") as (a, b):
+            await a.until(lambda view: bool(view.peers))
+            for port in (80, 443):
+                grants = [{"src": ["*"], "dst": ["*"], "ip": [f"tcp:{port}"]}]
+                text = json.dumps({"grants": grants})
+                await running.admin(lambda client, text=text: client.set_policy(text, "a", None))
+                await b.until(
+                    lambda view, port=port: any(
+                        end.ports.first == port for rule in view.rules() for end in rule.dst_ports
+                    )
+                )
+        async with asyncio.timeout(5):
+            while len(running.server._maps):
+                await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        gc.set_debug(0)
+        ours = {type(thing).__name__ for thing in gc.garbage}
+        ended = {ControlConnection, Door, Session, Snapshot, World}
+        assert not ours & {kind.__name__ for kind in ended}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
