@@ -138,9 +138,9 @@ class Compiler:
         if word == "*":
             return [(0, "*")]
         targets = self.meeting.targets
-        routes = node.route_spans
         if targets.names_nodes(word) and not via and node not in self.meeting.inner:
             return list(enumerate(node.addresses)) if node.name in targets.names(word) else []
+        routes = node.route_spans
         # A rule with `via` is for what a router serves, not for itself.
         mine = routes if via else node.spans + routes
         if is_exit(node) and targets.is_outward(word):
