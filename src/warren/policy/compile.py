@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from warren.netmap.filterrule import CapGrant, FilterRule, NetPortRange, PortRange
@@ -49,7 +50,13 @@ class _Filter:
 
 
 def _net_ports(ip: str, ports: Ports) -> NetPortRange:
-    return NetPortRange(ip=ip, ports=PortRange(first=ports.first, last=ports.last))
+    return NetPortRange(ip=ip, ports=_port_range(ports))
+
+
+@lru_cache(maxsize=4096)
+def _port_range(ports: Ports) -> PortRange:
+    # Few of them stand in the filters of all nodes.
+    return PortRange(first=ports.first, last=ports.last)
 
 
 class Compiler:
