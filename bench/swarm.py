@@ -12,7 +12,8 @@ two. Times are what the machines see, and so include the swarm's own work; `cpu`
 server's process used, and is what can be compared between machines and hours.
 
 A policy edit and a restart are measured on our own server only. Another one needs a user whose
-key admits machines that ask for the tags of `--print-policy`.
+key admits machines that ask for the tags of `--print-policy`; or one key for each tag, in their
+order and with commas between them, and machines then ask for none.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from bench import report as reports
 from bench.__main__ import show
 from bench.figure import Figure
 from bench.swarm_node import SwarmNode, Told
-from bench.swarm_server import OwnServer, Target, mesh_text, policy_text, team_of
+from bench.swarm_server import OwnServer, Target, mesh_text, policy_text
 from warren.edge.listen import raise_file_limit
 
 AT_ONCE = 50
@@ -86,9 +87,7 @@ class Swarm:
         parts = urlsplit(target.url)
         self._address = (parts.hostname or "", parts.port or 80)
         key = target.key()
-        self.nodes = [
-            SwarmNode(n, key, self, target.auth_key, [team_of(n, peers)]) for n in range(nodes)
-        ]
+        self.nodes = [SwarmNode(n, key, self, *target.credentials(n, peers)) for n in range(nodes)]
         self.probes: list[Probe] = []
         self.failures: dict[str, int] = {}
         self._waiting: dict[int, asyncio.Future[None]] = {}
@@ -397,7 +396,7 @@ def main() -> int:
     words.add_argument("--peers", type=int, default=100, help="machines that see each other")
     words.add_argument("--mesh", action="store_true", help="all machines see each other")
     words.add_argument("--url", default="", help="a server that runs already")
-    words.add_argument("--auth-key", default="", help="a reusable key of that server")
+    words.add_argument("--auth-key", default="", help="reusable keys of that server")
     words.add_argument("--pid", type=int, default=0, help="that server's process, for its CPU time")
     words.add_argument("--only", default="", help="of endpoint,policy,restart,online, with commas")
     words.add_argument("--print-policy", action="store_true", help="print the policy, and end")

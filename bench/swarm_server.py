@@ -54,6 +54,13 @@ class Target:
         self.auth_key = auth_key
         self.pid = pid
 
+    def credentials(self, number: int, peers: int) -> tuple[str, list[str]]:
+        """Return the auth key of a machine, and the tags that it asks for."""
+        keys = self.auth_key.split(",")
+        if len(keys) == 1:
+            return keys[0], [team_of(number, peers)]
+        return keys[number // peers], []
+
     def key(self) -> MachinePublic:
         """Ask for the key of its Noise sessions. Raises OSError."""
         with urllib.request.urlopen(f"{self.url}/key?v=131", timeout=10) as answer:
