@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 
-# Objects that were made and are still there: the young are looked at after so many, the others
-# after as many times five, and again.
-_THRESHOLDS = (50_000, 5, 5)
+# Objects that were made and are still there: the young are looked at after so many (20 MB, were
+# they garbage), the others after as many times ten, and again.
+_THRESHOLDS = (200_000, 10, 10)
 
 
 def look_once() -> None:
