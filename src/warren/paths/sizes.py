@@ -3,9 +3,9 @@
 A path in use begins at the base size, which every path carries. Pings padded to larger sizes and
 sent whole (Don't Fragment) are answered by any disco node, so a pong proves that a datagram of
 that size arrives in this direction; only such a size is used. It is asked for again while traffic
-flows. When it is no longer confirmed, the size falls back to the base at once (a black hole: no
-ICMP message is needed, or believed) and the search begins anew. A larger size than the one found
-is looked for every ten minutes (PMTU_RAISE_TIMER).
+flows. When it is not confirmed any more on a path that answers small pings, the size falls back to
+the base at once (a black hole: no ICMP message is needed, or believed) and the search begins anew.
+A larger size than the one found is looked for every ten minutes (PMTU_RAISE_TIMER).
 
 Like the machines beside it, this one sends nothing and reads no clock.
 """
@@ -30,9 +30,10 @@ counts every ping as a try."""
 PROBES_MAX = 3
 """A size is given up after so many pings (MAX_PROBES)."""
 PROBE_EVERY_S = 0.5
-CONFIRM_EVERY_S = 1.2
-CONFIRM_AFTER_S, CONFIRM_AGAIN_S = 0.45, 0.25
-"""How long the first and the further pongs are waited for before the size falls."""
+CONFIRM_EVERY_S = 0.6
+"""Often enough that TCP has not backed off far when a size falls (RFC 6298 §5.5) …"""
+CONFIRM_AFTER_S, CONFIRM_AGAIN_S = 0.3, 0.2
+"""… for which the first and the further pongs are waited for so long."""
 RAISE_AFTER_S = 600.0
 _NEXT_SIZES = 4
 _TX_ID_BYTES = 12
@@ -40,7 +41,7 @@ _FLIGHTS_MAX = 64
 
 
 class Probe(NamedTuple):
-    """A padded ping, to be sent whole."""
+    """A ping; a padded one is to be sent whole."""
 
     to: Endpoint | Aside
     message: Ping
@@ -64,8 +65,10 @@ class PathSize:
         self._next_try: float | None = None
         self._next_confirm: float | None = None
         self._unanswered = 0
+        self._small_passes = False
+        """Whether a small ping was answered since large ones are not."""
         self._flights: dict[TxId, int] = {}
-        """The size that each ping asked about."""
+        """The size that each ping asked about; 0: whether anything passes."""
         self._out: list[Probe] = []
         self.fallbacks = 0
         """How often a size stopped being confirmed."""
@@ -81,7 +84,12 @@ class PathSize:
         return self._via is not None and self._tries > 0
 
     def follow(
-        self, via: Endpoint | Aside | None, latency_s: float, busy: bool, now: float
+        self,
+        via: Endpoint | Aside | None,
+        now: float,
+        *,
+        latency_s: float = 0.0,
+        busy: bool = False,
     ) -> None:
         """Take the path in use, or None while there is none or nobody uses it.
 
@@ -116,7 +124,9 @@ class PathSize:
         asked = self._flights.pop(message.tx_id, None) if isinstance(message, Pong) else None
         if asked is None:
             return False
-        if via == self._via and asked >= self._wire_bytes:
+        if via == self._via and not asked:
+            self._small_passes = True
+        elif via == self._via and asked >= self._wire_bytes:
             if asked > self._wire_bytes and self._tries:
                 self._tries = 1
             self._wire_bytes, self._confirmed_at = asked, now
@@ -168,7 +178,7 @@ class PathSize:
         self._next_try = now + RAISE_AFTER_S
 
     def _confirm(self, now: float) -> None:
-        if self._unanswered >= PROBES_MAX:
+        if self._unanswered >= PROBES_MAX and self._small_passes:
             self.fallbacks += 1
             self._stop()
             self._wire_bytes = 0
@@ -177,8 +187,14 @@ class PathSize:
             self._next_confirm = None  # Nothing can be lost; traffic begins with a question.
         else:
             self._unanswered += 1
-            first_s = max(CONFIRM_AFTER_S, 3 * self._latency_s)
-            self._next_confirm = now + (first_s if self._unanswered == 1 else CONFIRM_AGAIN_S)
+            pause_s = CONFIRM_AGAIN_S if self._unanswered <= PROBES_MAX else PROBE_EVERY_S
+            if self._unanswered == 1:
+                self._small_passes = False
+                pause_s = max(CONFIRM_AFTER_S, 3 * self._latency_s)
+            else:
+                # Where nothing is answered it is not the size: the path is left before long.
+                self._ping(0)
+            self._next_confirm = now + pause_s
             self._ping(self._wire_bytes)
 
     def _ping(self, wire_bytes: int) -> None:
@@ -187,7 +203,8 @@ class PathSize:
             del self._flights[next(iter(self._flights))]
         tx_id = TxId(self._entropy(_TX_ID_BYTES))
         self._flights[tx_id] = wire_bytes
-        padding = wire_bytes - ip_and_udp_bytes(_endpoint(self._via)) - PING_BYTES
+        unpadded = ip_and_udp_bytes(_endpoint(self._via)) + PING_BYTES
+        padding = max(0, wire_bytes - unpadded)
         self._out.append(Probe(self._via, Ping(tx_id, self._own_key, padding)))
 
     def _stop(self) -> None:

@@ -325,9 +325,13 @@ class PunchingPaths:
     def _follow_size(self, now: float) -> None:
         """Search on the path that data takes; a new finding is told by a lease of its own."""
         via = self.path(now) if self.paths.is_active(now) else None
-        used = self.paths.path(now)
-        latency_s = (used.latency_s if used else self.kept.latency_s if self.kept else 0.0) or 0.0
-        self.size.follow(via, latency_s, self.paths.is_busy(now), now)
+        used = self.paths.path(now) or self.kept
+        self.size.follow(
+            via,
+            now,
+            latency_s=(used.latency_s if used else None) or 0.0,
+            busy=self.paths.is_busy(now),
+        )
         while (probe := self.size.poll_transmit()) is not None:
             if isinstance(probe.to, Aside):
                 self._out.append(AsideTransmit(probe.to, probe.message))
