@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from warren.netmap.node import Node, UserProfile
 from warren.netmap.wire import MapResponse, RegisterRequest, RegisterResponse
 from warren.node.localapi import RequestFailed
 from warren.node.runtime import EngineStopped, Mode, Runtime
-from warren.node.schema import PingRequest, UpRequest
+from warren.node.schema import PingRequest, UpRequest, WhyRequest
 from warren.node.service import NodeService
 from warren.node.state import NodeState
 from warren.paths.candidates import CANDIDATES_MAX
@@ -34,6 +34,19 @@ from warren.paths.candidates import CANDIDATES_MAX
 STUN = Endpoint.parse("192.0.2.1:3478")
 RELAY = DERPNode(name="1a", region_id=1, host_name="192.0.2.1", ipv4="192.0.2.1", ipv6="none")
 DERP = DERPMap(regions={1: DERPRegion(region_id=1, region_code="home", nodes=[RELAY])})
+
+
+class Routes:
+    """A device that remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.routes: dict[str, int] = {}
+
+    def apply(self, addresses: Iterable[str], routes: Mapping[str, int]) -> None:
+        self.routes = dict(routes)
+
+    def clear(self) -> None:
+        self.routes = {}
 
 
 class Machine:
@@ -44,9 +57,15 @@ class Machine:
         self.state = NodeState(directory, system_entropy)
         self.endpoint = Endpoint.parse(f"198.51.100.{number}:41641")
         self.engine = MemoryEngine(EngineConfig(tun=None), network, self.endpoint)
-        mode = Mode(None, 41641)
+        self.device = Routes()
         self.runtime = Runtime(
-            self.state, self.engine, mode, SystemClock(), system_entropy, gateways=list
+            self.state,
+            self.engine,
+            Mode(None, 41641),
+            SystemClock(),
+            system_entropy,
+            make_routes=lambda: self.device,
+            gateways=list,
         )
         self.service = NodeService(self.runtime)
 
@@ -159,6 +178,21 @@ async def test_relayed_when_nothing_else_goes_then_direct(pair: Pair) -> None:
     assert (reply.via, reply.path) == ("direct", str(second.endpoint))
     peer = first.service.status().peers[0]
     assert (peer.path.kind, peer.path.address) == ("direct", str(second.endpoint))
+
+
+async def test_what_a_path_carries_reaches_engine_route_and_status(pair: Pair) -> None:
+    pair.network.mtu_bytes = 1400
+    await pair.join()
+    first, second = pair.machines
+    assert first.device.routes == {"100.64.0.2/32": 1280}
+    await first.ping("m2")
+    await first.until(lambda: first.device.routes == {"100.64.0.2/32": 1340}, 8)
+    assert first.engine.paths[_key(second)].mtu_bytes == 1340
+    assert first.service.status().peers[0].path.mtu_bytes == 1340
+    asked = [c for c in first.engine.commands if isinstance(c, SendDatagram) and c.whole]
+    assert {len(c.data) + 28 for c in asked} >= {1360, 1400, 1500}
+    why = first.service.why(WhyRequest(peer="m2"))
+    assert "packets of up to 1340 bytes" in why.summary
 
 
 async def test_kinds_of_ping(pair: Pair) -> None:
