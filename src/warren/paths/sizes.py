@@ -35,7 +35,10 @@ CONFIRM_EVERY_S = 0.6
 CONFIRM_AFTER_S, CONFIRM_AGAIN_S = 0.3, 0.2
 """… for which the first and the further pongs are waited for so long."""
 RAISE_AFTER_S = 600.0
+FIRST_SIZES = frozenset({9001, 9000, 8896, 1500, 1440, 1400})
+"""Tried first; what the first link does not carry never leaves the machine."""
 _NEXT_SIZES = 4
+"""Then so many at a time that are larger than the largest confirmed."""
 _TX_ID_BYTES = 12
 _FLIGHTS_MAX = 64
 
@@ -128,7 +131,7 @@ class PathSize:
             self._small_passes = True
         elif via == self._via and asked >= self._wire_bytes:
             if asked > self._wire_bytes and self._tries:
-                self._tries = 1
+                self._tries = 1  # There may be more where this came from.
             self._wire_bytes, self._confirmed_at = asked, now
             self._unanswered = 0
             self._next_confirm = now + CONFIRM_EVERY_S if self._busy else None
@@ -168,9 +171,9 @@ class PathSize:
         to = _endpoint(self._via)
         known = self.mtu_of(self._via)
         larger = [size for size in WIRE_SIZES if inside_bytes(size, to) > known]
-        # From the largest down: the first pong is then likely to be the one that counts. What was
-        # lost by chance is among the next ones.
-        for size in larger if self._tries == 1 else larger[-_NEXT_SIZES:]:
+        # From the largest down: the first pong is then likely to be the one that counts.
+        asked = [size for size in larger if size in FIRST_SIZES] if not self._wire_bytes else []
+        for size in asked if self._tries == 1 and asked else larger[-_NEXT_SIZES:]:
             self._ping(size)
 
     def _end_search(self, now: float) -> None:
