@@ -28,6 +28,7 @@ from warren.nat.stun import TxId as StunTxId
 from warren.netmap.endpoint import Endpoint, MalformedEndpoint
 from warren.paths.candidates import CANDIDATES_MAX
 from warren.paths.machine import Lease, Relay, Transmit
+from warren.paths.mtu import BASE_MTU_BYTES
 from warren.paths.punching.puncher import ATTEMPTS_KEPT, PunchingPaths
 from warren.paths.punching.roles import OwnSide, PeerSide
 from warren.paths.punching.sockets import (
@@ -60,7 +61,9 @@ class _Bench:
         self.now = 1000.0
         self.answered = False
         self.groups: dict[int, int] = {}
-        self.pings: deque[tuple[TxId, Endpoint | Aside]] = deque(maxlen=64)
+        self.pings: deque[tuple[Ping, Endpoint | Aside]] = deque(maxlen=64)
+        self.answered_bytes = 0
+        """The longest padding of ours that was answered."""
         self.asks: deque[StunTxId] = deque(maxlen=64)
         peer = PeerSide(understands=bool(kind & 2), hard=bool(kind & 4), udp=True)
         self.paths.set_own_endpoints([_OWN], self.now)
@@ -89,6 +92,9 @@ class _Bench:
         while (event := self.paths.poll_event()) is not None:
             if isinstance(event, Lease | AsideLease) and event.lease_ms:
                 assert self.answered, "no lease without a pong to a ping of ours"
+                # 124 bytes of a ping and 28 of headers were sent, 60 around data will be.
+                most = max(BASE_MTU_BYTES, self.answered_bytes + 124 + 28 - 60)
+                assert BASE_MTU_BYTES <= event.mtu_bytes <= most, "no size without its pong"
         assert len(self.paths.paths.candidates) <= CANDIDATES_MAX
         assert len(self.paths.attempts) <= ATTEMPTS_KEPT
         assert sum(self.groups.values()) <= 2 * 256
@@ -97,7 +103,7 @@ class _Bench:
         if isinstance(out.message, StunAsk):
             self.asks.append(out.message.tx_id)
         elif isinstance(out.message, Ping) and not isinstance(out.to, Relay):
-            self.pings.append((out.message.tx_id, out.to))
+            self.pings.append((out.message, out.to))
 
     def pass_time(self, seconds: float) -> None:
         """Let timers fire in turn."""
@@ -120,9 +126,10 @@ class _Bench:
         if kind == 6:
             self.paths.note_active(self.now)
         elif kind == 7 and self.pings:
-            tx_id, at = self.pings.pop()
+            ping, at = self.pings.pop()
             self.answered = True
-            self.paths.receive(Pong(tx_id, _OWN), at, self.now)
+            self.answered_bytes = max(self.answered_bytes, ping.padding)
+            self.paths.receive(Pong(ping.tx_id, _OWN), at, self.now)
         elif kind == 8 and self.asks:
             port = int.from_bytes(body[:2], "big") or 1
             data = binding_response(self.asks.popleft(), Endpoint(_OWN.ip, port))
@@ -179,10 +186,14 @@ def scripts() -> list[bytes]:
     hard += _steps((6 | 2 << 5, b""), (13 | 1 << 5, packets[0]), (7, b""), (6 | 2 << 5, b""))
     easy = _steps((6, b""), (2, packets[2]), (6 | 3 << 5, b""), (1, packets[0]), (7, b""))
     rest = _steps((9, stun), (10 | 3 << 5, b""), (11, call), (12, b""), (6 | 7 << 5, b""))
+    # A path, its size, a larger one, and then none of them any more.
+    sizes = _steps((6, b""), (0, packets[0]), (7, b""), (6 | 3 << 5, b""), (7, b""), (7, b""))
+    sizes += _steps((6 | 3 << 5, b""), *[(7, b"")] * 6, (6 | 3 << 5, b""), (6 | 4 << 5, b""))
     bodies = (talk + rest, hard + talk + rest, easy + talk + rest, every)
     return [bytes([kind]) + body for kind, body in zip((0, 3, 6, 2), bodies, strict=True)] + [
         bytes([1]) + hard + rest,
         bytes([11]) + hard + every,
+        bytes([2]) + sizes,
     ]
 
 
