@@ -11,6 +11,7 @@ from fuzz.policy import POLICIES, TOPOLOGY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from warren.policy.explain import difference, who_can
 from warren.policy.malformed import MalformedPolicy
 from warren.policy.topology import parse_topology_untrusted
 from warren.policy.verdict import World, read, verdict_untrusted
@@ -25,6 +26,7 @@ WORDS = [
     "web:0-", "web:１", "tcp:1-2", "icmp:*", "256:*", "0", "-1h", "1e9h", "9" * 50 + "h",
     "node:os IN [", "node:tsVersion >= '1.x'", "\x00", "\x1b[31m", "\u202e", "ж", "x" * 300,
 ]  # fmt: skip
+BEFORE = json.dumps(POLICIES[0])
 values = st.one_of(
     st.none(), st.booleans(), st.integers(-(10**20), 10**20), st.floats(allow_nan=False),
     st.sampled_from(WORDS), st.lists(st.sampled_from(WORDS), max_size=3),
@@ -82,12 +84,16 @@ def test_what_is_refused_has_a_place_that_is_in_the_file(policy: dict[str, Any])
     lines = source.split("\n")
     try:
         checked = read(source, parse_topology_untrusted(TOPOLOGY))
-        World(checked)
+        world = World(checked)
+        world_before = World(read(BEFORE, parse_topology_untrusted(TOPOLOGY)))
     except MalformedPolicy as error:
         assert error.place is not None, error.message
         assert 1 <= error.place.line <= len(lines)
         assert 1 <= error.place.column <= len(lines[error.place.line - 1]) + 1
         assert error.sentence().isprintable()
         return
+    for end in ("web:80", "tag:router:22", "10.1.2.3:53/udp", "8.8.8.8:443", "ann@example.com:1"):
+        who_can(world, end)
+    difference(world, world_before)
     for failure in checked.trial().run(checked.policy):
         assert 1 <= failure.place.line <= len(lines)

@@ -195,14 +195,15 @@ def _packets(world: World) -> dict[_Where, list[Ports]]:
     found: dict[_Where, list[Ports]] = {}
     for node in world.nodes:
         for rule in world.compiler.filters(node):
-            sources = _sources(world, rule.src_ips)
+            ends: dict[str, list[Ports]] = {}
             for end in rule.dst_ports:
-                ports = Ports(end.ports.first, end.ports.last)
-                for place in _places(end.ip, node):
-                    for source in sources:
-                        for protocol in rule.ip_proto or _DEFAULT:
-                            where = (source, node.name, place, protocol)
-                            found.setdefault(where, []).append(ports)
+                ends.setdefault(end.ip, []).append(Ports(end.ports.first, end.ports.last))
+            # Joined before they are told of every source, of which there may be many.
+            whole = [(place, _joined(p)) for ip, p in ends.items() for place in _places(ip, node)]
+            for source in _sources(world, rule.src_ips):
+                for protocol in rule.ip_proto or _DEFAULT:
+                    for place, ports in whole:
+                        found.setdefault((source, node.name, place, protocol), []).extend(ports)
     return {where: _joined(ports) for where, ports in found.items() if where[0] != where[1]}
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from ipaddress import IPv4Network, ip_network
 from typing import Any
 
 from warren.policy.document import Entry, Policy
-from warren.policy.ranges import parse_spans
 from warren.policy.targets import Targets, UnknownTarget
 from warren.policy.topology import EXITS, Node
+from warren.policy.words_at import WordsAt
 
 CGNAT = IPv4Network("100.64.0.0/10")
 ONLY_IPV6 = "disable-ipv4"
@@ -76,26 +77,39 @@ class Attributes:
         self.policy = policy
         self.rules = rules
         self.targets = targets
-        self._narrowing = [rule for rule in rules if ONLY_IPV6 in rule.capabilities]
+        self._narrows = any(ONLY_IPV6 in rule.capabilities for rule in rules)
+        self._by_word: dict[str, list[int]] = {}
+        for number, rule in enumerate(rules):
+            for word in rule.targets:
+                self._by_word.setdefault(word, []).append(number)
+        self._of_login: dict[str, set[str]] = {}
 
-    def _meant(self, word: str, node: Node) -> bool:
-        if word == "*":
-            return True
-        if word.startswith("tag:"):
-            return word in node.tags
-        if word == "autogroup:tagged":
-            return bool(node.tags)
-        if self.targets.names_nodes(word):
-            return node.user is not None and node.user.login in self.targets.logins(word)
-        spans = [s for form in self.targets.destination(word) for s in parse_spans(form)]
-        return any(own.overlaps(span) for own in node.spans for span in spans)
+    @cached_property
+    def _addresses(self) -> WordsAt:
+        words = [w for w in self._by_word if w != "*" and not self.targets.names_nodes(w)]
+        return WordsAt(words, self.targets)
+
+    def _for(self, node: Node) -> list[Attribute]:
+        """Return the rules that mean a node, in their order."""
+        words = {"*", *node.tags} | ({"autogroup:tagged"} if node.tags else set())
+        for span in node.spans if self._by_word else ():
+            words |= self._addresses.at(span)
+        if node.user is not None:
+            words |= self._words_of(node.user.login)
+        numbers = {number for word in words for number in self._by_word.get(word, ())}
+        return [self.rules[number] for number in sorted(numbers)]
+
+    def _words_of(self, login: str) -> set[str]:
+        if login not in self._of_login:
+            people = (word for word in self._by_word if self.targets.is_people(word))
+            self._of_login[login] = {w for w in people if login in self.targets.logins(w)}
+        return self._of_login[login]
 
     def granted(self, node: Node) -> dict[str, Any]:
         """Return what the policy's own words give a node."""
         found: dict[str, Any] = {}
-        for rule in self.rules:
-            if any(self._meant(word, node) for word in rule.targets):
-                found.update(rule.capabilities)
+        for rule in self._for(node):
+            found.update(rule.capabilities)
         if self.policy.randomize_client_port:
             found["randomize-client-port"] = None
         one_route = _ONE_ROUTE.get(self.policy.one_cgnat_route)
@@ -107,16 +121,13 @@ class Attributes:
 
     def is_only_ipv6(self, node: Node) -> bool:
         """Whether a node has no IPv4 address in the network, by its attribute or as all have."""
-        return self.policy.disable_ipv4 or any(
-            self._meant(word, node) for rule in self._narrowing for word in rule.targets
-        )
+        if self.policy.disable_ipv4 or not self._narrows:
+            return self.policy.disable_ipv4
+        return any(ONLY_IPV6 in rule.capabilities for rule in self._for(node))
 
     def pools(self, node: Node) -> list[IPv4Network]:
         """Return the pools of a node that has no address yet: those of the first rule with any."""
-        for rule in self.rules:
-            if rule.pools and any(self._meant(word, node) for word in rule.targets):
-                return rule.pools
-        return []
+        return next((rule.pools for rule in self._for(node) if rule.pools), [])
 
     def of_self(self, node: Node) -> dict[str, Any]:
         """Return a node's whole CapMap: what everyone has, what its user is, and its grants."""

@@ -18,7 +18,7 @@ from warren.policy.topology import Node, User
 from warren.policy.words_at import WordsAt
 
 _T = TypeVar("_T")
-_MAX_STEPS = 2_000_000
+_MAX_STEPS = 1_000_000
 """Rules that all tests together may look at: some seconds."""
 FAILED = "test(s) failed"
 _DEFAULT = (PROTOCOLS["tcp"], PROTOCOLS["udp"], PROTOCOLS["icmp"], PROTOCOLS["ipv6-icmp"])
