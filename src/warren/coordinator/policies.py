@@ -129,6 +129,15 @@ def ip_pools(snapshot: Snapshot, user_id: int, tags: Collection[str]) -> list[IP
     return Attributes(policy, rules, targets).pools(new)
 
 
+def not_owned(snapshot: Snapshot, tags: Collection[str], by: Collection[str]) -> list[str]:
+    """Return the tags that who bears the tags `by` may not give: neither those nor theirs."""
+    try:
+        owners = parse_policy_untrusted(policy_text(snapshot)).tag_owners
+    except MalformedPolicy:
+        owners = {}  # nobody owns anything until it is mended
+    return sorted(tag for tag in {*tags} - {*by} if not {*by} & {*owners.get(tag, ())})
+
+
 def may_tag(snapshot: Snapshot, user_id: int, tag: str) -> bool:
     """Whether `tagOwners` lets a user give a machine a tag; owners and admins may give any."""
     user = snapshot.users.get(user_id)

@@ -218,6 +218,7 @@ class Trial:
         self._place = entry.place
         source, ends = entry.text("src"), entry.words("dst")
         failed: list[Failure] = []
+        facts = entry.members.get("srcPostureAttrs")
         expected = [(n, user) for n in ("accept", "check", "deny") for user in entry.words(n)]
         try:
             self._known(source)
@@ -230,7 +231,7 @@ class Trial:
         for want, user in expected:
             for end in ends:
                 for word in self._ssh_ends(end):
-                    got = self._login(source, word, user)
+                    got = self._login(source, word, user, facts)
                     if got != want:
                         text = f"{source} → {user}@{end}: expected {want}, found {got}"
                         failed.append(Failure(entry.place, text))
@@ -248,11 +249,15 @@ class Trial:
         nodes = self.targets.topology.nodes
         return [n for n in nodes if any(o.overlaps(s) for o in n.spans for s in spans)]
 
-    def _login(self, source: str, end: Node | None, user: str) -> str:
+    def _login(self, source: str, end: Node | None, user: str, facts: dict[str, Any] | None) -> str:
         if end is None:
             return "deny"
         for rule, person in self._spend(self._rules_for(source)):
-            if _may_be(rule, person, user) and self._reaches(rule, person, end):
+            if (
+                _may_be(rule, person, user)
+                and self._reaches(rule, person, end)
+                and self.postures.satisfied(rule.postures or self.postures.default, facts or {})
+            ):
                 return "check" if rule.check else "accept"
         return "deny"
 

@@ -7,13 +7,13 @@ from collections import defaultdict
 
 import pytest
 from api_office import Office
+from structlog.testing import capture_logs
 
 from warren.coordinator import members
 from warren.coordinator.api.application import OPERATIONS
 from warren.coordinator.api.operation import Operation
 from warren.coordinator.api.throttle import MAX_KNOWN, Throttle, place_of
-from warren.coordinator.auth.credentials import CLIENT
-from warren.coordinator.roles import ROLES, allows
+from warren.coordinator.roles import READ, ROLES, SCOPES, allows
 
 
 def path_of(operation: Operation, office: Office) -> str:
@@ -49,6 +49,31 @@ async def test_who_may_do_what(operation: Operation, office: Office) -> None:
         assert (answer.status_code != 403) == may, (role, answer.text)
         if not may:
             assert "scope" in answer.json()["message"]
+
+
+EVERY_SCOPE = sorted(SCOPES | {scope + READ for scope in SCOPES})
+BY_SCOPE = [operation for operation in OPERATIONS if operation.scope]
+
+
+async def client_with(office: Office, scopes: list[str]) -> str:
+    """Return the access token of a new OAuth client."""
+    wish = {"keyType": "client", "scopes": scopes, "tags": ["tag:ci"]}
+    made = await office.told("POST", "/tailnet/-/keys", json=wish)
+    form = {"client_id": made["id"], "client_secret": made["key"]}
+    return str((await office.http.post("/oauth/token", data=form)).json()["access_token"])
+
+
+@pytest.mark.parametrize("operation", BY_SCOPE, ids=lambda o: f"{o.method} {o.path}")
+async def test_what_a_client_may_do(operation: Operation, office: Office) -> None:
+    """Every operation with the scope that it needs alone, and with all that do not allow it."""
+    path, content = path_of(operation, office), body_of(operation)
+    others = [scope for scope in EVERY_SCOPE if not allows([scope], operation.scope)]
+    assert 0 < len(others) < len(EVERY_SCOPE)
+    refused = f"this needs the scope {operation.scope!r}"
+    for scopes, may in ((others, False), ([operation.scope], True)):
+        token = await client_with(office, scopes)
+        answer = await office.ask(operation.method, path, token, content=content)
+        assert (answer.status_code == 403 and refused in answer.text) != may, answer.text
 
 
 WITH_JSON = [operation for operation in OPERATIONS if operation.takes not in (None, bytes)]
@@ -166,6 +191,12 @@ async def test_an_oauth_client(office: Office) -> None:
     assert (await office.ask("POST", "/tailnet/-/keys", token, json={})).status_code == 400
     create["capabilities"]["devices"]["create"]["tags"] = ["tag:prod"]
     assert (await office.ask("POST", "/tailnet/-/keys", token, json=create)).status_code == 403
+    # What the policy says its tags own, it may give, too.
+    owned = '{"tagOwners": {"tag:ci": [], "tag:prod": ["tag:ci"], "tag:web": ["tag:prod"]}}'
+    await office.told("POST", "/tailnet/-/acl", content=owned)
+    assert (await office.ask("POST", "/tailnet/-/keys", token, json=create)).status_code == 200
+    create["capabilities"]["devices"]["create"]["tags"] = ["tag:web"]
+    assert (await office.ask("POST", "/tailnet/-/keys", token, json=create)).status_code == 403
     for scope, status in (("devices:core:read", 200), ("policy_file", 400)):
         narrow = await office.http.post("/oauth/token", data={**form, "scope": scope})
         assert narrow.status_code == status
@@ -252,9 +283,13 @@ async def test_the_log_is_asked_by_time(office: Office) -> None:
     assert (await office.told("GET", path))["logs"] == []
 
 
-async def test_guessing_is_slowed(office: Office) -> None:
-    for _ in range(10):
-        assert (await office.ask("GET", "/tailnet/-/devices", "guess")).status_code == 401
+async def test_guessing_is_slowed_and_logged(office: Office) -> None:
+    with capture_logs() as told:
+        for _ in range(10):
+            assert (await office.ask("GET", "/tailnet/-/devices", "guess")).status_code == 401
+    lines = [line for line in told if line["event"] == "a credential was refused"]
+    assert len(lines) == 10 and lines[0]["address"] == "192.0.2.7"
+    assert "guess" not in str(lines), "what was tried may be nearly right"
     answer = await office.ask("GET", "/tailnet/-/devices", "guess")
     assert answer.status_code == 429 and int(answer.headers["retry-after"]) > 0
     assert (await office.ask("GET", "/tailnet/-/devices")).status_code == 429, "also a good one"
@@ -305,8 +340,11 @@ async def test_a_user_that_is_gone_opens_nothing(office: Office) -> None:
 
 
 async def test_a_clients_secret_is_no_token(office: Office) -> None:
-    secret = office.credential(CLIENT, office.owner, scopes=["all"])
-    assert (await office.ask("GET", "/tailnet/-/devices", secret)).status_code == 401
+    wish = {"keyType": "client", "scopes": ["all"], "tags": ["tag:ci"]}
+    made = await office.told("POST", "/tailnet/-/keys", json=wish)
+    form = {"client_id": made["id"], "client_secret": made["key"]}
+    assert (await office.http.post("/oauth/token", data=form)).status_code == 200
+    assert (await office.ask("GET", "/tailnet/-/devices", made["key"])).status_code == 401
 
 
 async def test_people_are_shut_out_and_let_in_again(office: Office) -> None:

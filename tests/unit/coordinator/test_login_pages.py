@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from coordinator_world import World, machine_key, request
 from login_office import PASSWORD, Office
+from structlog.testing import capture_logs
 from web_browser import Page
 
 from warren.coordinator import members
@@ -280,11 +281,16 @@ async def test_odd_names_are_nobodys(office: Office) -> None:
 async def test_guessing_is_slowed_by_address_and_by_user(office: Office) -> None:
     await office.logged_in("ann")
     statuses = []
-    for number in range(12):
-        browser = office.browser(f"198.51.100.{number}")
-        page = await browser.get("/login")
-        answer = await browser.submit(page, "/login", name="ann", password="guess")
-        statuses.append(answer.status)
+    with capture_logs() as told:
+        for number in range(12):
+            browser = office.browser(f"198.51.100.{number}")
+            page = await browser.get("/login")
+            answer = await browser.submit(page, "/login", name="ann", password="guess")
+            statuses.append(answer.status)
+    lines = [(line["event"], line["user"], line["address"]) for line in told]
+    assert lines.count(("a log-in failed", "'ann'", "198.51.100.3")) == 1 and len(lines) == 12
+    assert lines[-1] == ("too many tries", "'ann'", "198.51.100.11")
+    assert "guess" not in str(told)
     assert statuses == [403] * 10 + [429] * 2, "for one user, from anywhere"
     assert int(answer.answer.headers["retry-after"]) > 0
     office.world.clock.advance(25)

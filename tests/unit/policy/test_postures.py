@@ -51,6 +51,23 @@ def test_conditions(condition: str, holds: bool) -> None:
     assert parse_condition(condition).holds(FACTS) is holds
 
 
+def test_ssh_tests_say_what_the_machine_is_like() -> None:
+    rule = {"action": "accept", "src": ["ann@example.com"], "dst": ["tag:web"], "users": ["root"],
+            "srcPosture": ["posture:mac"]}  # fmt: skip
+    test = {"src": "ann@example.com", "dst": ["tag:web"]}
+    mac = {"srcPostureAttrs": {"node:os": "macos"}}
+    for tests, code in (
+        ([test | mac | {"accept": ["root"]}, test | {"deny": ["root"]}], 200),
+        ([test | mac | {"deny": ["root"]}], 400),
+        ([test | {"accept": ["root"]}], 400),
+        ([test | {"srcPostureAttrs": {"node:os": "linux"}, "accept": ["root"]}], 400),
+    ):
+        policy = BASE | {
+            "postures": {"posture:mac": ["node:os == 'macos'"]}, "ssh": [rule], "sshTests": tests,
+        }  # fmt: skip
+        assert verdict_untrusted({"policy": policy, "topology": TOPOLOGY})["http_code"] == code
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "os == 'x'", "node:os", "node:os = 'x'", "node:os == ", "node:os == 'a', 'b'",

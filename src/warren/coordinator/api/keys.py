@@ -9,6 +9,7 @@ from warren.coordinator.api import shapes
 from warren.coordinator.api.operation import Call, NotPermitted, Operation
 from warren.coordinator.auth import authkeys, credentials
 from warren.coordinator.delta import Delta
+from warren.coordinator.policies import not_owned
 from warren.coordinator.records import AuthKeyRecord, CredentialRecord
 from warren.coordinator.refusal import NotFound, Refused
 from warren.coordinator.roles import allows
@@ -93,7 +94,13 @@ def _may_give(call: Call, scopes: Collection[str], tags: Collection[str]) -> Non
     for scope in scopes:
         if not allows(call.who.scopes, scope):
             raise NotPermitted(f"you cannot give the scope {scope[:80]!r}, as you do not have it")
-    if call.who.kind == "client" and (strange := sorted(set(tags) - set(call.who.tags))):
+    if call.who.kind == "client":
+        _may_tag(call, tags)
+
+
+def _may_tag(call: Call, tags: Collection[str]) -> None:
+    """Go on only if a client has these tags, or the policy lets its own tags own them."""
+    if strange := not_owned(call.snapshot, tags, call.who.tags):
         raise NotPermitted(f"this client may not give out {strange[0][:80]}")
 
 
@@ -103,8 +110,7 @@ async def _auth_key(call: Call, new: shapes.NewKey, life: timedelta) -> shapes.K
     if call.who.kind == "client":
         if not tags:
             raise Refused("an OAuth client's auth keys need tags")
-        if strange := sorted(set(tags) - set(call.who.tags)):
-            raise NotPermitted(f"this client may not give out {strange[0]}")
+        _may_tag(call, tags)
 
     def decide(snapshot: Snapshot) -> tuple[Delta, tuple[str, AuthKeyRecord]]:
         text, record = authkeys.mint(
