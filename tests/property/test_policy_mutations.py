@@ -44,8 +44,9 @@ def places(value: Any, where: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
 
 
 @st.composite
-def mutated(draw: st.DrawFn) -> dict[str, Any]:
-    policy = deepcopy(draw(st.sampled_from(POLICIES)))
+def mutated(draw: st.DrawFn, whole: Any = None) -> dict[str, Any]:
+    """Return a policy, or `whole`, of which up to three values are others, elsewhere or gone."""
+    policy: dict[str, Any] = deepcopy(whole or draw(st.sampled_from(POLICIES)))
     for _ in range(draw(st.integers(1, 3))):
         where = draw(st.sampled_from(sorted(places(policy), key=repr)))
         holder: Any = policy
@@ -74,6 +75,14 @@ def test_every_mutation_compiles_or_is_refused_with_a_sentence(policy: dict[str,
         assert answer["http_message"]
         return
     assert set(answer["nodes"]) == set(TOPOLOGY["nodes"])
+    json.dumps(answer)
+
+
+@settings(max_examples=300, deadline=None)
+@given(mutated(TOPOLOGY))
+def test_a_topology_that_is_none_is_refused_with_a_sentence(topology: dict[str, Any]) -> None:
+    answer = verdict_untrusted({"policy": POLICIES[0], "topology": topology})
+    assert answer["http_code"] == 200 or answer["http_message"]
     json.dumps(answer)
 
 

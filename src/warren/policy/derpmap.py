@@ -29,6 +29,7 @@ _PIN = re.compile(rf"{PIN_PREFIX}[0-9A-Fa-f]{{64}}")
 _NAME = re.compile(r"[!-~]{1,64}")
 _NONE = "none"
 _MAX_TEXT = 256
+_MAX_DOTS = 500
 # JSON's numbers, and `true` is not one of them.
 _KINDS: dict[Any, tuple[str, Callable[[Any], bool]]] = {
     str: ("a string", lambda value: isinstance(value, str)),
@@ -55,6 +56,9 @@ def parse_derp_map_untrusted(source: str, *, toml: bool = False, strict: bool = 
     if len(source.encode(errors="surrogatepass")) > MAX_BYTES:
         raise MalformedPolicy(f"the DERP map is larger than {MAX_BYTES} bytes")
     try:
+        if any(line.count(".") > _MAX_DOTS for line in source.splitlines()):
+            # A key of many parts takes the library the square of their number.
+            raise ValueError(f"a line with more than {_MAX_DOTS} dots")
         root = _items(tomllib.loads(source))
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
         raise MalformedPolicy(f"this is not TOML: {error}") from None

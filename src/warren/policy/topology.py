@@ -128,7 +128,7 @@ def parse_topology_untrusted(data: Any) -> Topology:
 def _node(name: str, entry: dict[str, Any], users: dict[str, User]) -> Node:
     addresses = [str(ip_address(entry[key])) for key in ("ipv4", "ipv6") if entry.get(key)]
     tags = [str(tag) for tag in entry.get("tags") or []]
-    owner = entry.get("user")
+    owner = str(entry.get("user") or "")
     user = None if tags or not owner else users.get(owner, User(owner, owner, "member"))
     routable = [_network(route) for route in entry.get("routable_ips") or []]
     approved = [_network(route) for route in entry.get("approved_routes") or []]

@@ -209,6 +209,9 @@ async def test_an_oauth_client(office: Office) -> None:
 
 async def test_people(office: Office) -> None:
     users = (await office.told("GET", "/tailnet/-/users"))["users"]
+    for query, count in (("role=all&type=all", len(users)), ("role=member", 1), ("type=shared", 0)):
+        told = await office.told("GET", f"/tailnet/-/users?{query}")
+        assert len(told["users"]) == count, query
     ids = {user["loginName"]: user["id"] for user in users}
     assert set(ids) == {"ann", *ROLES}
     assert (await office.told("GET", f"/users/{ids['auditor']}"))["role"] == "auditor"

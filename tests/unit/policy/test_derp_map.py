@@ -130,7 +130,7 @@ def test_the_place_of_a_wrong_value() -> None:
     [
         ("[regions", "this is not TOML"),
         ("[regions.901]\nnodes = [{hostName = 1}]", "Nodes[0].HostName: expected a string"),
-        (f"regions{'.a' * 20_000} = 1", "this is not TOML"),
+        (f"regions{'.a' * 20_000} = 1", "a line with more than 500 dots"),
         ("regions.1 = 2020-01-01", "expected an object"),
     ],
 )

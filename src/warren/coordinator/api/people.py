@@ -11,12 +11,16 @@ from warren.coordinator.refusal import NotFound
 from warren.coordinator.roles import OWNER, covers
 from warren.coordinator.snapshot import Snapshot
 
+_ANY = "all"
+
 
 async def listed(call: Call) -> shapes.Users:
-    """List people, with `role=` only those of a role."""
-    role = call.query.get("role")
+    """List people, with `role=` only those of a role; `all` is everyone, as is `type=all`."""
+    role, kind = call.query.get("role", _ANY), call.query.get("type", _ANY)
     users = sorted(call.snapshot.users.values(), key=lambda user: user.id)
-    return shapes.Users(users=[_show(call, user) for user in users if role in (None, user.role)])
+    # Nobody comes from another network: all are members of this one.
+    found = [user for user in users if role in (_ANY, user.role) and kind in (_ANY, "member")]
+    return shapes.Users(users=[_show(call, user) for user in found])
 
 
 async def one(call: Call) -> shapes.User:
