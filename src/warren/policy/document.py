@@ -21,6 +21,9 @@ SECTIONS = (
     "groups", "hosts", "ipsets", "nodeAttrs", "oneCGNATRoute", "postures", "randomizeClientPort",
     "ssh", "sshTests", "tagOwners", "tests",
 )  # fmt: skip
+ROUTES, EXIT_NODE, SERVICES = (
+    f"autoApprovers.{name}" for name in ("routes", "exitNode", "services")
+)
 ONE_CGNAT_ROUTE = ("", "mac-always", "mac-never")
 _MEMBERS = {
     "acls": ("action", "src", "dst", "proto", "srcPosture", "users", "ports"),
@@ -271,14 +274,12 @@ class _Reader:
         members = self.object(item, "autoApprovers")
         self.known(item, ("routes", "exitNode", "services"))
         if "routes" in members:
-            policy.route_approvers.update(self.word_lists(members["routes"], "routes", policy))
+            policy.route_approvers.update(self.word_lists(members["routes"], ROUTES, policy))
         if "exitNode" in members:
-            policy.exit_approvers.extend(self.words(members["exitNode"], "exitNode"))
-            self.keep_places(members["exitNode"], ("exitNode", ""), policy)
+            policy.exit_approvers.extend(self.words(members["exitNode"], EXIT_NODE))
+            self.keep_places(members["exitNode"], (EXIT_NODE, ""), policy)
         if "services" in members:
-            policy.service_approvers.update(
-                self.word_lists(members["services"], "services", policy)
-            )
+            policy.service_approvers.update(self.word_lists(members["services"], SERVICES, policy))
 
     def entries(self, item: Item, section: str) -> list[Entry]:
         if not isinstance(item.value, list):

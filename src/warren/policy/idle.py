@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from warren.policy.document import Entry, Policy
+from warren.policy.document import SERVICES, Entry, Policy
 from warren.policy.malformed import Place, readable
 
 _KNOWN_OF_MACHINES = ("node:", "custom:")
@@ -34,7 +34,7 @@ def _parts(policy: Policy) -> Iterator[Idle]:
         place = policy.words_at["attrConfig", "", ""]
         yield Idle(place, "attrConfig has no effect: attributes are set by the API alone")
     for name in policy.service_approvers:
-        where = policy.words_at.get(("services", name, ""))
+        where = policy.words_at.get((SERVICES, name, ""))
         yield Idle(where, f"{name} has no effect: this server has no services with addresses")
     for section in (policy.acls, policy.grants, policy.ssh, policy.node_attrs):
         for entry in section or ():

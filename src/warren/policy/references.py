@@ -8,7 +8,7 @@ from __future__ import annotations
 from graphlib import CycleError, TopologicalSorter
 from ipaddress import ip_network
 
-from warren.policy.document import Policy
+from warren.policy.document import EXIT_NODE, ROUTES, SERVICES, Policy
 from warren.policy.malformed import nearest
 from warren.policy.ranges import wire_form
 from warren.policy.targets import (
@@ -34,9 +34,9 @@ def check_references(policy: Policy, targets: Targets) -> None:
         for word in owners:
             _check_owner(policy, targets, "tagOwners", name, word)
     for section, lists in (
-        ("routes", policy.route_approvers),
-        ("exitNode", {"": policy.exit_approvers}),
-        ("services", policy.service_approvers),
+        (ROUTES, policy.route_approvers),
+        (EXIT_NODE, {"": policy.exit_approvers}),
+        (SERVICES, policy.service_approvers),
     ):
         for name, owners in lists.items():
             _check_approved(policy, section, name)
@@ -70,9 +70,9 @@ def _check_owner(policy: Policy, targets: Targets, section: str, name: str, word
 
 
 def _check_approved(policy: Policy, section: str, name: str) -> None:
-    if section == "services" and not name.startswith(("svc:", "tag:")):
+    if section == SERVICES and not name.startswith(("svc:", "tag:")):
         raise policy.fail(section, name, "", "expected a service, such as svc:web")
-    if section == "routes":
+    if section == ROUTES:
         try:
             ip_network(name, strict=False)
         except ValueError:

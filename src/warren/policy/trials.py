@@ -21,6 +21,9 @@ _T = TypeVar("_T")
 _MAX_STEPS = 1_000_000
 """Rules that all tests together may look at: some seconds."""
 FAILED = "test(s) failed"
+_Protocols = tuple[int, ...]
+_EITHER = (PROTOCOLS["tcp"], PROTOCOLS["udp"])
+"""What a test means that names no protocol: it passes by one of them."""
 _DEFAULT = (PROTOCOLS["tcp"], PROTOCOLS["udp"], PROTOCOLS["icmp"], PROTOCOLS["ipv6-icmp"])
 
 
@@ -55,7 +58,7 @@ class Trial:
                 for word, ranges in by_target.items():
                     self._by_target.setdefault(word, []).append((number, protocols, ranges))
         self._admitted: dict[str, set[frozenset[int]]] = {}
-        self._reached: dict[tuple[str, int, int], set[frozenset[int]]] = {}
+        self._reached: dict[tuple[str, _Protocols, int], set[frozenset[int]]] = {}
         self._logins = [
             frozenset(login for word in rule.sources for login in targets.logins(word))
             for rule in ssh
@@ -96,7 +99,7 @@ class Trial:
         if not accept and not deny:
             fail("a test needs accept or deny")
         try:
-            protocol = parse_protocol(entry.text("proto")) or (PROTOCOLS["tcp"],)
+            wanted_protocols = parse_protocol(entry.text("proto")) or _EITHER
             if source:
                 self._known(source)
         except ValueError as error:
@@ -105,7 +108,7 @@ class Trial:
             for end in ends:
                 try:
                     allowed = self._allowed(
-                        source, end, protocol[0], entry.members.get("srcPostureAttrs")
+                        source, end, wanted_protocols, entry.members.get("srcPostureAttrs")
                     )
                 except ValueError as error:
                     fail(f"{end}: {error}")
@@ -119,7 +122,9 @@ class Trial:
         if "@" in word and not self.targets.users(word):
             raise UnknownTarget(f'user not found: "{word}"')
 
-    def _allowed(self, source: str, end: str, protocol: int, facts: dict[str, Any] | None) -> bool:
+    def _allowed(
+        self, source: str, end: str, protocols: _Protocols, facts: dict[str, Any] | None
+    ) -> bool:
         """Whether every address of the source may reach every one of the destination."""
         target, ports = split_destination(end)
         if len(ports) != 1 or ports[0].first != ports[0].last:
@@ -130,9 +135,9 @@ class Trial:
         if any("/" in form or "-" in form for form in self.targets.destination(target)):
             raise ValueError("a test names one destination")
         wanting = self._wanting(facts)
-        ways = self._reaching(target, protocol, ports[0].first)
+        ways = self._reaching(target, protocols, ports[0].first)
         if self._own(source, target):
-            ways = {way | self._to_own(protocol, ports[0].first) for way in ways}
+            ways = {way | self._to_own(protocols, ports[0].first) for way in ways}
         return all(
             any(number not in wanting for number in one & other)
             for one in self._admitting(source)
@@ -169,26 +174,26 @@ class Trial:
             }
         return self._admitted[source]
 
-    def _reaching(self, target: str, protocol: int, port: int) -> set[frozenset[int]]:
+    def _reaching(self, target: str, wanted: _Protocols, port: int) -> set[frozenset[int]]:
         """Return the grants that lead to an address of `target`, of every address once."""
-        key = (target, protocol, port)
+        key = (target, wanted, port)
         if key not in self._reached:
             self._reached[key] = {
                 frozenset(
                     number
                     for word in self._meant(target, span, self._targets_at)
                     for number, protocols, ranges in self._spend(self._by_target.get(word, []))
-                    if _lets(protocols, ranges, protocol, port)
+                    if _lets(protocols, ranges, wanted, port)
                 )
                 for span in self._members(target)
             }
         return self._reached[key]
 
-    def _to_own(self, protocol: int, port: int) -> frozenset[int]:
+    def _to_own(self, wanted: _Protocols, port: int) -> frozenset[int]:
         return frozenset(
             number
             for number, protocols, ranges in self._spend(self._by_target.get(SELF, []))
-            if _lets(protocols, ranges, protocol, port)
+            if _lets(protocols, ranges, wanted, port)
         )
 
     def _own(self, source: str, target: str) -> bool:
@@ -298,8 +303,11 @@ class Trial:
         return False
 
 
-def _lets(protocols: tuple[int, ...], ranges: list[Ports], protocol: int, port: int) -> bool:
-    return protocol in (protocols or _DEFAULT) and any(r.first <= port <= r.last for r in ranges)
+def _lets(protocols: _Protocols, ranges: list[Ports], wanted: _Protocols, port: int) -> bool:
+    """Whether a rule lets one of the wanted protocols through to a port."""
+    return not set(wanted).isdisjoint(protocols or _DEFAULT) and any(
+        r.first <= port <= r.last for r in ranges
+    )
 
 
 def _may_be(rule: SshRule, person: User | None, user: str) -> bool:
