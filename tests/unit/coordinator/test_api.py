@@ -353,6 +353,10 @@ async def test_a_clients_secret_is_no_token(office: Office) -> None:
 async def test_people_are_shut_out_and_let_in_again(office: Office) -> None:
     users = (await office.told("GET", "/tailnet/-/users"))["users"]
     ids = {user["loginName"]: user["id"] for user in users}
+    for what, body in (("role", {"role": "member"}), ("suspend", {}), ("delete", {})):
+        path, token = f"/users/{ids['admin']}/{what}", office.tokens["admin"]
+        oneself = await office.ask("POST", path, token, json=body)
+        assert oneself.status_code == 403 and "yourself" in oneself.json()["message"], what
     member, admin = f"/users/{ids['member']}", office.tokens["admin"]
     await office.told("POST", f"{member}/suspend", token=admin)
     assert (await office.told("GET", member))["status"] == "suspended"

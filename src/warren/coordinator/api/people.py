@@ -32,7 +32,7 @@ async def set_role(call: Call) -> object:
     """Give a person another role. Only an owner makes or unmakes owners."""
 
     def decide(snapshot: Snapshot) -> tuple[Delta, None]:
-        user = _find(snapshot, call.path["user"])
+        user = _other(call, snapshot)
         owner = call.who.kind == "user" and snapshot.users[call.who.user_id].role == OWNER
         if OWNER in (user.role, call.body.role) and not owner:
             raise NotPermitted("only an owner makes another user owner, or a member again")
@@ -50,7 +50,7 @@ async def delete(call: Call) -> object:
     """Remove a person who owns no machines, with their keys."""
 
     def decide(snapshot: Snapshot) -> tuple[Delta, None]:
-        user = _find(snapshot, call.path["user"])
+        user = _other(call, snapshot)
         if user.role == OWNER:
             raise NotPermitted("an owner cannot be removed; give them another role first")
         return members.delete_user(snapshot, user.name), None
@@ -65,6 +65,7 @@ async def suspend(call: Call) -> object:
 
     def decide(snapshot: Snapshot) -> tuple[Delta, None]:
         user = _manageable(call, snapshot)
+        _other(call, snapshot)
         return members.suspend(snapshot, user, wall), None
 
     await call.commit(decide)
@@ -101,6 +102,14 @@ def _manageable(call: Call, snapshot: Snapshot) -> UserRecord:
         raise NotPermitted("only an owner approves, suspends or restores another")
     if not covers(call.who.scopes, user.role):
         raise NotPermitted(f"the role {user.role!r} may do more than you")
+    return user
+
+
+def _other(call: Call, snapshot: Snapshot) -> UserRecord:
+    """Return the user that the path names: nobody shuts themselves out by mistake."""
+    user = _find(snapshot, call.path["user"])
+    if call.who.kind == "user" and user.id == call.who.user_id:
+        raise NotPermitted("you cannot do this to yourself; another administrator can")
     return user
 
 
