@@ -93,6 +93,34 @@ def policies() -> list[bytes]:
     return [*whole, *pieces, b'{ // comment\n "acls": [], /* more */ }']
 
 
+def question(data: bytes) -> None:
+    """Ask as `warren policy compile` is asked: a policy, and whom it is for."""
+    try:
+        asked = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    answer = verdict_untrusted(asked)
+    assert answer["http_code"] == 200 or answer["http_message"]
+    json.dumps(answer)
+
+
+def questions() -> list[bytes]:
+    """Users with and without a role, machines with and without a user, routes and attributes."""
+    users = [{"name": "ann", "email": "ann@example.com", "role": "auditor", "groups": ["group:g"]}]
+    node = {
+        "id": 7, "ipv4": "100.64.0.9", "ipv6": "fd7a:115c:a1e0::9", "user": "nobody",
+        "routable_ips": ["10.0.0.0/8", "::/0"], "approved_routes": ["10.0.0.0/8"],
+        "attributes": {"node:os": "macos", "custom:n": 3},
+    }  # fmt: skip
+    small = {"users": users, "nodes": {"one": node, "two": {"tags": ["tag:router"]}}}
+    asked = [
+        {"policy": POLICIES[0], "topology": TOPOLOGY, "id": "x"},
+        {"policy": {"grants": []}, "topology": small, "tailnet_settings": {}, "dns_settings": {}},
+        {"policy": "{}", "topology": {"nodes": {}}},
+    ]
+    return [json.dumps(one).encode() for one in asked]
+
+
 def derp_map(data: bytes) -> None:
     """Read a file of relay regions in both of its forms; what comes of it can be merged."""
     source = data.decode(errors="replace")

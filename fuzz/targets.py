@@ -380,6 +380,7 @@ TARGETS = [
     Target("login_form", login.form, login.forms),
     Target("login_cookie", login.cookie, login.cookies),
     Target("policy", policy.entry, policy.policies),
+    Target("policy_question", policy.question, policy.questions),
     Target("derp_map", policy.derp_map, policy.derp_maps),
     Target("lab_description", lab.description, lab.descriptions),
     Target("lab_proxy", lab.proxy_head, lab.proxy_heads),
