@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 
 import pytest
 from igd import PUBLIC_A, PUBLIC_B, Igd, give_ipv6, renumber
+from router_client import EVERY, PORT, Client
 
-from warren.edge.clock import SystemClock
-from warren.edge.entropy import system_entropy
-from warren.edge.linux.gateways import default_gateways
 from warren.lab import sandbox
 from warren.lab.mesh import Node, Server
 from warren.lab.plan import Host, Plan, Router
@@ -25,13 +21,10 @@ from warren.lab.world import Part, World
 from warren.nat.mapping import Finding, MapProtocol, sentence
 from warren.nat.portmap import Portmapper
 from warren.netmap.endpoint import Endpoint
-from warren.node.portmapping import PortMapping
 
 pytestmark = pytest.mark.netlab
 
 NATPMP, PCP, UPNP = MapProtocol.NATPMP, MapProtocol.PCP, MapProtocol.UPNP
-EVERY = (NATPMP, PCP, UPNP)
-PORT = 41641
 SERVER, SERVER_V6 = "198.51.100.10", "2001:db8:99::1"
 HOME = Plan(
     routers=(Router("home", kind="symmetric", address="203.0.113.10"),),
@@ -41,78 +34,6 @@ HOME = Plan(
         Host("bob", behind="home"),
     ),
 )
-
-
-class Client:
-    """A PortMapping that runs on one host, from `with` to its end."""
-
-    def __init__(self, part: Part, *only: MapProtocol, port: int = PORT, port6: int = 0) -> None:
-        self.part = part
-        self.port = port
-        self.port6 = port6
-        self._disabled = [name for name in EVERY if only and name not in only]
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._ready = threading.Event()
-        self._mapping: PortMapping | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._thread = threading.Thread(target=lambda: part.inside(self._run))
-
-    def _run(self) -> None:
-        gateways = default_gateways()
-
-        async def main() -> None:
-            made = PortMapping(
-                SystemClock(),
-                system_entropy,
-                gateways=lambda: gateways,
-                on_change=lambda: None,
-                secret=self.part.name.encode(),
-            )
-            made.set_disabled(self._disabled)
-            made.set_ports(self.port, self.port6)
-            self._mapping, self._loop = made, asyncio.get_running_loop()
-            self._task = self._loop.create_task(made.run())
-            self._ready.set()
-            await asyncio.wait([self._task])
-
-        asyncio.run(main())
-
-    def __enter__(self) -> Client:
-        self._thread.start()
-        assert self._ready.wait(10)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        assert self._loop is not None and self._task is not None
-        self._loop.call_soon_threadsafe(self._task.cancel)
-        self._thread.join(10)
-        assert not self._thread.is_alive()
-
-    @property
-    def it(self) -> PortMapping:
-        assert self._mapping is not None
-        return self._mapping
-
-    def network_changed(self) -> None:
-        assert self._loop is not None
-        self._loop.call_soon_threadsafe(self.it.network_changed)
-
-    @property
-    def external(self) -> Endpoint | None:
-        return next(iter(self.it.endpoints), None)
-
-    def wait_mapped(self, deadline_s: float = 40.0) -> Endpoint:
-        return self.part.wait(lambda: self.external, deadline_s, "a port is mapped")
-
-    def findings(self) -> dict[MapProtocol, Finding]:
-        return {o.protocol: o.finding for router in self.it.routers for o in router.outcomes}
-
-    def details(self) -> dict[MapProtocol, str]:
-        return {o.protocol: o.detail for router in self.it.routers for o in router.outcomes}
-
-    def wait_found(self, protocol: MapProtocol, finding: Finding, deadline_s: float = 40.0) -> None:
-        what = f"{protocol} is {finding}"
-        self.part.wait(lambda: self.findings().get(protocol) is finding, deadline_s, what)
 
 
 @pytest.fixture(scope="module")
@@ -374,109 +295,6 @@ def test_several_routers(home: World, igd: Igd) -> None:
             assert second.gateway.ip == bob.address and second.mapping is None
     finally:
         alice.run(["ip", "route", "del", "default", "via", str(bob.address)])
-
-
-BOMB = (
-    b'<!DOCTYPE b [<!ENTITY a "' + b"x" * 1000 + b'">'
-    b'<!ENTITY c "' + b"&a;" * 1000 + b'"><!ENTITY d "' + b"&c;" * 1000 + b'">]><root>&d;</root>'
-)
-
-
-class EvilRouter:
-    """Answers searches, and HTTP with `page` before it falls silent with the line open."""
-
-    def __init__(self, part: Part, location: str, page: bytes) -> None:
-        self._answer = f"HTTP/1.1 200 OK\r\nST: x\r\nLOCATION: {location}\r\n\r\n".encode()
-        self._page = page
-        self.asked = 0
-        self._udp = part.socket(socket.SOCK_DGRAM)
-        self._tcp = part.socket(socket.SOCK_STREAM)
-        self._udp.bind(("192.168.1.1", 1900))
-        self._tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._tcp.bind(("192.168.1.1", 5000))
-        self._tcp.listen()
-        self._lines: list[socket.socket] = []
-        self._threads = [threading.Thread(target=work) for work in (self._search, self._serve)]
-
-    def _search(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                _, src = self._udp.recvfrom(4096)
-                if not src:
-                    return  # The socket was shut down.
-                self._udp.sendto(self._answer, src)
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                line, _ = self._tcp.accept()
-                self._lines.append(line)
-                self.asked += 1
-                with contextlib.suppress(OSError):
-                    line.recv(4096)
-                    line.settimeout(5)
-                    line.sendall(self._page)
-
-    def __enter__(self) -> EvilRouter:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for each in (self._udp, self._tcp):
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
-        for line in self._lines:
-            line.close()
-        for thread in self._threads:
-            thread.join(5)
-
-
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\n"
-PAGE = "http://192.168.1.1:5000/d.xml"
-MALFORMED, CUT = "malformed reply", "no whole reply"
-
-
-@pytest.mark.parametrize(
-    ("page", "word", "dropped"),
-    [
-        (HEAD + b"Content-Length: %d\r\n\r\n" % len(BOMB) + BOMB, "document type", MALFORMED),
-        (HEAD + b"\r\n" + bytes(4_000_000), "more than", CUT),
-        (HEAD + b"Content-Length: 10\r\n\r\n", "did not answer", CUT),
-        (
-            b"HTTP/1.1 302 x\r\nLocation: http://192.168.1.3/\r\nContent-Length: 0\r\n\r\n",
-            "redirects",
-            CUT,
-        ),
-        (b"HTTP/1.1 404 x\r\nContent-Length: 0\r\n\r\n", "404", ""),
-        (b"SSH-2.0-dropbear\r\n\r\n", "HTTP", CUT),
-    ],
-    ids=["bomb", "huge", "slow", "elsewhere", "absent", "garbage"],
-)
-def test_a_router_that_means_harm(home: World, page: bytes, word: str, dropped: str) -> None:
-    with EvilRouter(home["home"], PAGE, page) as router, Client(home["alice"]) as alice:
-        alice.wait_found(UPNP, Finding.BROKEN)
-        assert word in alice.details()[UPNP]
-        assert router.asked <= 3
-        counted = {name for name in alice.it.drops if "UPnP" in name}
-        assert counted == ({"port mapping: UPnP: " + dropped} if dropped else set())
-
-
-def test_a_search_answered_with_another_place(home: World) -> None:
-    """A router does not make us fetch what somebody else serves."""
-    with (
-        EvilRouter(home["home"], f"http://{home['bob'].address}:5000/", b"") as router,
-        Client(home["alice"]) as alice,
-    ):
-        alice.wait_found(UPNP, Finding.SILENT)
-        name = "port mapping: UPnP: names another machine"
-        home.wait(lambda: alice.it.drops[name], 2, "a count")
-        assert router.asked == 0
-        counted = alice.it.drops[name]
-        alice.network_changed()
-        # What the conversation of before dropped is not forgotten with it.
-        home.wait(lambda: alice.it.drops[name] > counted, 5, "the count goes on")
 
 
 def test_a_router_behind_another_nat() -> None:
