@@ -68,6 +68,11 @@ class CompiledPolicy(Protocol):
         """Return a node's SSH policy."""
         ...
 
+    @property
+    def takes_ipv4(self) -> bool:
+        """Whether it takes the IPv4 address of any node away, so that `is_only_ipv6` counts."""
+        ...
+
     def is_only_ipv6(self, node: NodeRecord) -> bool:
         """Whether the policy takes a node's IPv4 address away."""
         ...
@@ -121,6 +126,8 @@ class AllowAll:
     def ssh(self, node: NodeRecord) -> dict[str, Any] | None:
         """Return none."""
         return None
+
+    takes_ipv4 = False
 
     def is_only_ipv6(self, node: NodeRecord) -> bool:
         """Never."""

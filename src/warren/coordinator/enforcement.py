@@ -78,6 +78,7 @@ class Enforcement:
         self._filters: dict[str, dict[str, list[FilterRule]]] = {}
         self._ssh: dict[str, dict[str, Any]] = {}
         self._regions: tuple[DERPMap, DERPMap] | None = None
+        self.takes_ipv4 = checked.attributes.takes_ipv4
         self.says_who_relays = any(RELAY in grant.app for grant in checked.grants)
 
     def _topology(self, snapshot: Snapshot) -> Topology:

@@ -288,7 +288,7 @@ class Mapper:
     def _addressed(self, record: NodeRecord, policy: CompiledPolicy, wall: datetime) -> Node:
         """Return a node's entry with the addresses that the policy leaves it."""
         entry = self._entry(record, wall)
-        if not policy.is_only_ipv6(record):
+        if not policy.takes_ipv4 or not policy.is_only_ipv6(record):
             return entry
         known = self._narrowed.get(record.id)
         if known is None or known[0] is not entry:

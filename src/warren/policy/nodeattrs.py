@@ -78,6 +78,8 @@ class Attributes:
         self.rules = rules
         self.targets = targets
         self._narrows = any(ONLY_IPV6 in rule.capabilities for rule in rules)
+        self.takes_ipv4 = self._narrows or policy.disable_ipv4
+        """Whether any node may be without an IPv4 address."""
         self._by_word: dict[str, list[int]] = {}
         for number, rule in enumerate(rules):
             for word in rule.targets:
