@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     pass
 
 _MAX_LINE_BYTES = 64 << 20
+_MAX_TOLD = 50
 
 app = typer.Typer(
     help="Check, test, compile and compare policy files.",
@@ -85,8 +86,11 @@ def check(file: _File) -> None:
         checked = read(_read(file, MAX_BYTES), Topology([], []))
     except MalformedPolicy as error:
         raise _leave(f"{file}: {error.sentence()}") from None
-    for part in idle_parts(checked.policy):
+    idle = idle_parts(checked.policy)
+    for part in idle[:_MAX_TOLD]:
         typer.echo(f"{file}: {part.sentence()}", err=True)
+    if len(idle) > _MAX_TOLD:
+        typer.echo(f"{file}: {len(idle) - _MAX_TOLD} more have no effect.", err=True)
     typer.echo(f"{file}: this policy is right.")
 
 
@@ -102,7 +106,7 @@ def test(file: _File, topology: _Topology = None) -> None:
     except MalformedPolicy as error:
         raise _leave(f"{file}: {error.sentence()}") from None
     for failure in failures:
-        typer.echo(f"{file}: line {failure.place.line}: {failure.message}", err=True)
+        typer.echo(f"{file}: {failure.sentence()}", err=True)
     count = len(checked.policy.tests) + len(checked.policy.ssh_tests)
     if failures:
         raise _leave(f"{file}: {len(failures)} expectations of {count} tests failed.")

@@ -39,10 +39,7 @@ class PolicyRefused(Refused):
     def __init__(self, problem: MalformedPolicy, failures: list[Failure] | None = None) -> None:
         self.problem = problem
         self.failures = failures or []
-        told = "; ".join(
-            f"line {failure.place.line}: {failure.message}"
-            for failure in self.failures[:_FIRST_FAILURES]
-        )
+        told = "; ".join(failure.sentence() for failure in self.failures[:_FIRST_FAILURES])
         super().__init__(f"{FAILED}: {told}" if told else problem.sentence())
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from warren.policy.document import Entry, Policy
 from warren.policy.grants import Grant, is_address
-from warren.policy.malformed import MalformedPolicy, Place
+from warren.policy.malformed import MalformedPolicy, Place, readable
 from warren.policy.ports import PROTOCOLS, Ports, parse_protocol, split_destination
 from warren.policy.postures import Postures
 from warren.policy.ranges import Span, parse_spans
@@ -33,6 +33,10 @@ class Failure:
 
     place: Place
     message: str
+
+    def sentence(self) -> str:
+        """Return one line for a person, whatever the test's words are."""
+        return f"line {self.place.line}: {readable(self.message)}"
 
 
 class Trial:

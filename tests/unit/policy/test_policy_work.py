@@ -178,6 +178,14 @@ def test_a_message_is_a_line_whatever_the_file_quotes() -> None:
     assert said.startswith("line 1, column ")
 
 
+def test_what_a_test_says_is_a_line_too() -> None:
+    word = "zoe\x1b[31m" + "e" * 100_000 + "@example.com"
+    source = json.dumps(BASE | {"acls": [], "tests": [{"src": word, "accept": ["tag:web:80"]}]})
+    checked = read(source, Topology([], []))
+    (failure,) = checked.trial().run(checked.policy)
+    assert failure.sentence().isprintable() and len(failure.sentence()) < 400
+
+
 def test_compiling_changes_nothing_of_what_was_parsed() -> None:
     # It is shared by all who ask for the same text.
     source = json.dumps(BASE | {"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]})

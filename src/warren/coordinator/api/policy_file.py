@@ -152,10 +152,7 @@ def _range(ports: Ports) -> str:
 
 def failures(error: PolicyRefused) -> list[shapes.TestFailure]:
     """Return what a policy's own tests say, in the API's form."""
-    return [
-        shapes.TestFailure(errors=[f"line {failure.place.line}: {failure.message}"])
-        for failure in error.failures[:100]
-    ]
+    return [shapes.TestFailure(errors=[failure.sentence()]) for failure in error.failures[:100]]
 
 
 def _answer(call: Call, snapshot: Snapshot) -> Answer:
