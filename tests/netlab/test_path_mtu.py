@@ -10,6 +10,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from warren.edge.linux.routes import TunRoutes
 from warren.lab import sandbox
 from warren.lab.kinds import WAN
 from warren.lab.layout import INTERNET
@@ -283,3 +284,32 @@ def test_a_connection_grows_with_its_path(mesh: Mesh) -> None:
         mesh.world.wait(lambda: segment() >= 1440 - 52 or None, 8, "segments grow")
     finally:
         stream.close()
+
+
+def test_routes_say_what_passes_and_what_is_asked_for(mesh: Mesh) -> None:
+    """A peer is asked for segments of the device's size; hosts behind a peer for safe ones."""
+    part = mesh.world["server"]
+    part.run(["ip", "tuntap", "add", "dev", "tun9", "mode", "tun"])
+    routes = TunRoutes("tun9", 8941)
+    own = ["100.64.0.9/32", "fd7a:115c:a1e0::9/128"]
+    wanted = {"100.64.0.10/32": 1440, "10.9.0.0/16": 1440, "fd7a:115c:a1e0::10/128": 1420}
+    try:
+        for size in (1440, 1280, 8940):
+            wanted["100.64.0.10/32"] = size
+            part.inside(lambda: routes.apply(own, wanted))
+            shown = part.run(["ip", "route", "show", "dev", "tun9"])
+            assert f"mtu {size} advmss 8901" in line_of(shown, "100.64.0.10")
+            assert "mtu 1440 advmss 1240" in line_of(shown, "10.9.0.0/16")
+            shown = part.run(["ip", "-6", "route", "show", "dev", "tun9"])
+            assert "mtu 1420 advmss 8881" in line_of(shown, "fd7a:115c:a1e0::10")
+        del wanted["10.9.0.0/16"]
+        part.inside(lambda: routes.apply(own, wanted))
+        assert "10.9.0.0" not in part.run(["ip", "route", "show", "dev", "tun9"])
+    finally:
+        part.run(["ip", "link", "del", "tun9"])
+
+
+def line_of(shown: str, start: str) -> str:
+    found = [line for line in shown.splitlines() if line.startswith(start)]
+    assert len(found) == 1, shown
+    return found[0]
