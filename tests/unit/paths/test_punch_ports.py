@@ -159,6 +159,14 @@ def test_a_scan_takes_small_blocks_before_large_ones() -> None:
         assert set(range(20480, 20480 + size)) <= set(found[: size + FIRST_MAX])
 
 
+@pytest.mark.parametrize("seen", [[20943, 20892], [20892, 20943], [20700, 20703]])
+def test_a_scan_does_not_take_two_ports_of_a_block_for_ports_in_turn(seen: list[int]) -> None:
+    """A stock client in a network with two relay regions shows two."""
+    found = scanned(seen)
+    assert set(range(20480, 20992)) <= set(found[: 512 + FIRST_MAX])
+    assert set(range(20480, 22528)) <= set(found)
+
+
 def test_a_scan_of_a_block_that_is_not_aligned_lies_around_what_was_seen() -> None:
     """Blocks of 2,048 from port 1024 on: aligned ones would miss half of it."""
     found = set(scanned([21600, 22900]))

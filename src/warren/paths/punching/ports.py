@@ -39,6 +39,7 @@ _SEEN_ALONE = 4
 _AHEAD, _AHEAD_IN_TURN = 48, 112
 _FAR_IN_TURN = 1024
 """A scan looks so many steps beyond the newest port, in order; then so far, in any."""
+_SURE_STEP = 2
 _WRONG_SPAN = 8
 """A span is given up after this many times the guesses that a hit should take: odds of e⁻⁸."""
 
@@ -195,11 +196,16 @@ def scan_plan_for(allocation: Allocation) -> GuessPlan:
     if not seen:
         return GuessPlan()
     newest, step = seen[0], allocation.step or 1
-    ahead = _AHEAD_IN_TURN if allocation.step else _AHEAD
+    # One gap alone is the step only if it is tiny: in a block of 512 every fourth pair of ports
+    # lies close enough to look like ports in turn.
+    in_turn = allocation.step != 0 and (len(seen) > 2 or abs(step) <= _SURE_STEP)
+    if not in_turn:
+        step = 1 if step > 0 else -1
+    ahead = _AHEAD_IN_TURN if in_turn else _AHEAD
     first = [newest, *(_ring(newest + step * count) for count in range(1, ahead + 1))]
     first += [newest - step * count for count in range(1, _NEIGHBOURS + 1)]
     spans = []
-    if allocation.step:
+    if in_turn:
         far = newest + step * _FAR_IN_TURN
         spans.append(_clamped(min(newest, far), max(newest, far)))
     size = SCAN_WIDTH // 8
@@ -208,7 +214,7 @@ def scan_plan_for(allocation: Allocation) -> GuessPlan:
         spans.append(_clamped(start, start + size - 1))
         size *= 2
     middle = (min(seen) + max(seen)) // 2
-    if not allocation.step and not all(spans[-1].first <= p <= spans[-1].last for p in seen):
+    if not in_turn and not all(spans[-1].first <= p <= spans[-1].last for p in seen):
         # No aligned block holds all of them.
         spans = [_clamped(middle - SCAN_WIDTH // 2, middle + SCAN_WIDTH // 2 - 1)]
     usable = _distinct(port for port in first if FIRST_PORT <= port <= LAST_PORT)
