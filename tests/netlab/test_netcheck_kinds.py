@@ -188,10 +188,13 @@ def test_the_labs_own_server_tells_what_ipv6_lets_in() -> None:
     """It has two addresses of each family, so that filtering is known of both."""
     machines = [("a", places.find(name)) for name in PLACES_V6]
     with World(places.plan(machines), NAMES) as world:
-        server, key = start_server(world)
+        hub = start_server(world)
         names = [places.machine(*each) for each in machines]
-        nodes = [Node(world[name], name, world.scratch / name, tun=False) for name in names]
-        assert join(nodes, server, key) == {}
+        nodes = [
+            Node(world[name], name, world.scratch / name, tun=False, env=hub.trust)
+            for name in names
+        ]
+        assert join(nodes, hub.server, hub.key) == {}
         for node in nodes:
             report = json.loads(node.run("netcheck", "--json", timeout_s=30))
             nat = report["nat6"]
@@ -213,11 +216,11 @@ def test_behind_an_http_proxy() -> None:
     """Nothing else leads out: regions are measured through it."""
     place = places.find("http-proxy")
     with World(places.plan([("a", place)]), NAMES) as world:
-        server, key = start_server(world)
+        hub = start_server(world)
         name = places.machine("a", place)
-        env = start_proxy(world, places.gateway("a", place))
+        env = hub.trust | start_proxy(world, places.gateway("a", place))
         node = Node(world[name], name, world.scratch / name, tun=False, env=env)
-        assert join([node], server, key) == {}
+        assert join([node], hub.server, hub.key) == {}
         report = json.loads(node.run("netcheck", "--json", timeout_s=40))
         assert report["udp"] is report["nat4"]["udp"] is False
         assert (report["nat4"]["name"], report["ipv4"]) == ("UDP blocked", None)

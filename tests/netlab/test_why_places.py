@@ -58,18 +58,19 @@ def nodes() -> Iterator[dict[str, Node]]:
     machines = sorted({("a", a) for a, _ in PAIRS} | {("b", b) for _, b in PAIRS})
     chosen = [(side, places.find(name)) for side, name in machines]
     with World(places.plan(chosen), NAMES) as world:
-        server, key = start_server(world)
+        hub = start_server(world)
         made: dict[str, Node] = {}
         for side, place in chosen:
             name = places.machine(side, place)
             env = start_proxy(world, places.gateway(side, place)) if place.proxy else {}
+            env = hub.trust | env
             port = 41641 + places.SIDES.index(side)
             made[name] = Node(
                 world[name], name, world.scratch / name, tun=False, port=port, env=env
             )
         waiting = list(made.values())
         for at in range(0, len(waiting), 6):
-            assert join(waiting[at : at + 6], server, key) == {}
+            assert join(waiting[at : at + 6], hub.server, hub.key) == {}
         yield made
         for program in world.programs:
             assert "Traceback" not in program.output(), program.tail(60)
