@@ -76,7 +76,7 @@ from warren.coordinator.webhooks.sender import Sender
 from warren.edge.aside import run_aside
 from warren.edge.certificates import Certificates
 from warren.edge.clock import Clock, SystemClock
-from warren.edge.collector import look_once
+from warren.edge.collector import look_daily, look_once
 from warren.edge.entropy import Entropy, system_entropy
 from warren.edge.files import only_program, private_directory
 from warren.edge.http import Door, Lobby, Routes
@@ -259,6 +259,7 @@ class Server:
                     tasks.create_task(self._learn_addresses()),
                     tasks.create_task(self._regions.run()),
                     tasks.create_task(self._sender.run()),
+                    tasks.create_task(look_daily()),
                 ]
                 if self._config.tls != "off":
                     running.append(tasks.create_task(self._certificates.keep()))
