@@ -13,9 +13,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from rich.console import Console
-from rich.table import Table
 
 from bench import report as reports
+from bench.__main__ import show
 from bench.figure import Figure
 from warren.lab import roaming, sandbox
 from warren.lab.mesh import Node
@@ -171,7 +171,7 @@ def main() -> int:
         sandbox.enter()
         if not sandbox.tun_available():
             raise sandbox.LabUnavailable("/dev/net/tun cannot be opened; the bench needs root")
-        report = reports.begin()
+        report = reports.begin(offloads=[])
         with console.status("building the lab") as status:
             for run in range(chosen.runs):
                 measured.run(f"run {run + 1} of {chosen.runs}", status.update)
@@ -179,17 +179,10 @@ def main() -> int:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     reports.finish(report, measured.figures)
-    reports.keep(report, chosen, "roaming", console, lambda: _show(console, measured.figures))
+    reports.keep(
+        report, chosen, "roaming", console, lambda: show(console, report, measured.figures)
+    )
     return 0
-
-
-def _show(console: Console, figures: list[Figure]) -> None:
-    table = Table(show_edge=False, pad_edge=False)
-    for column in ("a person on the move", "median", "lowest … highest", "samples", "goal"):
-        table.add_column(column)
-    for figure in figures:
-        table.add_row(*figure.row())
-    console.print(table)
 
 
 if __name__ == "__main__":
