@@ -203,9 +203,9 @@ class Dataplane:
         link = self._links.get(key)
         return link is not None and link.paths.path(now) is not None
 
-    def note_pong(self, tx_id: TxId, session: Session, rtt_s: float) -> None:
-        """A ping through a peer relay was answered."""
-        self._pongs.note(tx_id, Pong(session, rtt_s))
+    def note_pong(self, tx_id: TxId, via: Session | TurnPath, rtt_s: float) -> None:
+        """A ping through a peer relay or a TURN server was answered."""
+        self._pongs.note(tx_id, Pong(via, rtt_s))
 
     def through(self, key: NodePublic, now: float) -> Session | TurnPath | None:
         """Return what carries a peer's data while no direct path does, except DERP."""
@@ -231,10 +231,6 @@ class Dataplane:
 
     def _seal(self, link: Link, message: Message) -> bytes:
         return link.box.seal(encode_message(message), self._entropy(NONCE_BYTES))
-
-    def note_turn_pong(self, tx_id: TxId, path: TurnPath, rtt_s: float) -> None:
-        """A ping through a TURN server was answered."""
-        self._pongs.note(tx_id, Pong(path, rtt_s))
 
     def announce(self, key: NodePublic) -> None:
         """A stock peer is told of a relayed address as of any other endpoint."""

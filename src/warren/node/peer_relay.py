@@ -70,7 +70,7 @@ class Peers(Protocol):
     def is_direct(self, key: NodePublic, now: float) -> bool:
         """Whether a direct path to a peer is trusted."""
 
-    def note_pong(self, tx_id: TxId, session: Session, rtt_s: float) -> None:
+    def note_pong(self, tx_id: TxId, via: Session, rtt_s: float) -> None:
         """A person's ping through a session was answered."""
 
     def is_inside(self, endpoint: Endpoint) -> bool:

@@ -52,8 +52,8 @@ class Peers(Protocol):
     def send_relayed(self, key: NodePublic, message: Message) -> None:
         """Seal a message for a peer and send it over its DERP region."""
 
-    def note_turn_pong(self, tx_id: TxId, path: TurnPath, rtt_s: float) -> None:
-        """A person's ping was answered."""
+    def note_pong(self, tx_id: TxId, via: TurnPath, rtt_s: float) -> None:
+        """A person's ping through a TURN server was answered."""
 
     def announce(self, key: NodePublic) -> None:
         """What `Turns.announced` says of a peer may be other than before."""

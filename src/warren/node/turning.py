@@ -493,7 +493,7 @@ class Turns:
             if isinstance(event, TurnPonged):
                 path = self.path_of(key, now)
                 if path is not None:
-                    self._peers.note_turn_pong(event.tx_id, path, event.rtt_s)
+                    self._peers.note_pong(event.tx_id, path, event.rtt_s)
             elif isinstance(event, ChannelWanted):
                 self._channels[event.peer] = key
                 if not self.keeper.open_channel(event.peer, now):

@@ -82,10 +82,6 @@ class PathSize:
             return BASE_MTU_BYTES
         return inside_bytes(self._wire_bytes, _endpoint(via))
 
-    def is_searching(self) -> bool:
-        """Whether sizes are being tried."""
-        return self._via is not None and self._tries > 0
-
     def follow(
         self,
         via: Endpoint | Aside | None,

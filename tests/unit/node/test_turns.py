@@ -53,7 +53,7 @@ class Peers:
     def send_relayed(self, key: NodePublic, message: Message) -> None:
         pass
 
-    def note_turn_pong(self, tx_id: TxId, path: TurnPath, rtt_s: float) -> None:
+    def note_pong(self, tx_id: TxId, via: TurnPath, rtt_s: float) -> None:
         pass
 
     def announce(self, key: NodePublic) -> None:
