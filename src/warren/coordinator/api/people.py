@@ -32,9 +32,9 @@ async def set_role(call: Call) -> object:
     """Give a person another role. Only an owner makes or unmakes owners."""
 
     def decide(snapshot: Snapshot) -> tuple[Delta, None]:
-        user = _other(call, snapshot)
-        owner = call.who.kind == "user" and snapshot.users[call.who.user_id].role == OWNER
-        if OWNER in (user.role, call.body.role) and not owner:
+        user = _find(snapshot, call.path["user"])
+        _check_other(call, user)
+        if OWNER in (user.role, call.body.role) and not _is_owner(call, snapshot):
             raise NotPermitted("only an owner makes another user owner, or a member again")
         for role in (user.role, call.body.role):
             # Who may not do something must not give it away, nor take it from who may.
@@ -50,7 +50,8 @@ async def delete(call: Call) -> object:
     """Remove a person who owns no machines, with their keys."""
 
     def decide(snapshot: Snapshot) -> tuple[Delta, None]:
-        user = _other(call, snapshot)
+        user = _find(snapshot, call.path["user"])
+        _check_other(call, user)
         if user.role == OWNER:
             raise NotPermitted("an owner cannot be removed; give them another role first")
         return members.delete_user(snapshot, user.name), None
@@ -65,7 +66,7 @@ async def suspend(call: Call) -> object:
 
     def decide(snapshot: Snapshot) -> tuple[Delta, None]:
         user = _manageable(call, snapshot)
-        _other(call, snapshot)
+        _check_other(call, user)
         return members.suspend(snapshot, user, wall), None
 
     await call.commit(decide)
@@ -96,21 +97,21 @@ async def approve(call: Call) -> object:
 def _manageable(call: Call, snapshot: Snapshot) -> UserRecord:
     """Return the user that the path names, who may do no more than who asks."""
     user = _find(snapshot, call.path["user"])
-    if user.role == OWNER and not (
-        call.who.kind == "user" and snapshot.users[call.who.user_id].role == OWNER
-    ):
+    if user.role == OWNER and not _is_owner(call, snapshot):
         raise NotPermitted("only an owner approves, suspends or restores another")
     if not covers(call.who.scopes, user.role):
         raise NotPermitted(f"the role {user.role!r} may do more than you")
     return user
 
 
-def _other(call: Call, snapshot: Snapshot) -> UserRecord:
-    """Return the user that the path names: nobody shuts themselves out by mistake."""
-    user = _find(snapshot, call.path["user"])
+def _check_other(call: Call, user: UserRecord) -> None:
+    """Go on only if it is another: nobody shuts themselves out by mistake."""
     if call.who.kind == "user" and user.id == call.who.user_id:
         raise NotPermitted("you cannot do this to yourself; another administrator can")
-    return user
+
+
+def _is_owner(call: Call, snapshot: Snapshot) -> bool:
+    return call.who.kind == "user" and snapshot.users[call.who.user_id].role == OWNER
 
 
 def _find(snapshot: Snapshot, wanted: str) -> UserRecord:
