@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from pathlib import Path
 
 import pytest
+from by_hand import addresses, join
 
 from warren.lab import sandbox
 from warren.lab.mesh import Server
 from warren.lab.plan import Host, Plan
-from warren.lab.world import Part, World
+from warren.lab.world import World
 
 pytestmark = [
     pytest.mark.netlab,
@@ -26,19 +25,11 @@ PLAN = Plan(
         Host("two", address="198.51.100.30"),
     ),
 )
-WARREN = [sys.executable, "-m", "warren"]
 POLICY = """{
   "grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"]}],
   "nodeAttrs": [{"target": ["*"], "ipPool": ["100.90.0.0/24"]}],
   %s
 }"""
-
-
-def join(part: Part, state: Path, name: str, url: str, key: str) -> list[str]:
-    """Start a daemon and return its addresses inside."""
-    up = ["--server", url, "--auth-key", key, "--state", str(state), "--tun", name, "--port", "0"]
-    part.run([*WARREN, "up", "--socket", str(state / "s"), *up, "--hostname", name], 30)
-    return part.run([*WARREN, "ip", "--socket", str(state / "s")]).split()
 
 
 def test_machines_without_ipv4_and_with_it_again() -> None:
@@ -61,9 +52,9 @@ def test_machines_without_ipv4_and_with_it_again() -> None:
         assert "inet 100." not in world["one"].run(["ip", "address", "show", "one"])
         enforce("")
         # From the pool of the policy, which they had all the while.
-        mine = [*WARREN, "ip", "--socket", str(world.scratch / "two" / "s")]
+        mine = world["two"], world.scratch / "two"
         deadline = time.monotonic() + 20
-        while len(found := world["two"].run(mine).split()) < 2 and time.monotonic() < deadline:
+        while len(found := addresses(*mine)) < 2 and time.monotonic() < deadline:
             time.sleep(0.2)
         assert found[0] == "100.90.0.1" and found[1:] == two
         world["one"].run(["ping", "-c", "2", "-W", "5", "100.90.0.1"], 20)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from by_hand import WARREN, join, socket_in
 
 from warren.lab import sandbox
 from warren.lab.mesh import Server
@@ -26,20 +26,11 @@ PLAN = Plan(
         Host("other", address="198.51.100.30"),
     ),
 )
-WARREN = [sys.executable, "-m", "warren"]
-
-
-def join(part: Part, state: Path, tun: str, url: str, key: str) -> str:
-    """Start a daemon by `warren up`, as a person would, and return the node's IPv4 address."""
-    socket = ["--socket", str(state / "s")]
-    up = ["--server", url, "--auth-key", key, "--state", str(state), "--tun", tun, "--port", "0"]
-    part.run([*WARREN, "up", *socket, *up, "--hostname", tun], 30)
-    return part.run([*WARREN, "ip", "-4", *socket]).strip()
 
 
 def stop(part: Part, state: Path, signal: str) -> None:
     """End a daemon that `warren up` started."""
-    told = json.loads(part.run([*WARREN, "status", "--json", "--socket", str(state / "s")]))
+    told = json.loads(part.run([*WARREN, "status", "--json", *socket_in(state)]))
     part.run(["kill", f"-{signal}", str(told["pid"])])
 
 
@@ -52,9 +43,9 @@ def test_two_nodes_on_one_machine_do_not_fight() -> None:
         shared, other = world["shared"], world["other"]
         states = {name: world.scratch / name for name in ("one", "two", "far")}
         try:
-            one = join(shared, states["one"], "one", server.url, key)
-            two = join(shared, states["two"], "two", server.url, key)
-            far = join(other, states["far"], "far", server.url, key)
+            one, _ = join(shared, states["one"], "one", server.url, key)
+            two, _ = join(shared, states["two"], "two", server.url, key)
+            far, _ = join(other, states["far"], "far", server.url, key)
             for address in (one, two):
                 other.run(["ping", "-c", "2", "-W", "5", address], 20)
                 shared.run(["ping", "-c", "1", "-W", "5", "-I", address, far], 20)

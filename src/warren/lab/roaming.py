@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from warren.lab import runs, sandbox
+from warren.lab.joining import join
 from warren.lab.mesh import Node, Server
 from warren.lab.plan import Host, Plan, Router
+from warren.lab.program import ProgramFailed
 from warren.lab.world import Part, World
 
 HOME_A, HOTEL = "203.0.113.10", "203.0.113.30"
@@ -49,10 +51,9 @@ class Pair:
             Node(world[name], name, world.scratch / name, tun=sandbox.tun_available())
             for name in ("alice", "bob")
         )
-        for node in (self.alice, self.bob):
-            node.start()
-            node.wait_daemon()
-            node.up(self.server.url, key)
+        failed = join([self.alice, self.bob], self.server, key)
+        if failed:
+            raise ProgramFailed("; ".join(failed.values()))
 
     def to_the_hotel(self) -> None:
         """Unplug alice at home and plug her in at the hotel."""
