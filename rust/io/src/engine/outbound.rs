@@ -17,13 +17,15 @@ use super::drops::Drop;
 use super::shared::Shared;
 use super::wake::wait_readable;
 use crate::tun::READ_ROOM;
-use crate::udp::{MAX_DATAGRAM, SendQueue};
+use crate::udp::{MAX_DATAGRAM, SendQueue, SendReport};
 
 /// Sealed bytes that are worth a call to the kernel: enough for full segmentation, little enough
 /// that the other side works on them while we seal the next.
 const FLUSH_BYTES: usize = 60_000;
-/// Packets that are sealed together at most; the cipher gains nothing from more.
+/// Packets that are sealed together at most; the cipher gains nothing from more ...
 const AT_ONCE: usize = 64;
+/// ... nor from other numbers than multiples of this.
+const TOGETHER: usize = 16;
 /// Room for a super-packet's datagrams on their way to a relay, and for the largest alone.
 const ASIDE_BYTES: usize = 2 * MAX_DATAGRAM;
 /// Super-packets read in a row before the clock and the tables are looked at again.
@@ -223,7 +225,7 @@ impl Outbound {
             }
         }
         if self.queued >= FLUSH_BYTES {
-            self.flush(shared);
+            self.flush_full(shared);
         }
         (packets, bytes)
     }
@@ -310,10 +312,30 @@ impl Outbound {
 
     /// Seals what was begun.
     fn seal(&mut self) {
+        self.seal_before(usize::MAX);
+    }
+
+    /// Seals what was begun before `end`, and what fills up the last group.
+    fn seal_before(&mut self, end: usize) {
+        let count = self.begun.partition_point(|message| message.start < end);
+        let count = count.next_multiple_of(TOGETHER).min(self.begun.len());
         if let Some(session) = &self.sealer {
-            session.seal(self.queue.queued(), &self.begun);
+            session.seal(self.queue.queued(), &self.begun[..count]);
         }
-        self.begun.clear();
+        self.begun.drain(..count);
+    }
+
+    /// Seals and sends all but what could leave together with the packets that come next. A
+    /// super-packet, sealed, is a little more than the kernel takes at once; sent alone, its rest
+    /// would cost the kernel as much as the whole.
+    fn flush_full(&mut self, shared: &Shared) {
+        self.seal_before(self.queue.full());
+        let (report, moved) = self.queue.flush_full(shared.ways(&shared.sockets.load()));
+        count(shared, report);
+        for message in &mut self.begun {
+            message.start -= moved;
+        }
+        self.queued = self.queue.waiting();
     }
 
     /// Seals and sends what waits.
@@ -323,11 +345,16 @@ impl Outbound {
         self.queued = 0;
         if !self.queue.is_empty() {
             let report = self.queue.flush(shared.ways(&shared.sockets.load()));
-            shared.drops.add(Drop::UdpSend, report.dropped);
-            shared.drops.add(Drop::StreamFull, report.full);
-            shared.drops.add(Drop::SocketClosed, report.closed);
+            count(shared, report);
         }
     }
+}
+
+/// Counts what was lost.
+fn count(shared: &Shared, report: SendReport) {
+    shared.drops.add(Drop::UdpSend, report.dropped);
+    shared.drops.add(Drop::StreamFull, report.full);
+    shared.drops.add(Drop::SocketClosed, report.closed);
 }
 
 /// The outbound thread: TUN to WireGuard to UDP or relay, until the engine stops.
@@ -357,7 +384,9 @@ pub(crate) fn run(shared: &Arc<Shared>) {
                 Err(error) => return device_gone(shared, &error),
             }
         }
-        outbound.flush(shared);
+        if idle {
+            outbound.flush(shared);
+        }
         shared.drain_tunnel(now);
         if idle {
             wait_readable([Some(tun.as_raw_fd()), Some(shared.wake_out.as_raw_fd())]);

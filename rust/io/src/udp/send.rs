@@ -76,6 +76,13 @@ impl Default for SendQueue {
     }
 }
 
+impl Run {
+    /// Whether nothing can be added to it.
+    fn is_full(&self) -> bool {
+        self.closed || self.count >= MAX_SEGMENTS || self.len + self.segment > MAX_RUN
+    }
+}
+
 impl SendQueue {
     /// An empty queue.
     #[must_use]
@@ -117,10 +124,8 @@ impl SendQueue {
         self.used += len;
         if let Some(run) = self.runs.last_mut()
             && run.to == to
-            && !run.closed
+            && !run.is_full()
             && len <= run.segment
-            && run.count < MAX_SEGMENTS
-            && run.len + len <= MAX_RUN
         {
             run.closed = len < run.segment;
             run.len += len;
@@ -135,6 +140,46 @@ impl SendQueue {
             count: 1,
             closed: false,
         });
+    }
+
+    /// Bytes that wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.runs.iter().map(|run| run.len).sum()
+    }
+
+    /// Where what may still grow begins: the last run of datagrams, while more of them would
+    /// leave in the same call's message. All before it may as well go.
+    #[must_use]
+    pub fn full(&self) -> usize {
+        match self.runs.last() {
+            Some(run) if !run.is_full() => run.start,
+            _ => self.used,
+        }
+    }
+
+    /// Sends what lies before [`Self::full`]. What stays may move: by how many bytes, towards
+    /// the front.
+    pub fn flush_full(&mut self, ways: Ways<'_>) -> (SendReport, usize) {
+        let open = self.runs.pop_if(|run| !run.is_full());
+        let used = self.used;
+        let report = self.flush(ways);
+        let Some(mut open) = open else {
+            return (report, used);
+        };
+        // Only now and then, so that little is copied.
+        let moved = if open.start > ARENA / 2 {
+            open.start
+        } else {
+            0
+        };
+        if moved > 0 {
+            self.arena.copy_within(open.start..used, 0);
+        }
+        self.used = used - moved;
+        open.start -= moved;
+        self.runs.push(open);
+        (report, moved)
     }
 
     /// Sends everything and empties the queue.

@@ -83,6 +83,50 @@ fn what_was_queued_arrives_with_and_without_segmentation() {
     }
 }
 
+/// Super-packets that are, sealed, three datagrams more than the kernel takes at once.
+#[test]
+fn what_could_leave_with_more_waits_for_it() {
+    let (here, there) = (
+        UdpSockets::bind(0).expect("bind"),
+        UdpSockets::bind(0).expect("bind"),
+    );
+    let to = at(Ipv4Addr::LOCALHOST, there.port4());
+    let groups = SocketGroups::new().expect("epoll");
+    let streams = Streams::default();
+    let ways = Ways {
+        main: &here,
+        groups: &groups,
+        streams: &streams,
+    };
+    let (size, whole) = (1472, 44);
+    let mut out = SendQueue::new();
+    let mut waiting = 0;
+    for round in 0..60 {
+        let sent = queue(&mut out, to, &[size; 47]);
+        let full = out.full();
+        let (report, moved) = out.flush_full(ways);
+        waiting += sent.len();
+        let gone = waiting / whole * whole;
+        assert_eq!(report.sent, gone as u64, "round {round}");
+        waiting -= gone;
+        assert_eq!(out.waiting(), waiting * size);
+        assert!(moved == 0 || moved == full);
+        // What stays lies where it is said to lie, whether it was moved or not.
+        let kept = &out.queued()[if waiting > 0 { full - moved } else { 0 }..];
+        assert_eq!(kept.len(), waiting * size);
+        let last: Vec<_> = kept.chunks(size).map(<[u8]>::to_vec).collect();
+        assert_eq!(last, sent[sent.len() - waiting..]);
+        let came = receive_all(&there, gone);
+        assert_eq!(came.len(), gone);
+        assert_eq!(came[gone - 1], sent[sent.len() - waiting - 1]);
+    }
+    // A shorter one ends a message: nothing can follow it, and it need not wait.
+    queue(&mut out, to, &[700]);
+    assert_eq!(out.flush_full(ways).0.sent, waiting as u64 + 1);
+    assert!(out.is_empty());
+    assert_eq!(out.full(), 0);
+}
+
 #[test]
 fn both_families_in_one_flush() {
     let (here, there) = (
