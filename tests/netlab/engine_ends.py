@@ -105,8 +105,10 @@ class End:
         return made
 
 
-def start(part: Part, number: int, tun: str | None = "wt0", mtu_bytes: int = 1280) -> End:
-    config = EngineConfig(tun=tun, port=PORT, mtu_bytes=mtu_bytes)
+def start(
+    part: Part, number: int, tun: str | None = "wt0", mtu_bytes: int = 1280, threads: int = 0
+) -> End:
+    config = EngineConfig(tun=tun, port=PORT, mtu_bytes=mtu_bytes, threads=threads)
     engine = part.inside(lambda: NativeEngine(config))
     v4, v6 = f"100.64.0.{number}", f"fd7a:115c:a1e0::{number}"
     end = End(part, engine, NodePrivate.from_entropy(os.urandom(32)), v4, v6)

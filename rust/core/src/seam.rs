@@ -316,6 +316,9 @@ pub struct EngineConfig {
     /// Userspace mode hands inbound TCP to the same port on 127.0.0.1.
     #[serde(default = "default_true")]
     pub loopback_forward: bool,
+    /// Threads each way; 0: as many as suit the machine.
+    #[serde(default)]
+    pub threads: u16,
 }
 
 fn default_mtu_bytes() -> u16 {
@@ -359,6 +362,7 @@ pub struct Snapshot {
     pub port6: u16,
     pub tun_name: Option<String>,
     pub offloads: Vec<String>,
+    pub threads: u16,
     pub peers: Vec<PeerStats>,
     pub drops: BTreeMap<String, u64>,
     pub regions: BTreeMap<u32, bool>,

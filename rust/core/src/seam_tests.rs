@@ -92,6 +92,7 @@ fn python_s_config_is_read() {
         port: 41641,
         mtu_bytes: 1280,
         loopback_forward: true,
+        threads: 2,
     };
     assert_eq!(config, expected);
 }
@@ -171,6 +172,7 @@ fn snapshots_are_what_python_reads() {
         port6: 0,
         tun_name: None,
         offloads: vec!["udp-gso".into()],
+        threads: 2,
         peers: vec![PeerStats {
             key: key(2),
             rx_bytes: 1 << 40,

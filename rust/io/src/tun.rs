@@ -23,9 +23,12 @@ const TUN_F_USO4: libc::c_ulong = 0x20;
 const TUN_F_USO6: libc::c_ulong = 0x40;
 
 /// An open TUN device. Reading and writing may be done from different threads at once.
+///
+/// With several queues the kernel gives the packets of one flow to one of them: to that by which
+/// the flow's packets in the other direction came last, or to any.
 #[derive(Debug)]
 pub struct Tun {
-    fd: OwnedFd,
+    queues: Vec<OwnedFd>,
     name: String,
     tso: bool,
     uso: bool,
@@ -33,38 +36,64 @@ pub struct Tun {
 
 impl Tun {
     /// Creates the device `name` (at most 15 bytes; a `%d` in it is filled in by the kernel) and
-    /// brings up its MTU and what offloads the kernel takes.
+    /// brings up its MTU and what offloads the kernel takes. `queues`: how many are wanted, at
+    /// least 1; a device that was made beforehand for one has one.
     ///
     /// # Errors
     /// One sentence that says what is wrong and the way out, with the kernel's error kind.
-    pub fn open(name: &str, mtu_bytes: u16) -> io::Result<Self> {
+    pub fn open(name: &str, mtu_bytes: u16, queues: usize) -> io::Result<Self> {
         if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.contains(['/', '\0', ' ']) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 format!("{name:?} cannot be the name of a network interface (1 to 15 characters)"),
             ));
         }
-        // SAFETY: the path is a C string; the result is checked before it is owned.
-        let raw = unsafe {
-            libc::open(
-                PATH.as_ptr(),
-                libc::O_RDWR | libc::O_CLOEXEC | libc::O_NONBLOCK,
-            )
+        let first = open_device()?;
+        // A device for several queues must be made by us: joining one that is there would take
+        // packets away from whom it belongs to.
+        let made = (queues > 1)
+            .then(|| attach(&first, name, libc::IFF_MULTI_QUEUE | libc::IFF_TUN_EXCL).ok())
+            .flatten();
+        let many = made.is_some();
+        let name = match made {
+            Some(name) => name,
+            None => attach(&first, name, 0).map_err(|error| attach_error(name, &error))?,
         };
-        if raw < 0 {
-            return Err(open_error(io::Error::last_os_error()));
+        let mut queues_open = vec![first];
+        while many && queues_open.len() < queues {
+            let next = open_device()?;
+            attach(&next, &name, libc::IFF_MULTI_QUEUE)
+                .map_err(|error| attach_error(&name, &error))?;
+            queues_open.push(next);
         }
-        // SAFETY: `raw` was just opened and belongs to nobody else.
-        let fd = unsafe { OwnedFd::from_raw_fd(raw) };
-        let name = attach(&fd, name)?;
         let header_len: libc::c_int = VNET_LEN as libc::c_int;
-        // SAFETY: the ioctl reads one int.
-        if unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETVNETHDRSZ, &header_len) } < 0 {
-            return Err(io::Error::last_os_error());
+        for queue in &queues_open {
+            // SAFETY: the ioctl reads one int.
+            if unsafe { libc::ioctl(queue.as_raw_fd(), TUNSETVNETHDRSZ, &header_len) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
         }
-        let (tso, uso) = set_offloads(&fd);
+        // Offloads are the device's, whichever queue they are set by.
+        let (tso, uso) = set_offloads(&queues_open[0]);
         set_mtu(&name, mtu_bytes)?;
-        Ok(Self { fd, name, tso, uso })
+        Ok(Self {
+            queues: queues_open,
+            name,
+            tso,
+            uso,
+        })
+    }
+
+    /// How many queues it has; they are counted from 0.
+    #[must_use]
+    pub fn queues(&self) -> usize {
+        self.queues.len()
+    }
+
+    /// The descriptor of one queue, to wait on. With a number that is too large it is another's.
+    #[must_use]
+    pub fn descriptor(&self, queue: usize) -> RawFd {
+        self.queues[queue % self.queues.len()].as_raw_fd()
     }
 
     /// The device's name as the kernel has it.
@@ -85,16 +114,16 @@ impl Tun {
         self.uso
     }
 
-    /// Reads one header and packet into `buffer` (at least [`READ_ROOM`] bytes); gives their
-    /// length, or `WouldBlock`.
+    /// Reads one header and packet of a queue into `buffer` (at least [`READ_ROOM`] bytes); gives
+    /// their length, or `WouldBlock`.
     ///
     /// # Errors
     /// The kernel's; `WouldBlock` when nothing waits.
-    pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    pub fn read(&self, queue: usize, buffer: &mut [u8]) -> io::Result<usize> {
         // SAFETY: the pointer and length are those of a live exclusive slice.
         let read = unsafe {
             libc::read(
-                self.fd.as_raw_fd(),
+                self.descriptor(queue),
                 buffer.as_mut_ptr().cast(),
                 buffer.len(),
             )
@@ -102,15 +131,15 @@ impl Tun {
         usize::try_from(read).map_err(|_| io::Error::last_os_error())
     }
 
-    /// Writes one header and packet, given in parts (at most 1,024).
+    /// Writes one header and packet, given in parts (at most 1,024), to a queue.
     ///
     /// # Errors
     /// The kernel's; `InvalidInput` for a packet that it finds malformed.
-    pub fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+    pub fn write(&self, queue: usize, parts: &[IoSlice<'_>]) -> io::Result<()> {
         // SAFETY: IoSlice is ABI compatible with iovec; the slices live through the call.
         let written = unsafe {
             libc::writev(
-                self.fd.as_raw_fd(),
+                self.descriptor(queue),
                 parts.as_ptr().cast(),
                 parts.len() as libc::c_int,
             )
@@ -122,10 +151,19 @@ impl Tun {
     }
 }
 
-impl AsRawFd for Tun {
-    fn as_raw_fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
+fn open_device() -> io::Result<OwnedFd> {
+    // SAFETY: the path is a C string; the result is checked before it is owned.
+    let raw = unsafe {
+        libc::open(
+            PATH.as_ptr(),
+            libc::O_RDWR | libc::O_CLOEXEC | libc::O_NONBLOCK,
+        )
+    };
+    if raw < 0 {
+        return Err(open_error(io::Error::last_os_error()));
     }
+    // SAFETY: `raw` was just opened and belongs to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
 fn open_error(error: io::Error) -> io::Error {
@@ -155,26 +193,14 @@ fn request(name: &str) -> libc::ifreq {
     request
 }
 
-fn attach(fd: &OwnedFd, name: &str) -> io::Result<String> {
+/// Makes the descriptor the device's, or a queue of it; gives the device's name.
+fn attach(fd: &OwnedFd, name: &str, flags: libc::c_int) -> io::Result<String> {
     let mut request = request(name);
     request.ifr_ifru.ifru_flags =
-        (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+        (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | flags) as libc::c_short;
     // SAFETY: the ioctl reads and writes one ifreq.
     if unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETIFF, &mut request) } < 0 {
-        let error = io::Error::last_os_error();
-        let sentence = match error.raw_os_error() {
-            Some(libc::EBUSY) => format!(
-                "the TUN device {name} is in use by another program: stop that, or choose another name"
-            ),
-            Some(libc::EPERM | libc::EACCES) => format!(
-                "this user may not create the TUN device {name}: run as root, or run without a TUN device"
-            ),
-            Some(libc::EINVAL) => format!(
-                "{name} cannot be a TUN device: an interface of another kind has that name, or it is malformed"
-            ),
-            _ => format!("the TUN device {name} cannot be created: {error}"),
-        };
-        return Err(io::Error::new(error.kind(), sentence));
+        return Err(io::Error::last_os_error());
     }
     let bytes: Vec<u8> = request
         .ifr_name
@@ -183,6 +209,22 @@ fn attach(fd: &OwnedFd, name: &str) -> io::Result<String> {
         .map(|c| *c as u8)
         .collect();
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn attach_error(name: &str, error: &io::Error) -> io::Error {
+    let sentence = match error.raw_os_error() {
+        Some(libc::EBUSY) => format!(
+            "the TUN device {name} is in use by another program: stop that, or choose another name"
+        ),
+        Some(libc::EPERM | libc::EACCES) => format!(
+            "this user may not create the TUN device {name}: run as root, or run without a TUN device"
+        ),
+        Some(libc::EINVAL) => format!(
+            "{name} cannot be a TUN device: an interface of another kind, or of another program, has that name, or it is malformed"
+        ),
+        _ => format!("the TUN device {name} cannot be created: {error}"),
+    };
+    io::Error::new(error.kind(), sentence)
 }
 
 /// Asks for the most and settles for what the kernel takes: (TCP, UDP) super-packets.
@@ -228,7 +270,7 @@ mod tests {
     #[test]
     fn odd_names_are_refused_in_one_sentence() {
         for name in ["", "a name", "x/y", "sixteen-letters-"] {
-            let error = Tun::open(name, 1280).expect_err("refused");
+            let error = Tun::open(name, 1280, 1).expect_err("refused");
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
         }
     }

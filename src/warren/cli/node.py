@@ -278,6 +278,15 @@ def daemon(
             help="Userspace mode: SOCKS5 and HTTP CONNECT here [default: 127.0.0.1:1055].",
         ),
     ] = None,
+    threads: Annotated[
+        int,
+        typer.Option(
+            envvar="WARREN_THREADS",
+            min=0,
+            max=16,
+            help="Threads for packets each way; 0: one for two cores, four at most.",
+        ),
+    ] = 0,
     print_unit: Annotated[
         bool, typer.Option("--print-unit", help="Print a systemd unit and exit.")
     ] = False,
@@ -286,11 +295,11 @@ def daemon(
     if print_unit:
         from warren.node.unit import unit_text
 
-        print(unit_text(state, socket, tun, port, proxy), end="")
+        print(unit_text(state, socket, tun, port, proxy, threads or None), end="")
         return
     from warren.node.daemon import run_daemon
 
-    run_daemon(places(state, socket), tun=tun, port=port, proxy=proxy)
+    run_daemon(places(state, socket), tun=tun, port=port, proxy=proxy, threads=threads)
 
 
 def _await_up(

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-_DAEMON_OPTIONS = ("state", "socket", "tun", "port", "proxy")
+_DAEMON_OPTIONS = ("state", "socket", "tun", "port", "proxy", "threads")
 _MAX_PORT = 65_535
+_MAX_THREADS = 16
 
 
 def quick(args: Sequence[str]) -> Callable[[], int] | None:
@@ -70,9 +71,12 @@ def quick_daemon(args: Sequence[str]) -> Callable[[], int] | None:
         if name[:2] != "--" or name[2:] not in chosen or not words or words[0].startswith("-"):
             return None
         chosen[name[2:]] = words.pop(0)
-    port = chosen["port"]
-    if port is not None and not (port.isascii() and port.isdigit() and int(port) <= _MAX_PORT):
-        return None
+    numbers: dict[str, int | None] = {}
+    for name, most in (("port", _MAX_PORT), ("threads", _MAX_THREADS)):
+        text = chosen[name]
+        if text is not None and not (text.isascii() and text.isdigit() and int(text) <= most):
+            return None
+        numbers[name] = None if text is None else int(text)
     state, socket = (Path(text) if (text := chosen[name]) else None for name in _DAEMON_OPTIONS[:2])
 
     def run() -> int:
@@ -84,8 +88,9 @@ def quick_daemon(args: Sequence[str]) -> Callable[[], int] | None:
         run_daemon(
             places(state, socket),
             tun=chosen["tun"],
-            port=None if port is None else int(port),
+            port=numbers["port"],
             proxy=chosen["proxy"],
+            threads=numbers["threads"] or 0,
         )
         return 0
 

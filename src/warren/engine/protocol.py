@@ -17,12 +17,14 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     tun: name of the TUN device to create, or None for the userspace stack.
     port: UDP port for both families; 0 takes any.
     loopback_forward: userspace mode hands inbound TCP to the same port on 127.0.0.1.
+    threads: threads that take packets in, and as many that send; 0 takes what suits the machine.
     """
 
     tun: str | None
     port: int = 0
     mtu_bytes: int = 1280
     loopback_forward: bool = True
+    threads: int = 0
 
 
 class PeerStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +60,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     tun_name: str | None
     offloads: list[str]
     """What was detected and is in use: `tun-tso`, `tun-uso`, `udp-gso`, `udp-gro`."""
+    threads: int = 1
+    """Each way, in use."""
     peers: list[PeerStats]
     drops: dict[str, int]
     regions: dict[int, bool]

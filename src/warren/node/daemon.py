@@ -37,12 +37,18 @@ class DaemonProblem(Exception):
 
 
 def run_daemon(
-    where: Places, *, tun: str | None = None, port: int | None = None, proxy: str | None = None
+    where: Places,
+    *,
+    tun: str | None = None,
+    port: int | None = None,
+    proxy: str | None = None,
+    threads: int = 0,
 ) -> None:
     """Run a node until SIGTERM or SIGINT.
 
     tun: a device name, `none`, or None for the default (warren0 as root, else none).
     port: None takes 41641, or any if that is busy. proxy: `ip:port` or `none`.
+    threads: for packets, each way; 0 takes what suits the machine.
     Raises DaemonProblem, StateProblem, SocketProblem, ProxyProblem.
     """
     _log_to_stderr()
@@ -54,7 +60,7 @@ def run_daemon(
         owner_only = os.geteuid() != 0
         listener = listen_local(where.socket, mode=0o600 if owner_only else 0o666)
         try:
-            engine, bound_port = _start_engine(device, port)
+            engine, bound_port = _start_engine(device, port, threads)
             try:
                 mode = Mode(device, bound_port)
                 uvloop.run(_run(state, engine, mode, listener.detach(), proxy))
@@ -116,7 +122,7 @@ def _device_routes(device: str) -> DeviceRoutes:
     return TunRoutes(device, MTU_MAX_BYTES)
 
 
-def _start_engine(tun: str | None, port: int | None) -> tuple[Engine, int]:
+def _start_engine(tun: str | None, port: int | None, threads: int) -> tuple[Engine, int]:
     """Start the packet engine; a busy default port is no reason to fail."""
     if tun is not None and not Path("/dev/net/tun").exists():
         raise DaemonProblem(
@@ -133,8 +139,12 @@ def _start_engine(tun: str | None, port: int | None) -> tuple[Engine, int]:
     # The device takes what any path may carry, and each peer's route says what its path does. The
     # userspace stack has one size for all.
     mtu_bytes = BASE_MTU_BYTES if tun is None else MTU_MAX_BYTES
+
+    def start(port: int) -> Engine:
+        return NativeEngine(EngineConfig(tun=tun, port=port, mtu_bytes=mtu_bytes, threads=threads))
+
     try:
-        return NativeEngine(EngineConfig(tun=tun, port=wanted, mtu_bytes=mtu_bytes)), wanted
+        return start(wanted), wanted
     except OSError as error:
         if not _is_port_busy(error):
             raise DaemonProblem(_capital(error)) from error
@@ -143,7 +153,7 @@ def _start_engine(tun: str | None, port: int | None) -> tuple[Engine, int]:
                 f"UDP port {port} is busy; choose another with --port N, or 0 for any."
             ) from error
     try:
-        return NativeEngine(EngineConfig(tun=tun, port=0, mtu_bytes=mtu_bytes)), 0
+        return start(0), 0
     except OSError as error:
         raise DaemonProblem(_capital(error)) from error
 

@@ -146,6 +146,8 @@ class Status(msgspec.Struct, kw_only=True):
     port: int = 0
     proxy: str | None = None
     offloads: list[str] = []
+    threads: int = 1
+    """For packets, each way."""
     domain: str = ""
     self_node: SelfStatus | None = msgspec.field(default=None, name="self")
     peers: list[PeerStatus] = []

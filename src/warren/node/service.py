@@ -86,6 +86,7 @@ class NodeService:
             port=snapshot.port4 or snapshot.port6,
             proxy=self.proxy.address if self.proxy else None,
             offloads=snapshot.offloads,
+            threads=snapshot.threads,
             domain=view.domain,
             self_node=statuses.self_status(view, node.measuring.home_region, endpoints),
             peers=listed if peers else [],

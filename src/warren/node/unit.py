@@ -13,6 +13,7 @@ def unit_text(
     tun: str | None,
     port: int | None,
     proxy: str | None = None,
+    threads: int | None = None,
 ) -> str:
     """Return a unit that runs this installation's daemon with the given options."""
     command = [sys.executable, "-m", "warren", "daemon"]
@@ -22,6 +23,7 @@ def unit_text(
         "--tun": tun,
         "--port": port,
         "--proxy": proxy,
+        "--threads": threads,
     }
     for flag, value in options.items():
         if value is not None:

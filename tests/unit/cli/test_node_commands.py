@@ -404,6 +404,8 @@ def test_unit(run: Run) -> None:
     code, out, _ = run("daemon", "--print-unit", "--state", "/srv/n 2", "--port", "5")
     assert code == 0
     assert '--state "/srv/n 2" --port 5' in out
+    _, out, _ = run("daemon", "--print-unit", "--threads", "2")
+    assert "daemon --threads 2\n" in out
     _, out, _ = run("daemon", "--print-unit", "--state", "/srv/100%", "--proxy", "none")
     assert "--state /srv/100%% --proxy none" in out and "ReadWritePaths=-/srv/100%%" in out
     assert "\n[Install]\n" in out
@@ -465,7 +467,17 @@ def test_status_imports_no_more_than_it_needs() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    ["--help", "--print-unit", "--port", "--port x", "--port 65536", "--state=/x", "--tun -x", "x"],
+    [
+        "--help",
+        "--print-unit",
+        "--port",
+        "--port x",
+        "--port 65536",
+        "--threads 17",
+        "--state=/x",
+        "--tun -x",
+        "x",
+    ],
 )
 def test_what_the_quick_daemon_does_not_know_takes_the_full_way(words: str) -> None:
     assert quick_daemon(words.split()) is None
@@ -484,8 +496,13 @@ def test_the_quick_daemon_hands_on_options_and_environment(
     run = quick_daemon(["--state", str(tmp_path), "--port", "9"])
     assert run is not None
     assert run() == 0
-    options = {"tun": None, "port": 9, "proxy": None}
+    options = {"tun": None, "port": 9, "proxy": None, "threads": 0}
     assert told == [((tmp_path, tmp_path / "sock"), options)]
+    monkeypatch.setenv("WARREN_THREADS", "3")
+    run = quick_daemon(["--state", str(tmp_path)])
+    assert run is not None
+    assert run() == 0
+    assert told[1] == ((tmp_path, tmp_path / "sock"), {**options, "port": 7, "threads": 3})
 
 
 def test_the_daemon_imports_no_more_than_it_needs() -> None:

@@ -146,7 +146,7 @@ def test_commands_are_what_rust_reads() -> None:
 
 
 def test_config_is_what_rust_reads() -> None:
-    config = EngineConfig(tun="warren0", port=41641)
+    config = EngineConfig(tun="warren0", port=41641, threads=2)
     assert msgspec.msgpack.encode(config) == sample("engine-config.hex")
 
 
@@ -182,6 +182,7 @@ def test_snapshot_of_rust_is_read() -> None:
         port6=0,
         tun_name=None,
         offloads=["udp-gso"],
+        threads=2,
         peers=[
             PeerStats(
                 key=key(2),

@@ -49,6 +49,8 @@ pub(super) struct Marks {
     pub(super) keepalive_due_ms: AtomicU64,
     /// Data went out, nothing has come in since: when that began.
     pub(super) unanswered_ms: AtomicU64,
+    /// When it was last told that data goes to this peer.
+    told_active_ms: AtomicU64,
 }
 
 /// Set `mark` to `value` unless it is set.
@@ -186,6 +188,17 @@ impl Peer {
     pub(super) fn note_data_sent(&self, mono_ms: u64) {
         self.marks.tx_data_ms.store(mono_ms, Ordering::Relaxed);
         set_if_unset(&self.marks.unanswered_ms, mono_ms);
+    }
+
+    /// Whether to tell that data goes to this peer now: the first time, and again no sooner than
+    /// `every_ms` later. Of several threads one is told so.
+    pub fn tell_active(&self, mono_ms: u64, every_ms: u64) -> bool {
+        let told = &self.marks.told_active_ms;
+        let last = told.load(Ordering::Relaxed);
+        (last == 0 || mono_ms.saturating_sub(last) >= every_ms)
+            && told
+                .compare_exchange(last, mono_ms, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
     }
 
     /// Forget sessions, handshakes and waiting packets.

@@ -111,7 +111,6 @@ fn apply(shared: &Arc<Shared>, outbound: &mut Outbound, action: Action) {
             shared
                 .tunnel
                 .set_peers(&upsert, &remove, shared.clock.now());
-            shared.forget(&remove);
         }
         Action::Filter { rules, shields_up } => {
             if let Err(error) = shared.gate.set(&rules, shields_up) {
@@ -163,8 +162,8 @@ fn apply(shared: &Arc<Shared>, outbound: &mut Outbound, action: Action) {
             if let Err(error) = shared.groups.open(group, count) {
                 fault(shared, error.to_string());
             }
-            // So that the inbound thread waits for them too.
-            shared.wake_in.signal();
+            // So that an inbound thread waits for them too.
+            shared.wake_inbound();
         }
         Action::OpenStream { group, addr, to } => stream::open(shared, group, addr, to),
         Action::CloseSockets { group } => {
@@ -247,16 +246,17 @@ fn rebind(shared: &Shared, port: u16) {
     if held {
         // The port is ours: it must be free before it can be taken again.
         shared.sockets.store(Arc::new(UdpSockets::none()));
-        shared.wake_in.signal();
+        shared.wake_inbound();
         let end = Instant::now() + REPLACE_PATIENCE;
         while Arc::strong_count(&old) > 1 && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
     drop(old);
-    let sockets = UdpSockets::bind(port).or_else(|error| {
+    let threads = shared.threads();
+    let sockets = UdpSockets::bind(port, threads).or_else(|error| {
         fault(shared, format!("{error}; another port was taken"));
-        UdpSockets::bind(0)
+        UdpSockets::bind(0, threads)
     });
     match sockets {
         Ok(sockets) => {
@@ -265,7 +265,7 @@ fn rebind(shared: &Shared, port: u16) {
                 port6: sockets.port6(),
             };
             shared.sockets.store(Arc::new(sockets));
-            shared.wake_in.signal();
+            shared.wake_inbound();
             shared.event(bound);
         }
         Err(error) => shared.event(Event::Fault {

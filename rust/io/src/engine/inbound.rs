@@ -58,11 +58,13 @@ pub(crate) struct Inbound {
     outbound: Outbound,
     /// Packets from relays are gathered here until their batch ends.
     relayed: Vec<u8>,
+    /// The queue of the device that packets are written to: answers are read from the same one.
+    queue: usize,
 }
 
 impl Inbound {
-    /// `join_udp`: whether the device takes UDP super-packets.
-    pub(crate) fn new(join_udp: bool) -> Self {
+    /// `join_udp`: whether the device takes UDP super-packets; `queue`: which of its queues.
+    pub(crate) fn new(join_udp: bool, queue: usize) -> Self {
         Self {
             coalescer: Coalescer::new(join_udp),
             datagrams: Vec::new(),
@@ -70,6 +72,7 @@ impl Inbound {
             answers: Vec::new(),
             outbound: Outbound::new(),
             relayed: Vec::new(),
+            queue,
         }
     }
 
@@ -343,7 +346,7 @@ impl Inbound {
                 vectors[used] = IoSlice::new(&arena[part.start as usize..][..part.len as usize]);
                 used += 1;
             }
-            if tun.write(&vectors[..used]).is_err() {
+            if tun.write(self.queue, &vectors[..used]).is_err() {
                 shared.drops.add(Drop::Device, used as u64 - 1);
             }
         });
@@ -374,18 +377,20 @@ fn handshake(shared: &Shared, datagram: &[u8], source: Source, now: Now) {
     }
 }
 
-/// The inbound thread: UDP to WireGuard to the device, until the engine stops.
-pub(crate) fn run(shared: &Arc<Shared>) {
-    let mut inbound = Inbound::new(shared.joins_udp());
+/// An inbound thread: its sockets to WireGuard to the device, until the engine stops. The first
+/// one also takes what comes by the sockets for punching.
+pub(crate) fn run(shared: &Arc<Shared>, index: usize) {
+    let mut inbound = Inbound::new(shared.joins_udp(), index);
     let mut receiver = Receiver::new();
     while !shared.stopping() {
         let sockets = shared.sockets.load_full();
-        let [v4, v6] = sockets.descriptors();
-        let wake = Some(shared.wake_in.as_raw_fd());
-        let groups = shared.groups.descriptor();
-        let [woken, v4_ready, v6_ready, group_ready] = wait_readable([wake, v4, v6, groups]);
+        let [v4, v6] = sockets.descriptors(index);
+        let wake = &shared.wake_in[index];
+        let groups = shared.groups.descriptor().filter(|_| index == 0);
+        let [woken, v4_ready, v6_ready, group_ready] =
+            wait_readable([Some(wake.as_raw_fd()), v4, v6, groups]);
         if woken {
-            shared.wake_in.clear();
+            wake.clear();
             continue;
         }
         for fd in [v4.filter(|_| v4_ready), v6.filter(|_| v6_ready)]

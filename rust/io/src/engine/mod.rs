@@ -8,6 +8,8 @@
 //!  Python <──poll── bounded events, an eventfd
 //! ```
 //!
+//! With many cores there are several inbound and outbound threads, each with a socket and a queue
+//! of the device: packets of one peer come in by one of them, and leave by one flow for flow.
 //! Threads share one [`Shared`]; packet threads take no lock that another holds for long. In
 //! userspace mode the stack's thread stands where the outbound thread and the TUN device do.
 
@@ -45,6 +47,13 @@ use shared::{Door, Shared};
 
 /// The largest MTU of a device; a packet and what stands around it fit one datagram.
 const MTU_MAX: u16 = 65_000;
+/// More threads than that each way wait for one another.
+const MAX_THREADS: usize = 16;
+/// So many cores are worth one more thread each way, which leaves as much for the programs whose
+/// packets they are ...
+const CORES_A_THREAD: usize = 2;
+/// ... and unless told otherwise, this is enough.
+const DEFAULT_THREADS: usize = 4;
 
 /// Why an engine did not start or did not take commands.
 #[derive(Debug)]
@@ -98,13 +107,19 @@ impl Engine {
             );
             return Err(MalformedSeam(text).into());
         }
+        let threads = match usize::from(config.threads) {
+            0 => std::thread::available_parallelism()
+                .map_or(1, |cores| cores.get() / CORES_A_THREAD)
+                .clamp(1, DEFAULT_THREADS),
+            threads => threads.min(MAX_THREADS),
+        };
         let tun = config
             .tun
             .as_deref()
-            .map(|name| Tun::open(name, config.mtu_bytes))
+            .map(|name| Tun::open(name, config.mtu_bytes, threads))
             .transpose()?;
-        let sockets = UdpSockets::bind(config.port)?;
-        let shared = Shared::start(tun, sockets)?;
+        let sockets = UdpSockets::bind(config.port, threads)?;
+        let shared = Shared::start(tun, sockets, threads)?;
         let door = Arc::new(Door(Arc::downgrade(&shared)));
         let stack = start_stack(&config, &door)?;
         shared.connect(Some(Arc::new(RelayPool::new(door))), stack);
@@ -118,14 +133,26 @@ impl Engine {
             threads: Mutex::default(),
         };
         engine.spawn("warren-control", control::run)?;
-        engine.spawn("warren-in", inbound::run)?;
-        if engine.shared.tun.load().is_some() {
-            engine.spawn("warren-out", outbound::run)?;
+        for index in 0..engine.shared.threads() {
+            engine.spawn(&format!("warren-in{index}"), move |shared| {
+                inbound::run(shared, index);
+            })?;
+        }
+        let queues = engine
+            .shared
+            .tun
+            .load()
+            .as_ref()
+            .map_or(0, |tun| tun.queues());
+        for queue in 0..queues {
+            engine.spawn(&format!("warren-out{queue}"), move |shared| {
+                outbound::run(shared, queue);
+            })?;
         }
         Ok(engine)
     }
 
-    fn spawn(&self, name: &str, body: fn(&Arc<Shared>)) -> io::Result<()> {
+    fn spawn(&self, name: &str, body: impl Fn(&Arc<Shared>) + Send + 'static) -> io::Result<()> {
         let shared = self.shared.clone();
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
@@ -259,6 +286,7 @@ fn snapshot(shared: &Shared) -> Snapshot {
             .filter(|(_, on)| *on)
             .map(|(name, _)| (*name).into())
             .collect(),
+        threads: shared.threads() as u16,
         peers: peers.collect(),
         drops,
         regions: regions

@@ -172,7 +172,7 @@ impl Outbound {
         {
             let header = VnetHeader::default().encode();
             let parts = [IoSlice::new(&header), IoSlice::new(&answer[..len])];
-            if tun.write(&parts).is_err() {
+            if tun.write(0, &parts).is_err() {
                 shared.drops.count(Drop::Device);
             }
         }
@@ -357,8 +357,8 @@ fn count(shared: &Shared, report: SendReport) {
     shared.drops.add(Drop::SocketClosed, report.closed);
 }
 
-/// The outbound thread: TUN to WireGuard to UDP or relay, until the engine stops.
-pub(crate) fn run(shared: &Arc<Shared>) {
+/// An outbound thread: a queue of TUN to WireGuard to UDP or relay, until the engine stops.
+pub(crate) fn run(shared: &Arc<Shared>, queue: usize) {
     let Some(tun) = shared.tun.load_full() else {
         return;
     };
@@ -369,7 +369,7 @@ pub(crate) fn run(shared: &Arc<Shared>) {
         let tables = shared.tunnel.tables();
         let mut idle = false;
         for _ in 0..READS {
-            match tun.read(&mut buffer) {
+            match tun.read(queue, &mut buffer) {
                 Ok(len) => {
                     let Some((head, packet)) = buffer[..len].split_first_chunk::<VNET_LEN>() else {
                         continue;
@@ -389,7 +389,10 @@ pub(crate) fn run(shared: &Arc<Shared>) {
         }
         shared.drain_tunnel(now);
         if idle {
-            wait_readable([Some(tun.as_raw_fd()), Some(shared.wake_out.as_raw_fd())]);
+            wait_readable([
+                Some(tun.descriptor(queue)),
+                Some(shared.wake_out.as_raw_fd()),
+            ]);
         }
     }
 }

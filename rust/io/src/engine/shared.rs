@@ -1,6 +1,5 @@
 //! What the engine's threads share.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -50,20 +49,24 @@ pub(crate) struct Shared {
     pub(crate) drops: Drops,
     pub(crate) clock: Clock,
     pub(crate) mailbox: Mailbox,
-    /// Wakes the inbound thread: new sockets, or the end.
-    pub(crate) wake_in: Wake,
-    /// Wakes the outbound thread: the end.
+    /// Wakes each inbound thread: new sockets, or the end.
+    pub(crate) wake_in: Box<[Wake]>,
+    /// Wakes the outbound threads: the end.
     pub(crate) wake_out: Wake,
     relay: OnceLock<Arc<dyn RelayPort>>,
     stack: OnceLock<Arc<dyn UserStack>>,
-    active: Mutex<HashMap<PublicKey, u64>>,
     relay_inbound: Mutex<Inbound>,
     stack_outbound: Mutex<Outbound>,
     stop: AtomicBool,
 }
 
 impl Shared {
-    pub(crate) fn start(tun: Option<Tun>, sockets: UdpSockets) -> io::Result<Arc<Self>> {
+    /// `threads`: each way, at least 1.
+    pub(crate) fn start(
+        tun: Option<Tun>,
+        sockets: UdpSockets,
+        threads: usize,
+    ) -> io::Result<Arc<Self>> {
         let tunnel = TunnelConfig {
             initiations_per_s: INITIATIONS_PER_S,
         };
@@ -86,12 +89,13 @@ impl Shared {
             drops: Drops::default(),
             clock: Clock,
             mailbox: Mailbox::default(),
-            wake_in: Wake::new()?,
+            wake_in: (0..threads)
+                .map(|_| Wake::new())
+                .collect::<io::Result<_>>()?,
             wake_out: Wake::new()?,
             relay: OnceLock::new(),
             stack: OnceLock::new(),
-            active: Mutex::default(),
-            relay_inbound: Mutex::new(Inbound::new(join_udp)),
+            relay_inbound: Mutex::new(Inbound::new(join_udp, 0)),
             stack_outbound: Mutex::new(Outbound::patient()),
             stop: AtomicBool::new(false),
         });
@@ -128,9 +132,19 @@ impl Shared {
     /// Asks every thread to end.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
-        self.wake_in.signal();
+        self.wake_inbound();
         self.wake_out.signal();
         self.mailbox.wake();
+    }
+
+    /// Has the inbound threads look at sockets and groups anew.
+    pub(crate) fn wake_inbound(&self) {
+        self.wake_in.iter().for_each(Wake::signal);
+    }
+
+    /// Inbound threads; outbound ones are as many, unless the device has fewer queues.
+    pub(crate) fn threads(&self) -> usize {
+        self.wake_in.len()
     }
 
     /// Closes what has threads of its own, sockets and device; the engine's threads have ended.
@@ -191,23 +205,11 @@ impl Shared {
 
     /// Tells that data goes to `peer`, at most every 2 s.
     pub(crate) fn note_active(&self, peer: &Peer, direct: bool, now: Now) {
-        let mut active = self.active.lock();
-        let last = active.entry(*peer.key()).or_insert(0);
-        if *last == 0 || now.mono_ms.saturating_sub(*last) >= ACTIVE_EVERY_MS {
-            *last = now.mono_ms;
-            drop(active);
+        if peer.tell_active(now.mono_ms, ACTIVE_EVERY_MS) {
             self.event(Event::Active {
                 peer: peer.key().0.into(),
                 direct,
             });
-        }
-    }
-
-    /// Forgets peers that the map dropped.
-    pub(crate) fn forget(&self, peers: &[PublicKey]) {
-        let mut active = self.active.lock();
-        for peer in peers {
-            active.remove(peer);
         }
     }
 

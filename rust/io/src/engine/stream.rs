@@ -86,7 +86,7 @@ fn carry(
     queue: &StreamQueue,
 ) -> io::Result<()> {
     let join_udp = shared.upgrade().is_some_and(|shared| shared.joins_udp());
-    let mut inbound = Inbound::new(join_udp);
+    let mut inbound = Inbound::new(join_udp, 0);
     let mut cutter = TurnCutter::default();
     let mut arena = Vec::new();
     let mut messages = Vec::new();

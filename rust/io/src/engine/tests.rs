@@ -71,7 +71,7 @@ struct End {
 
 impl End {
     fn new(number: u8) -> Self {
-        let shared = Shared::start(None, UdpSockets::bind(0).unwrap()).unwrap();
+        let shared = Shared::start(None, UdpSockets::bind(0, 1).unwrap(), 1).unwrap();
         let (stack, wire) = (Arc::new(Bucket::default()), Arc::new(Wire::default()));
         shared.connect(Some(wire.clone()), Some(stack.clone()));
         let engine = Engine::launch(shared).unwrap();
@@ -617,12 +617,12 @@ fn closing_ends_every_thread_and_frees_the_port() {
     let weak = Arc::downgrade(&end.engine.shared);
     assert!(end.engine.apply(&[0x82]).is_err());
     assert!(
-        UdpSockets::bind(port).is_ok(),
+        UdpSockets::bind(port, 1).is_ok(),
         "free as soon as it is closed"
     );
     drop(end);
     assert!(weak.upgrade().is_none());
-    assert!(UdpSockets::bind(port).is_ok());
+    assert!(UdpSockets::bind(port, 1).is_ok());
 }
 
 #[test]

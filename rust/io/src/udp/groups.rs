@@ -81,7 +81,8 @@ impl SocketGroups {
     }
 
     fn open_one(&self, at: SocketRef) -> io::Result<Socket> {
-        let socket = open((Ipv4Addr::UNSPECIFIED, 0).into())?.ok_or(io::ErrorKind::Unsupported)?;
+        let socket =
+            open((Ipv4Addr::UNSPECIFIED, 0).into(), false)?.ok_or(io::ErrorKind::Unsupported)?;
         set_option(&socket, SOL_UDP, UDP_GRO, 1);
         let mut event = libc::epoll_event {
             events: libc::EPOLLIN as u32,

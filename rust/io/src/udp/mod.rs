@@ -29,11 +29,14 @@ const SOL_UDP: libc::c_int = 17;
 const UDP_SEGMENT: libc::c_int = 103;
 const UDP_GRO: libc::c_int = 104;
 
-/// Both sockets. Sending and receiving may be done from several threads at once.
+/// The sockets of both families. Sending and receiving may be done from several threads at once.
+///
+/// There may be several of each on the same port, to be received from by as many threads: the
+/// kernel gives all that comes from one address to the same one.
 #[derive(Debug)]
 pub struct UdpSockets {
-    v4: Option<Socket>,
-    v6: Option<Socket>,
+    v4: Vec<Socket>,
+    v6: Vec<Socket>,
     port4: u16,
     port6: u16,
     gso: AtomicBool,
@@ -43,14 +46,15 @@ pub struct UdpSockets {
 impl UdpSockets {
     /// Opens the sockets on `port`, or on any one port free in both families when it is 0.
     ///
-    /// A family that the machine lacks is left out.
+    /// A family that the machine lacks is left out. `count`: how many sockets of each family, at
+    /// least 1.
     ///
     /// # Errors
     /// One sentence when the port is busy, or when no family can be had.
-    pub fn bind(port: u16) -> io::Result<Self> {
+    pub fn bind(port: u16, count: usize) -> io::Result<Self> {
         let mut last = None;
         for _ in 0..if port == 0 { 16 } else { 1 } {
-            match Self::bind_once(port) {
+            match Self::bind_once(port, count) {
                 Ok(sockets) => return Ok(sockets),
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = Some(error),
                 Err(error) => return Err(explain(port, &error)),
@@ -66,8 +70,8 @@ impl UdpSockets {
     #[must_use]
     pub fn none() -> Self {
         Self {
-            v4: None,
-            v6: None,
+            v4: Vec::new(),
+            v6: Vec::new(),
             port4: 0,
             port6: 0,
             gso: AtomicBool::new(false),
@@ -75,28 +79,19 @@ impl UdpSockets {
         }
     }
 
-    fn bind_once(port: u16) -> io::Result<Self> {
-        let v4 = open((Ipv4Addr::UNSPECIFIED, port).into())?;
-        let port4 = v4.as_ref().map(port_of).transpose()?.unwrap_or(0);
+    fn bind_once(port: u16, count: usize) -> io::Result<Self> {
+        let v4 = open_all((Ipv4Addr::UNSPECIFIED, port).into(), count)?;
+        let port4 = v4.first().map(port_of).transpose()?.unwrap_or(0);
         let wanted = if port == 0 { port4 } else { port };
-        let v6 = open((Ipv6Addr::UNSPECIFIED, wanted).into())?;
-        let port6 = v6.as_ref().map(port_of).transpose()?.unwrap_or(0);
-        for socket in [&v4, &v6].into_iter().flatten() {
-            widen(socket);
-        }
+        let v6 = open_all((Ipv6Addr::UNSPECIFIED, wanted).into(), count)?;
+        let port6 = v6.first().map(port_of).transpose()?.unwrap_or(0);
+        v4.iter().chain(&v6).for_each(widen);
         let any = v4
-            .as_ref()
-            .or(v6.as_ref())
+            .first()
+            .or(v6.first())
             .ok_or(io::ErrorKind::AddrNotAvailable)?;
         let gso = set_option(any, SOL_UDP, UDP_SEGMENT, 0);
-        let gro = [&v4, &v6]
-            .map(|socket| {
-                socket
-                    .as_ref()
-                    .is_none_or(|s| set_option(s, SOL_UDP, UDP_GRO, 1))
-            })
-            .iter()
-            .all(|on| *on);
+        let gro = (v4.iter().chain(&v6)).all(|socket| set_option(socket, SOL_UDP, UDP_GRO, 1));
         Ok(Self {
             v4,
             v6,
@@ -131,20 +126,17 @@ impl UdpSockets {
         self.gro
     }
 
-    /// Descriptors to wait on, IPv4 first.
+    /// Descriptors for receiver `index` to wait on, IPv4 first.
     #[must_use]
-    pub fn descriptors(&self) -> [Option<RawFd>; 2] {
-        [
-            self.v4.as_ref().map(AsRawFd::as_raw_fd),
-            self.v6.as_ref().map(AsRawFd::as_raw_fd),
-        ]
+    pub fn descriptors(&self, index: usize) -> [Option<RawFd>; 2] {
+        [&self.v4, &self.v6].map(|sockets| sockets.get(index).map(AsRawFd::as_raw_fd))
     }
 
     fn socket_for(&self, to: SocketAddr) -> Option<&Socket> {
         if to.is_ipv4() {
-            self.v4.as_ref()
+            self.v4.first()
         } else {
-            self.v6.as_ref()
+            self.v6.first()
         }
     }
 
@@ -227,8 +219,28 @@ impl<'a> Ways<'a> {
     }
 }
 
-/// Opens one socket; None when the machine lacks the family.
-fn open(address: SocketAddr) -> io::Result<Option<Socket>> {
+/// Opens sockets on one port; none when the machine lacks the family.
+fn open_all(address: SocketAddr, count: usize) -> io::Result<Vec<Socket>> {
+    // Alone, for sockets that share a port would share it with another program's, too, and take
+    // datagrams away from each other in silence.
+    let Some(first) = open(address, false)? else {
+        return Ok(Vec::new());
+    };
+    if count < 2 {
+        return Ok(vec![first]);
+    }
+    let address = SocketAddr::new(address.ip(), port_of(&first)?);
+    drop(first);
+    let shared = (0..count).map(|_| open(address, true));
+    Ok(shared
+        .collect::<io::Result<Vec<_>>>()?
+        .into_iter()
+        .flatten()
+        .collect())
+}
+
+/// Opens one socket, which may share its port; None when the machine lacks the family.
+fn open(address: SocketAddr, shared: bool) -> io::Result<Option<Socket>> {
     let socket = match Socket::new(
         Domain::for_address(address),
         Type::DGRAM,
@@ -241,6 +253,7 @@ fn open(address: SocketAddr) -> io::Result<Option<Socket>> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
+    socket.set_reuse_port(shared)?;
     // A tunnel must not lose what a narrow hop could still carry in fragments.
     discover(&socket, address, libc::IP_PMTUDISC_DONT);
     match socket.bind(&address.into()) {

@@ -23,7 +23,7 @@ fn receive_all(sockets: &UdpSockets, want: usize) -> Vec<Vec<u8>> {
     let mut out = Vec::new();
     let end = Instant::now() + Duration::from_secs(5);
     while out.len() < want && Instant::now() < end {
-        for fd in sockets.descriptors().into_iter().flatten() {
+        for fd in sockets.descriptors(0).into_iter().flatten() {
             match receiver.receive(fd) {
                 Ok((arena, messages)) => {
                     for message in messages {
@@ -55,8 +55,8 @@ fn queue(queue: &mut SendQueue, to: Hop, sizes: &[usize]) -> Vec<Vec<u8>> {
 #[test]
 fn what_was_queued_arrives_with_and_without_segmentation() {
     let (here, there) = (
-        UdpSockets::bind(0).expect("bind"),
-        UdpSockets::bind(0).expect("bind"),
+        UdpSockets::bind(0, 1).expect("bind"),
+        UdpSockets::bind(0, 1).expect("bind"),
     );
     let to = at(Ipv4Addr::LOCALHOST, there.port4());
     let sizes: Vec<usize> = (0..100)
@@ -87,8 +87,8 @@ fn what_was_queued_arrives_with_and_without_segmentation() {
 #[test]
 fn what_could_leave_with_more_waits_for_it() {
     let (here, there) = (
-        UdpSockets::bind(0).expect("bind"),
-        UdpSockets::bind(0).expect("bind"),
+        UdpSockets::bind(0, 1).expect("bind"),
+        UdpSockets::bind(0, 1).expect("bind"),
     );
     let to = at(Ipv4Addr::LOCALHOST, there.port4());
     let groups = SocketGroups::new().expect("epoll");
@@ -130,8 +130,8 @@ fn what_could_leave_with_more_waits_for_it() {
 #[test]
 fn both_families_in_one_flush() {
     let (here, there) = (
-        UdpSockets::bind(0).expect("bind"),
-        UdpSockets::bind(0).expect("bind"),
+        UdpSockets::bind(0, 1).expect("bind"),
+        UdpSockets::bind(0, 1).expect("bind"),
     );
     let mut out = SendQueue::new();
     let mut sent = queue(
@@ -157,8 +157,8 @@ fn both_families_in_one_flush() {
 #[test]
 fn a_datagram_that_cannot_go_is_counted_and_the_rest_goes() {
     let (here, there) = (
-        UdpSockets::bind(0).expect("bind"),
-        UdpSockets::bind(0).expect("bind"),
+        UdpSockets::bind(0, 1).expect("bind"),
+        UdpSockets::bind(0, 1).expect("bind"),
     );
     let mut out = SendQueue::new();
     // Port 0 is no destination.
@@ -177,16 +177,55 @@ fn a_datagram_that_cannot_go_is_counted_and_the_rest_goes() {
 
 #[test]
 fn a_busy_port_is_said_in_one_sentence() {
-    let here = UdpSockets::bind(0).expect("bind");
-    let error = UdpSockets::bind(here.port4()).expect_err("busy");
-    assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-    assert!(error.to_string().contains(&here.port4().to_string()));
+    // Sockets that share their port share it with nobody else.
+    for (ours, theirs) in [(1, 1), (1, 3), (3, 1), (3, 3)] {
+        let here = UdpSockets::bind(0, ours).expect("bind");
+        let error = UdpSockets::bind(here.port4(), theirs).expect_err("busy");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert!(error.to_string().contains(&here.port4().to_string()));
+    }
+}
+
+#[test]
+fn what_comes_from_one_address_comes_to_one_receiver_in_order() {
+    const RECEIVERS: usize = 3;
+    const SENDERS: usize = 40;
+    let there = UdpSockets::bind(0, RECEIVERS).expect("bind");
+    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, there.port4()));
+    let senders: Vec<_> = (0..SENDERS)
+        .map(|_| std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind"))
+        .collect();
+    for number in 0..20_u8 {
+        for sender in &senders {
+            sender.send_to(&[number; 100], to).expect("send");
+        }
+    }
+    let mut seen: BTreeMap<SocketAddr, (usize, Vec<u8>)> = BTreeMap::new();
+    let mut busy = [false; RECEIVERS];
+    for (index, busy) in busy.iter_mut().enumerate() {
+        let [v4, _] = there.descriptors(index);
+        let mut receiver = Receiver::new();
+        while let Ok((arena, messages)) = receiver.receive(v4.expect("open")) {
+            for message in messages {
+                *busy = true;
+                let (at, numbers) = seen.entry(message.source).or_insert((index, Vec::new()));
+                assert_eq!(*at, index);
+                let bytes = &arena[message.start..message.start + message.len];
+                numbers.extend(bytes.chunks(message.segment).map(|datagram| datagram[0]));
+            }
+        }
+    }
+    assert_eq!(seen.len(), SENDERS);
+    for (_, numbers) in seen.values() {
+        assert!(numbers.iter().copied().eq(0..20));
+    }
+    assert!(busy.iter().filter(|busy| **busy).count() > 1);
 }
 
 #[test]
 fn a_question_goes_whole_and_data_may_be_fragmented_again() {
-    let here = UdpSockets::bind(0).expect("bind");
-    let there = UdpSockets::bind(0).expect("bind");
+    let here = UdpSockets::bind(0, 1).expect("bind");
+    let there = UdpSockets::bind(0, 1).expect("bind");
     let groups = SocketGroups::new().expect("epoll");
     let streams = Streams::default();
     let ways = Ways {
