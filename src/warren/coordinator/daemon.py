@@ -49,6 +49,7 @@ from warren.coordinator.config import (
 from warren.coordinator.delta import Delta
 from warren.coordinator.durations import parse_duration
 from warren.coordinator.enforcement import Enforcement
+from warren.coordinator.exchange import exchanges
 from warren.coordinator.frontdoor import answers, ts2021_taker
 from warren.coordinator.identity import Identity, load_identity
 from warren.coordinator.login.first import FirstStart, first_start
@@ -382,10 +383,14 @@ class Server:
         if self._config.relay:
             takers.update(relay.takers(self._hub))
             small.update(relay.answers())
-        pages = http_protocol(
-            site([verify_route(self._is_ours), *self._login().routes(), *api.routes()])
+        pages = exchanges(
+            site([verify_route(self._is_ours), *self._login().routes(), *api.routes()]), self._door
         )
         return Routes(answers=small, takers=takers, fallback=pages)
+
+    def _door(self) -> asyncio.Protocol:
+        assert self._make_door is not None
+        return self._make_door()
 
     def _login(self) -> LoginSite:
         sessions = Sessions(

@@ -6,7 +6,6 @@ import asyncio
 import html
 from collections.abc import Callable, Sequence
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -14,6 +13,7 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from warren.coordinator.exchange import served
 from warren.coordinator.page import page
 
 
@@ -42,21 +42,10 @@ def site(more: Sequence[Route]) -> Starlette:
 
 
 def http_protocol(app: Starlette) -> Callable[[], asyncio.Protocol]:
-    """Return what makes a protocol that serves `app` on a transport. Needs a running loop.
+    """Return what makes a protocol that serves `app` on a port of its own, where no stranger is.
 
-    Connections close after one answer: the next request on one might be an upgrade, which only
-    the front door can serve.
+    Needs a running loop. Connections close after one answer.
     """
-    config = uvicorn.Config(
-        app,
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        limit_concurrency=512,
-        ws="none",
-    )
-    config.load()
-    state = ServerState()
+    config, state = served(app, 512), ServerState()
     state.default_headers = [(b"connection", b"close")]
     return lambda: H11Protocol(config, state, {})

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 import h11
 
@@ -83,27 +83,34 @@ def hand_over(transport: asyncio.Transport, protocol: asyncio.Protocol, data: by
         protocol.data_received(data)
 
 
+class Guest(Protocol):
+    """A connection that is waited for."""
+
+    def abort(self) -> None:
+        """Drop the connection at once, and leave."""
+
+
 class Lobby:
     """The connections of a server that have not said yet what they want, oldest first."""
 
     def __init__(self, limit: int = MAX_WAITING) -> None:
         self._limit = limit
-        self._waiting: dict[Door, None] = {}
+        self._waiting: dict[Guest, None] = {}
 
-    def enter(self, door: Door) -> None:
+    def enter(self, guest: Guest) -> None:
         """Let one in; the oldest leaves if there are too many."""
-        self._waiting[door] = None
+        self._waiting[guest] = None
         if len(self._waiting) > self._limit:
             next(iter(self._waiting)).abort()
 
-    def leave(self, door: Door) -> None:
+    def leave(self, guest: Guest) -> None:
         """One has found its owner, or is gone."""
-        self._waiting.pop(door, None)
+        self._waiting.pop(guest, None)
 
     def abort_all(self) -> None:
         """Drop everyone: the server stops."""
-        for door in list(self._waiting):
-            door.abort()
+        for guest in list(self._waiting):
+            guest.abort()
 
 
 class Door(asyncio.Protocol):
@@ -243,7 +250,15 @@ class Door(asyncio.Protocol):
     def _set_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
-        self._deadline = asyncio.get_running_loop().call_later(HEAD_TIMEOUT_S, self.abort)
+        self._deadline = asyncio.get_running_loop().call_later(HEAD_TIMEOUT_S, self._give_up)
+
+    def _give_up(self) -> None:
+        """Close what was kept for another request that did not come; drop half a head."""
+        if self._raw or self._transport is None:
+            self.abort()
+            return
+        self._leave()
+        self._transport.close()
 
     def _leave(self) -> None:
         self._lobby.leave(self)

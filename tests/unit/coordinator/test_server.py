@@ -444,7 +444,7 @@ def upgrade(initiation: bytes) -> bytes:
         (upgrade(secrets.token_bytes(101)), b"400"),
         (upgrade(b"\x00\x71\x01\x00\x60" + secrets.token_bytes(96)), b"400"),
         (b"GET /derp HTTP/1.1\r\nHost: x\r\n\r\n", b"426"),
-        (b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
+        (b"GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"404"),
     ],
 )
 async def test_bad_input_at_the_door(running: Running, data: bytes, status: bytes) -> None:
@@ -479,9 +479,11 @@ async def test_old_client_is_told(running: Running) -> None:
 
 async def test_pipelined_and_kept_alive_requests(running: Running) -> None:
     get = b"GET /derp/probe HTTP/1.1\r\nHost: x\r\n\r\n"
-    answer = await raw(running.http, get * 3 + b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert answer.count(b"HTTP/1.1 200 OK") == 4
-    assert b"connection: close" in answer
+    page = b"GET / HTTP/1.1\r\nHost: x\r\n"
+    last = page + b"Connection: close\r\n\r\n"
+    answer = await raw(running.http, get * 3 + page + b"\r\n" + get + page + b"\r\n" + last)
+    assert answer.count(b"HTTP/1.1 200 OK") == 7
+    assert answer.lower().count(b"connection: close") == 1
 
 
 async def test_generate_204(running: Running) -> None:
