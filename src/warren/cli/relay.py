@@ -23,6 +23,8 @@ Examples:
 --region-id 901 --region-code fra --region-name Frankfurt
 
   warren relay --server https://vpn.example.com --host 192.0.2.9 --region-id 902
+
+  warren relay --config /etc/warren/relay.toml --check
 """
 
 app = typer.Typer(
@@ -41,6 +43,9 @@ def _flag(text: str, variable: str, *names: str) -> Any:
 def relay(
     context: typer.Context,
     config: Annotated[Path | None, _flag("TOML file with any of these settings.", "CONFIG")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Check settings, keys and the coordinator, then end.")
+    ] = False,
     server: Annotated[
         str | None, _flag("The coordinator's URL; any: serve everybody.", "SERVER")
     ] = None,
@@ -67,6 +72,10 @@ def relay(
     stun: Annotated[
         str | None, _flag("UDP port of STUN, off, or two addresses: A:3478,B:3478 [:3478].", "STUN")
     ] = None,
+    metrics: Annotated[
+        str | None,
+        _flag("Port for metrics and health checks, such as 127.0.0.1:9091 [none].", "METRICS"),
+    ] = None,
     tls: Annotated[str | None, _flag("acme, self-signed or files [self-signed].", "TLS")] = None,
     tls_cert: Annotated[str | None, _flag("PEM chain, for --tls files.", "TLS_CERT")] = None,
     tls_key: Annotated[str | None, _flag("PEM key, for --tls files.", "TLS_KEY")] = None,
@@ -84,15 +93,23 @@ def relay(
     log_format: Annotated[str | None, _flag("text or json [text].", "LOG_FORMAT")] = None,
 ) -> None:
     """Read the settings and serve."""
-    given = {name: value for name, value in context.params.items() if name != "config"}
+    given = {name: value for name, value in context.params.items() if name not in _NOT_SETTINGS}
     from warren.relay.settings import load, state_directory
 
     settings = load(config, given)
     from warren.edge.log import configure_logging
     from warren.relay import daemon
 
-    configure_logging(settings.log_level, settings.log_format)
-    daemon.run(settings, state_directory(settings), _announce)
+    configure_logging("error" if check else settings.log_level, settings.log_format)
+    directory = state_directory(settings)
+    if check:
+        daemon.check(settings, directory)
+        print(f"The settings are good: {settings.host}, state in {directory}.")
+        return
+    daemon.run(settings, directory, _announce)
+
+
+_NOT_SETTINGS = frozenset({"config", "check"})
 
 
 def _announce(region: DERPMap) -> None:

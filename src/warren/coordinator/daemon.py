@@ -361,6 +361,7 @@ class Server:
             relay=self._counters,
             relay_clients=lambda: len(self._hub),
             webhooks=lambda: sent,
+            certificate_until=lambda: self._certificates.until,
         )
         self._meter.registry.register(Present(sources, self._clock))
 

@@ -9,27 +9,26 @@ from __future__ import annotations
 
 from collections import Counter as Counted
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
-    InfoMetricFamily,
     Metric,
 )
 from prometheus_client.registry import Collector
 
-from warren import __version__
 from warren.coordinator.delta import Delta
 from warren.coordinator.login.visits import LogIn
 from warren.coordinator.records import NodeRecord
 from warren.coordinator.snapshot import Snapshot
 from warren.edge.clock import Clock
+from warren.edge.metrics import of_program, of_relay
 
 _STATES = ("online", "offline", "expired", "unapproved")
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-_DROPPED, _OTHERS = "dropped_", ("turn_", "stun_")
 
 
 class Meter:
@@ -110,6 +109,7 @@ class Sources(NamedTuple):
     relay: Callable[[], Mapping[str, int]]
     relay_clients: Callable[[], int]
     webhooks: Callable[[], Mapping[str, int]]
+    certificate_until: Callable[[], datetime | None]
 
 
 class Present(Collector):
@@ -126,7 +126,7 @@ class Present(Collector):
     def collect(self) -> Iterable[Metric]:
         """Return all of it."""
         sources, snapshot = self._sources, self._sources.snapshot()
-        yield InfoMetricFamily("warren_build", "The program", {"version": __version__})
+        yield from of_program(sources.certificate_until())
         states = Counted(self._state(node) for node in snapshot.nodes.values())
         nodes = GaugeMetricFamily("warren_nodes", "Machines, by state", labels=["state"])
         for state in _STATES:
@@ -136,7 +136,6 @@ class Present(Collector):
             ("users", "People", len(snapshot.users)),
             ("pending_registrations", "Machines that wait to join", self._waiting(snapshot)),
             ("sessions", "Machines on a long poll", sources.sessions()),
-            ("relay_clients", "Clients of the relay", sources.relay_clients()),
             ("webhooks", "Webhooks", len(snapshot.webhooks)),
             ("webhook_waiting_events", "Events not yet taken", len(snapshot.deliveries)),
         ):
@@ -149,7 +148,7 @@ class Present(Collector):
         yield CounterMetricFamily(
             "warren_webhook_failures", "Requests to webhooks that failed", sent["failed"]
         )
-        yield from _of_relay(sources.relay())
+        yield from of_relay(sources.relay(), sources.relay_clients())
 
     def _state(self, node: NodeRecord) -> str:
         if not node.authorized:
@@ -161,18 +160,3 @@ class Present(Collector):
     def _waiting(self, snapshot: Snapshot) -> int:
         wall = self._clock.wall()
         return sum(not p.rejected and p.expiry > wall for p in snapshot.pending.values())
-
-
-def _of_relay(counters: Mapping[str, int]) -> Iterable[Metric]:
-    dropped = CounterMetricFamily(
-        "warren_relay_dropped", "What the relay let go, by what it was", labels=["what"]
-    )
-    for name, count in sorted(counters.items()):
-        if name.startswith(_DROPPED):
-            dropped.add_metric([name.removeprefix(_DROPPED)], count)
-        elif name == "turn_allocations":
-            yield GaugeMetricFamily("warren_turn_allocations", "Allocations of TURN", count)
-        else:
-            full = name if name.startswith(_OTHERS) else f"relay_{name}"
-            yield CounterMetricFamily(f"warren_{full}", full.replace("_", " "), count)
-    yield dropped

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
@@ -76,6 +76,8 @@ class Certificates:
         self._entropy = entropy
         self.context: ssl.SSLContext = server_context()
         self.pin = ""
+        self.until: datetime | None = None
+        """When what is shown ends; None: nothing is."""
 
     def load(self) -> None:
         """Put the certificate in force. Raises CertificateProblem, FileProblem."""
@@ -88,6 +90,7 @@ class Certificates:
             self._door.set_certificate(with_appended(chain, meta), key)
         except ValueError as error:
             raise CertificateProblem(str(error)) from error
+        self.until = expiry_of(chain)
         if self._config.tls == "self-signed":
             self.pin = certificate_pin(leaf_der(chain))
 

@@ -24,6 +24,8 @@ MAX_BODY_BYTES = 128 * 1024
 _MAX_HEAD_BYTES = 16 * 1024
 _MAX_REDIRECTS = 2
 _READ_BYTES = 16 * 1024
+# A connection on which another question may follow.
+_AGAIN = (h11.DONE, h11.DONE, b"", False)
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -165,14 +167,19 @@ async def converse(
     headers: Sequence[tuple[str, str]],
     body: bytes,
     max_bytes: int = MAX_BODY_BYTES,
+    *,
+    keep: bool = False,
 ) -> tuple[h11.Response, bytes]:
     """Ask on a stream, read the answer, and close it. Raises FetchFailed.
 
-    headers: the host and whatever else is the caller's to say.
+    headers: the host and whatever else is the caller's to say. keep: leave it open for another
+    question, if the other side does.
     """
     http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
     try:
-        lines = [*headers, ("connection", "close"), ("user-agent", "warren")]
+        lines = [*headers, ("user-agent", "warren")]
+        if not keep:
+            lines.append(("connection", "close"))
         if method != "GET":
             lines.append(("content-length", str(len(body))))
         request = http.send(h11.Request(method=method, target=target, headers=lines)) or b""
@@ -187,7 +194,8 @@ async def converse(
     except (OSError, UnicodeError) as error:
         raise _failed(error) from error
     finally:
-        stream.writer.transport.abort()
+        if (http.our_state, http.their_state, *http.trailing_data) != _AGAIN or not keep:
+            stream.writer.transport.abort()
 
 
 def _failed(error: OSError | UnicodeError) -> FetchFailed:

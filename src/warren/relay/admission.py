@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import msgspec
 import structlog
 
 from warren.edge.dial import verified_tls
-from warren.edge.fetch import FetchFailed, fetch_url
+from warren.edge.fetch import FetchFailed
+from warren.edge.kept import KeptServer
 from warren.keys import NodePublic
 from warren.netmap.codec import encode_json
 from warren.netmap.derpmap import AdmitRequest, AdmitResponse
@@ -20,6 +21,7 @@ _log = structlog.get_logger("admission")
 LIMIT_S = 5.0
 ASK_AGAIN_S = 300.0
 """Every client is asked after this often: who has left the network is let go by then."""
+ALLOWED, DENIED, UNANSWERED = "allowed", "denied", "unanswered"
 _AT_ONCE = 16
 _MAX_ANSWER_BYTES = 4096
 
@@ -34,8 +36,9 @@ class Admission:
     def __init__(self, url: str, fail_open: bool) -> None:
         self._url = url
         self._fail_open = fail_open
-        self._tls: ssl.SSLContext = verified_tls()
+        self._server = KeptServer(url, verified_tls())
         self._turns = asyncio.Semaphore(_AT_ONCE)
+        self.counts: Counter[str] = Counter({ALLOWED: 0, DENIED: 0, UNANSWERED: 0})
         self.problem = ""
         """Why the coordinator did not answer last, or nothing."""
 
@@ -54,9 +57,19 @@ class Admission:
                 if self.problem != problem:
                     _log.warning("nobody answers for clients", problem=problem)
                 self.problem = problem
+                self.counts[UNANSWERED] += 1
                 return None
         self.problem = ""
+        self.counts[ALLOWED if answer else DENIED] += 1
         return answer
+
+    def ready(self) -> bool:
+        """Whether anybody new can be let in."""
+        return self._fail_open or not self.problem
+
+    def close(self) -> None:
+        """Close the connections to the coordinator."""
+        self._server.close()
 
     async def keep(
         self, connected: Callable[[], set[NodePublic]], kick: Callable[[NodePublic], None]
@@ -81,10 +94,9 @@ class Admission:
     async def _ask(self, key: NodePublic) -> bool:
         question = encode_json(AdmitRequest(node_public=str(key)))
         headers = [("content-type", "application/json")]
-        found = await fetch_url(
-            self._url, "POST", question, headers,
-            limit_s=LIMIT_S, tls=self._tls, max_bytes=_MAX_ANSWER_BYTES,
-        )  # fmt: skip
+        found = await self._server.post(
+            question, headers, limit_s=LIMIT_S, max_bytes=_MAX_ANSWER_BYTES
+        )
         if found.status != 200:
             raise FetchFailed(f"it answers with status {found.status}")
         return parse_answer_untrusted(found.body)

@@ -32,6 +32,9 @@ class RelaySettings(ServingSettings, frozen=True, kw_only=True):
     """The coordinator's URL, which is asked whom to serve; `any` serves everybody."""
     fail_open: bool = True
     """Whether to serve whoever comes while the coordinator does not answer."""
+    metrics: str = ""
+    """Address of a port for metrics and health checks, plain HTTP and without credentials, such as
+    127.0.0.1:9091; empty: none."""
     region_id: int = 901
     region_code: str = ""
     region_name: str = ""
@@ -53,8 +56,9 @@ def load(file: Path | None, overrides: Mapping[str, Any]) -> RelaySettings:
                 "https://vpn.example.com, or any, to serve everybody"
             )
     parse_address("listen", settings.listen)
-    if settings.http:
-        parse_address("http", settings.http)
+    for name in ("http", "metrics"):
+        if text := getattr(settings, name):
+            parse_address(name, text)
     stun_groups(settings.stun)
     if settings.tls == "off":
         raise BadConfig("tls can't be off: machines speak to relays over TLS")
