@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-
-from warren.control.noise import TAG_BYTES, MalformedHandshake, SymmetricState
+from warren.control.aead import TAG_BYTES
+from warren.control.noise import MalformedHandshake, SymmetricState
 from warren.control.records import RecordLayer
 from warren.keys import MachinePrivate, MachinePublic, MalformedKey
 
@@ -80,15 +79,16 @@ class Initiator:
         self, machine: MachinePrivate, server: MachinePublic, version: int, ephemeral: bytes
     ) -> None:
         self._machine = machine
-        self._ephemeral = X25519PrivateKey.from_private_bytes(ephemeral)
+        # Of the same kind for its arithmetic: it lives as long as the handshake.
+        self._ephemeral = MachinePrivate(ephemeral)
         self._state = state = SymmetricState(_prologue(version))
         state.mix_hash(server.raw)
         header = version.to_bytes(2, "big") + _header(_INITIATION, _INITIATION_BODY_BYTES)
-        own = self._ephemeral.public_key().public_bytes_raw()
+        own = self._ephemeral.public().raw
         state.mix_hash(own)
         state.mix_key(_exchange(self._ephemeral, server.raw))
         sealed_static = state.seal(machine.public().raw)
-        state.mix_key(_static_exchange(machine, server.raw))
+        state.mix_key(_exchange(machine, server.raw))
         self._message = header + own + sealed_static + state.seal(b"")
 
     def message(self) -> bytes:
@@ -110,7 +110,7 @@ class Initiator:
         theirs = response[HEADER_BYTES : HEADER_BYTES + _KEY_BYTES]
         state.mix_hash(theirs)
         state.mix_key(_exchange(self._ephemeral, theirs))
-        state.mix_key(_static_exchange(self._machine, theirs))
+        state.mix_key(_exchange(self._machine, theirs))
         state.open(response[HEADER_BYTES + _KEY_BYTES :])
         to_server, to_client = state.split()
         return RecordLayer(send_key=to_server, receive_key=to_client)
@@ -131,13 +131,13 @@ def respond(
     state.mix_hash(server.public().raw)
     theirs, sealed_static, tag = initiation[5:37], initiation[37:85], initiation[85:]
     state.mix_hash(theirs)
-    state.mix_key(_static_exchange(server, theirs))
+    state.mix_key(_exchange(server, theirs))
     client = MachinePublic(state.open(sealed_static))
-    state.mix_key(_static_exchange(server, client.raw))
+    state.mix_key(_exchange(server, client.raw))
     state.open(tag)
 
-    own = X25519PrivateKey.from_private_bytes(ephemeral)
-    own_public = own.public_key().public_bytes_raw()
+    own = MachinePrivate(ephemeral)
+    own_public = own.public().raw
     state.mix_hash(own_public)
     state.mix_key(_exchange(own, theirs))
     state.mix_key(_exchange(own, client.raw))
@@ -194,14 +194,7 @@ def _prologue(version: int) -> bytes:
     return b"Tailscale Control Protocol v" + str(version).encode()
 
 
-def _exchange(private: X25519PrivateKey, public: bytes) -> bytes:
-    try:
-        return private.exchange(X25519PublicKey.from_public_bytes(public))
-    except ValueError as error:
-        raise MalformedHandshake("the other side's key is a low-order point") from error
-
-
-def _static_exchange(private: MachinePrivate, public: bytes) -> bytes:
+def _exchange(private: MachinePrivate, public: bytes) -> bytes:
     try:
         return private.exchange(MachinePublic(public))
     except MalformedKey as error:

@@ -9,12 +9,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-
+from warren.control import aead
 from warren.control.malformed import MalformedControl
-
-TAG_BYTES = 16
 
 _PROTOCOL_NAME = b"Noise_IK_25519_ChaChaPoly_BLAKE2s"
 _ZERO_NONCE = bytes(12)
@@ -45,15 +41,15 @@ class SymmetricState:
 
     def seal(self, plaintext: bytes) -> bytes:
         """Encrypt under the key of the moment, bound to the transcript, and add to it."""
-        ciphertext = self._take_key().encrypt(_ZERO_NONCE, plaintext, self._h)
+        ciphertext = aead.seal(self._take_key(), _ZERO_NONCE, plaintext, self._h)
         self.mix_hash(ciphertext)
         return ciphertext
 
     def open(self, ciphertext: bytes) -> bytes:
         """Decrypt what the other side's `seal` made. Raises MalformedHandshake."""
         try:
-            plaintext = self._take_key().decrypt(_ZERO_NONCE, ciphertext, self._h)
-        except InvalidTag as error:
+            plaintext = aead.open_untrusted(self._take_key(), _ZERO_NONCE, ciphertext, self._h)
+        except aead.NotAuthentic as error:
             raise MalformedHandshake("the handshake does not authenticate") from error
         self.mix_hash(ciphertext)
         return plaintext
@@ -62,11 +58,11 @@ class SymmetricState:
         """Return the transport keys: initiator to responder, responder to initiator."""
         return _hkdf(self._ck, b"")
 
-    def _take_key(self) -> ChaCha20Poly1305:
+    def _take_key(self) -> bytes:
         # A second message under the same key would reuse the zero nonce.
         assert self._key is not None, "each handshake key seals one message"
         key, self._key = self._key, None
-        return ChaCha20Poly1305(key)
+        return key
 
 
 def _hkdf(chaining_key: bytes, material: bytes) -> tuple[bytes, bytes]:

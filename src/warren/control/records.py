@@ -8,11 +8,9 @@ The nonce is four zero bytes and a counter in *big* endian, where stock Noise ha
 
 from __future__ import annotations
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-
+from warren.control import aead
+from warren.control.aead import TAG_BYTES
 from warren.control.malformed import MalformedControl
-from warren.control.noise import TAG_BYTES
 
 MAX_FRAME_BYTES = 4096
 HEADER_BYTES = 3
@@ -30,11 +28,11 @@ class MalformedRecord(MalformedControl):
 class RecordLayer:
     """Both directions of one established Noise session."""
 
-    __slots__ = ("_buffer", "_failed", "_receive", "_receive_count", "_send", "_send_count")
+    __slots__ = ("_buffer", "_failed", "_receive_count", "_receive_key", "_send_count", "_send_key")
 
     def __init__(self, send_key: bytes, receive_key: bytes) -> None:
-        self._send = ChaCha20Poly1305(send_key)
-        self._receive = ChaCha20Poly1305(receive_key)
+        self._send_key = send_key
+        self._receive_key = receive_key
         self._send_count = 0
         self._receive_count = 0
         self._buffer = bytearray()
@@ -79,7 +77,7 @@ class RecordLayer:
     def _seal_one(self, plaintext: bytes) -> bytes:
         if self._send_count > _LAST_COUNTER:
             raise OverflowError("the session has sent as many records as it may")
-        ciphertext = self._send.encrypt(_nonce(self._send_count), plaintext, None)
+        ciphertext = aead.seal(self._send_key, _nonce(self._send_count), plaintext)
         self._send_count += 1
         return bytes([_RECORD_TYPE]) + len(ciphertext).to_bytes(2, "big") + ciphertext
 
@@ -87,8 +85,10 @@ class RecordLayer:
         if self._receive_count > _LAST_COUNTER:
             raise MalformedRecord("the session has received as many records as it may")
         try:
-            plaintext = self._receive.decrypt(_nonce(self._receive_count), ciphertext, None)
-        except InvalidTag as error:
+            plaintext = aead.open_untrusted(
+                self._receive_key, _nonce(self._receive_count), ciphertext
+            )
+        except aead.NotAuthentic as error:
             raise MalformedRecord("a record does not authenticate") from error
         self._receive_count += 1
         return plaintext

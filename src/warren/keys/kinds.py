@@ -5,7 +5,8 @@ from __future__ import annotations
 import hmac
 from typing import ClassVar, Self
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+import nacl.bindings
+import nacl.exceptions
 
 
 class MalformedKey(ValueError):
@@ -114,11 +115,11 @@ class CurvePrivate(PrivateKey):
 
     PREFIX: ClassVar[str] = "privkey:"
 
-    __slots__ = ("_curve",)
+    __slots__ = ("_public",)
 
     def __init__(self, raw: bytes) -> None:
         super().__init__(raw)
-        self._curve: X25519PrivateKey | None = None
+        self._public: bytes | None = None
 
     @classmethod
     def from_entropy(cls, entropy: bytes) -> Self:
@@ -133,18 +134,14 @@ class CurvePrivate(PrivateKey):
     def exchange(self, public: PublicKey) -> bytes:
         """Return the X25519 shared secret. Raises MalformedKey for a low-order point."""
         try:
-            return self._loaded().exchange(X25519PublicKey.from_public_bytes(public.raw))
-        except ValueError as error:
+            return nacl.bindings.crypto_scalarmult(self._raw, public.raw)
+        except nacl.exceptions.CryptoError as error:
             raise MalformedKey("the other side's key is a low-order point") from error
 
     def _public_raw(self) -> bytes:
-        return self._loaded().public_key().public_bytes_raw()
-
-    def _loaded(self) -> X25519PrivateKey:
-        # Loading costs as much as an exchange: it computes the public half.
-        if self._curve is None:
-            self._curve = X25519PrivateKey.from_private_bytes(self._raw)
-        return self._curve
+        if self._public is None:
+            self._public = nacl.bindings.crypto_scalarmult_base(self._raw)
+        return self._public
 
 
 def _unhex(text: str, prefix: str, size: int) -> bytes:

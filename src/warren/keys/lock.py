@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Self
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+import nacl.bindings
 
 from warren.keys.kinds import MalformedKey, PrivateKey, PublicKey
 
@@ -37,8 +37,7 @@ class LockPrivate(PrivateKey):
         """Make a key from 32 random bytes."""
         if len(entropy) != 32:
             raise MalformedKey("an Ed25519 seed has 32 bytes")
-        public = Ed25519PrivateKey.from_private_bytes(entropy).public_key()
-        return cls(entropy + public.public_bytes_raw())
+        return cls(nacl.bindings.crypto_sign_seed_keypair(entropy)[1])
 
     def public(self) -> LockPublic:
         """Return the public half."""

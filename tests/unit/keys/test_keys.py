@@ -6,6 +6,9 @@ import copy
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vectors.captures import sessions
 from warren.keys import (
@@ -165,3 +168,37 @@ def test_an_error_does_not_repeat_the_secret() -> None:
     with pytest.raises(MalformedKey) as caught:
         NodePrivate.parse("privkey:" + HEX + "00")
     assert HEX[:16] not in str(caught.value)
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(min_size=32, max_size=32))
+def test_the_arithmetic_is_that_of_another_implementation(entropy: bytes, other: bytes) -> None:
+    key = NodePrivate.from_entropy(entropy)
+    theirs = X25519PrivateKey.from_private_bytes(entropy)
+    assert key.public().raw == theirs.public_key().public_bytes_raw()
+    try:
+        shared = theirs.exchange(X25519PublicKey.from_public_bytes(other))
+    except ValueError:
+        with pytest.raises(MalformedKey):
+            key.exchange(NodePublic(other))
+    else:
+        assert key.exchange(NodePublic(other)) == shared
+    signing = Ed25519PrivateKey.from_private_bytes(entropy)
+    assert LockPrivate.from_entropy(entropy).public().raw == signing.public_key().public_bytes_raw()
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "00" * 32,
+        "01" + "00" * 31,
+        "ec" + "ff" * 30 + "7f",  # p - 1
+        "ed" + "ff" * 30 + "7f",  # p
+        "ee" + "ff" * 30 + "7f",  # p + 1
+        "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+        "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+    ],
+)
+def test_no_secret_is_shared_with_a_point_of_low_order(point: str) -> None:
+    """RFC 7748 §6.1."""
+    with pytest.raises(MalformedKey, match="low-order"):
+        NodePrivate.from_entropy(b"x" * 32).exchange(NodePublic(bytes.fromhex(point)))
