@@ -324,7 +324,7 @@ class Node:
         self.program.kill()
 
     def _status_even_if_down(self) -> None:
-        # Of a command that fails the end of its output is kept: many peers would push the state out.
+        # Of a command that fails the end of its output is kept: peers would push the state out.
         argv = [*_COMMAND, "status", "--json", "--no-peers", "--socket", str(self.socket)]
         try:
             self.part.run(argv, env=command_environment())
