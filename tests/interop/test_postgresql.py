@@ -74,7 +74,8 @@ def test_every_kind_of_record_comes_back(url: str) -> None:
     entries = history(again)
     assert [entry.id for entry in entries] == [2, 1]
     assert all(replace(entry, id=0) == AUDIT for entry in entries)
-    kinds = ("users", "nodes", "auth_keys", "pending", "policies", "credentials", "invites")
+    kinds = ("users", "nodes", "auth_keys", "pending", "policies", "credentials", "invites",
+             "ssh_passes")  # fmt: skip
     everyone = Delta(**{f"removed_{kind}": tuple(getattr(SNAPSHOT, kind)) for kind in kinds})
     again.write_now(everyone)
     left = again.load()

@@ -16,6 +16,7 @@ from warren.coordinator.records import (
     NodeRecord,
     PendingRecord,
     PolicyRecord,
+    SshPassRecord,
     UserRecord,
     WebhookRecord,
 )
@@ -30,6 +31,7 @@ KINDS = (
     "webhooks",
     "deliveries",
     "invites",
+    "ssh_passes",
 )
 """Kinds of records, as a Delta and a Snapshot name them; what others refer to comes first."""
 
@@ -47,6 +49,7 @@ class Delta:
     webhooks: tuple[WebhookRecord, ...] = ()
     deliveries: tuple[DeliveryRecord, ...] = ()
     invites: tuple[InviteRecord, ...] = ()
+    ssh_passes: tuple[SshPassRecord, ...] = ()
     audit: tuple[AuditRecord, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     removed_users: tuple[int, ...] = ()
@@ -58,6 +61,7 @@ class Delta:
     removed_webhooks: tuple[str, ...] = ()
     removed_deliveries: tuple[int, ...] = ()
     removed_invites: tuple[str, ...] = ()
+    removed_ssh_passes: tuple[str, ...] = ()
     change: Change = NO_CHANGE
 
     def removed(self, kind: str) -> tuple[Any, ...]:

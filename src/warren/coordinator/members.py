@@ -67,6 +67,7 @@ def delete_user(snapshot: Snapshot, name: str, *, with_nodes: bool = False) -> D
         removed_auth_keys=keys,
         removed_credentials=tokens,
         removed_invites=invites,
+        removed_ssh_passes=_ssh_passes(snapshot, user),
         change=Change(dict.fromkeys(owned, Facet.MEMBERSHIP), why=frozenset({"user deleted"})),
     )
 
@@ -88,8 +89,13 @@ def suspend(snapshot: Snapshot, user: UserRecord, wall: datetime) -> Delta:
         users=(replace(user, suspended=True),),
         nodes=cut,
         removed_invites=invites,
+        removed_ssh_passes=_ssh_passes(snapshot, user),
         change=Change(facets, why=frozenset({"user suspended"})),
     )
+
+
+def _ssh_passes(snapshot: Snapshot, user: UserRecord) -> tuple[str, ...]:
+    return tuple(one.id for one in snapshot.ssh_passes.values() if one.user_id == user.id)
 
 
 def restore(user: UserRecord) -> Delta:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from warren.coordinator import members
+from warren.coordinator import members, ssh_checks
 from warren.coordinator.change import Change, Facet
 from warren.coordinator.delta import Delta
 from warren.coordinator.records import NodeRecord
@@ -59,6 +59,7 @@ class Presence:
                 await self._expire()
                 await self._remove_ephemeral()
                 await self._expire_attributes()
+                await self._forget_ssh_passes()
             except StoreProblem as problem:
                 _log.warning("nodes were not removed", problem=str(problem))
             try:
@@ -128,6 +129,15 @@ class Presence:
             why = frozenset({"attribute expired"})
             change = Change(dict.fromkeys(changed, Facet.OWNER), why=why)
             return Delta(nodes=tuple(changed.values()), change=change), None
+
+        await self._registry.commit(decide)
+
+    async def _forget_ssh_passes(self) -> None:
+        wall = self._clock.wall()
+
+        def decide(snapshot: Snapshot) -> tuple[Delta | None, None]:
+            gone = ssh_checks.outdated(snapshot, wall)
+            return (Delta(removed_ssh_passes=tuple(gone)) if gone else None), None
 
         await self._registry.commit(decide)
 

@@ -213,6 +213,20 @@ class InviteRecord(msgspec.Struct, frozen=True, kw_only=True):
     renames: bool = False
 
 
+class SshPassRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A check of a log-in by SSH that was passed. source, target: ids of machines, perhaps gone.
+
+    id: `ssh_pass_id` of the four things that it holds for, so that the latest is the only one.
+    """
+
+    id: str
+    source: int
+    user_id: int
+    target: int
+    local_user: str
+    passed: datetime
+
+
 class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One change, as the audit log has it. `id` is given by the database, counting up.
 
@@ -230,6 +244,11 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
     target_name: str
     before: dict[str, Any] | None
     after: dict[str, Any] | None
+
+
+def ssh_pass_id(source: int, user_id: int, target: int, local_user: str) -> str:
+    """Return what a passed check is kept by."""
+    return f"{source}.{user_id}.{target}.{local_user}"
 
 
 def etag_of(text: str) -> str:

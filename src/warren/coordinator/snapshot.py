@@ -17,6 +17,7 @@ from warren.coordinator.records import (
     NodeRecord,
     PendingRecord,
     PolicyRecord,
+    SshPassRecord,
     UserRecord,
     WebhookRecord,
 )
@@ -39,6 +40,7 @@ class Snapshot:
     webhooks: Mapping[str, WebhookRecord] = field(default_factory=dict)
     deliveries: Mapping[int, DeliveryRecord] = field(default_factory=dict)
     invites: Mapping[str, InviteRecord] = field(default_factory=dict)
+    ssh_passes: Mapping[str, SshPassRecord] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -2,7 +2,8 @@
 
 The machine that is logged in to asks, inside its Noise session. It is told to show a link, and to
 ask once more; that is answered when whoever owns the other machine has logged in anew at the link
-and said yes or no. All of it is in memory: after a restart people are asked again.
+and said yes or no. What was passed is kept in the database, so a restart asks nobody again; a link
+that waits is forgotten, and the machine is given another.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs, quote
 
 from warren.coordinator.auth.authkeys import random_text
-from warren.coordinator.records import NodeRecord
+from warren.coordinator.delta import Delta
+from warren.coordinator.records import NodeRecord, SshPassRecord, ssh_pass_id
 from warren.coordinator.refusal import NotFound, Refused
 from warren.coordinator.snapshot import Snapshot
 from warren.edge.clock import Clock
 from warren.edge.entropy import Entropy
 from warren.keys import MachinePublic
+from warren.policy.ssh import MAX_CHECK_S
 
 PATH: Final = "/machine/ssh/action/"
 PAGE: Final = "/ssh/"
@@ -31,7 +34,7 @@ LIFE_S: Final = 1800.0
 """How long a link is good: stock machines give up after this."""
 MAX_WAITING: Final = 1000
 MAX_WAITING_OF_ONE: Final = 20
-_MAX_PASSED = 10_000
+MAX_PASSED: Final = 10_000
 _ID_LETTERS = 24
 _MAX_NAME = 64
 _IDS = re.compile(re.escape(PATH) + r"([0-9]{1,19})/to/([0-9]{1,19})")
@@ -83,7 +86,7 @@ class Check:
 
 
 class SshChecks:
-    """The checks that wait, and those that were passed. url: the server's, for people."""
+    """The checks that wait. url: the server's, for people."""
 
     def __init__(
         self,
@@ -99,7 +102,6 @@ class SshChecks:
         self._clock = clock
         self._entropy = entropy
         self._checks: dict[str, Check] = {}
-        self._passed: dict[Login, datetime] = {}
 
     async def action(self, machine: MachinePublic, target: str) -> dict[str, Any]:
         """Answer a machine with an SSHAction. Raises NotFound: it may not ask that."""
@@ -111,8 +113,8 @@ class SshChecks:
         check = self._checks.get(check_id)
         if check is not None and check.login == login:
             return await self._held(check_id, check)
-        passed = self._passed.get(login)
-        if passed is not None and self._clock.wall() < passed + timedelta(seconds=holds_s):
+        passed = self._snapshot().ssh_passes.get(ssh_pass_id(*login))
+        if passed is not None and self._clock.wall() < passed.passed + timedelta(seconds=holds_s):
             return _ACCEPT
         if not login.user_id:
             return _rejected("The policy asks for a check here, and a tagged machine has no user.")
@@ -129,14 +131,9 @@ class SshChecks:
         return check
 
     def decide(self, check_id: str, user_id: int, yes: bool) -> Login:
-        """Put a user's answer in force. Raises NotFound, Refused."""
+        """Tell who waits of a user's answer; `passing` keeps a yes. Raises NotFound, Refused."""
         check = self.find(check_id, user_id)
         check.verdict = Verdict.YES if yes else Verdict.NO
-        if yes:
-            self._passed.pop(check.login, None)
-            self._passed[check.login] = self._clock.wall()
-            if len(self._passed) > _MAX_PASSED:
-                del self._passed[next(iter(self._passed))]
         check.decided.set()
         return check.login
 
@@ -191,6 +188,27 @@ class SshChecks:
         oldest = self._clock.wall() - timedelta(seconds=LIFE_S)
         for check_id in [i for i, check in self._checks.items() if check.created < oldest]:
             del self._checks[check_id]
+
+
+def passing(snapshot: Snapshot, login: Login, wall: datetime) -> Delta:
+    """Keep that a check was passed now; what is too old, or too much, goes."""
+    record = SshPassRecord(id=ssh_pass_id(*login), **login._asdict(), passed=wall)
+    gone = set(outdated(snapshot, wall))
+    left = [one for one in snapshot.ssh_passes.values() if one.id not in gone | {record.id}]
+    left.sort(key=lambda one: one.passed)
+    gone.update(one.id for one in left[: max(0, len(left) + 1 - MAX_PASSED)])
+    return Delta(ssh_passes=(record,), removed_ssh_passes=tuple(gone - {record.id}))
+
+
+def outdated(snapshot: Snapshot, wall: datetime) -> list[str]:
+    """Return passed checks that no policy can let count any more: too old, or a machine is gone."""
+    oldest = wall - timedelta(seconds=MAX_CHECK_S)
+    nodes = snapshot.nodes
+    return [
+        one.id
+        for one in snapshot.ssh_passes.values()
+        if one.passed <= oldest or one.source not in nodes or one.target not in nodes
+    ]
 
 
 def parse_target_untrusted(target: str) -> Asked:

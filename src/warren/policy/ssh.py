@@ -13,7 +13,8 @@ from warren.policy.targets import SELF, Targets, UnknownTarget
 from warren.policy.topology import Node, User
 
 NONROOT = "autogroup:nonroot"
-_MAX_CHECK_S = 168 * 3600
+MAX_CHECK_S = 168 * 3600
+"""For how long a check may hold at most, in seconds."""
 _CHECK_S = 12 * 3600.0
 _ACCEPT = {
     "accept": True,
@@ -149,7 +150,7 @@ def _read_check_s(entry: Entry) -> float:
     if seconds < 0:
         message = f"checkPeriod {_duration_text(seconds)} must be a positive duration"
         raise entry.fail(message, "checkPeriod")
-    if seconds > _MAX_CHECK_S:
+    if seconds > MAX_CHECK_S:
         message = f"checkPeriod {_duration_text(seconds)} is above the max (168h)"
         raise entry.fail(message, "checkPeriod")
     return seconds

@@ -17,6 +17,7 @@ from warren.coordinator.records import (
     NodeRecord,
     PendingRecord,
     PolicyRecord,
+    SshPassRecord,
     UserRecord,
     WebhookRecord,
 )
@@ -131,6 +132,9 @@ DELIVERY = DeliveryRecord(7, "w1", LATER, '{"message": "' + "ž" * 1000 + '"}')
 INVITE = InviteRecord(
     id="i1", user_id=1, digest=b"\xff" * 32, created=START, expiry=LATER, renames=True
 )
+SSH_PASS = SshPassRecord(
+    id="2.1.3." + "ž" * 64, source=2, user_id=1, target=3, local_user="ž" * 64, passed=LATER
+)
 AUDIT = AuditRecord(
     wall=LATER.astimezone(timezone(timedelta(hours=9))),
     actor_kind="user",
@@ -154,6 +158,7 @@ EVERYTHING = Delta(
     webhooks=(WEBHOOK,),
     deliveries=(DELIVERY,),
     invites=(INVITE,),
+    ssh_passes=(SSH_PASS,),
     settings={"last_id": "3", "last_ipv4": "100.64.0.2"},
     audit=(AUDIT, AUDIT),
 )

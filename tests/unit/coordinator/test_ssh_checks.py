@@ -16,9 +16,11 @@ from login_office import PASSWORD, Office
 from test_server import Running, joined
 from web_browser import Browser
 
-from warren.coordinator import ssh_checks
+from warren.coordinator import members, ssh_checks
+from warren.coordinator.presence import Presence
 from warren.coordinator.refusal import NotFound
 from warren.coordinator.store import AuditQuestion
+from warren.policy.ssh import MAX_CHECK_S
 
 
 @pytest.fixture
@@ -91,6 +93,60 @@ async def test_a_log_in_is_held_until_its_user_has_logged_in_anew(office: Office
     assert told[0].after == {"source": stable["pc"], "source_name": "pc", "local_user": "dev"}
 
 
+async def passed(office: Office, browser: Browser, target: str) -> None:
+    link = link_of(await ask(office, target))
+    page = await browser.get(link)
+    if "Log in anew" in page:
+        page = await browser.submit(page, "/login", name="ann", password=PASSWORD)
+    await browser.submit(page, link, answer="yes")
+
+
+async def test_what_was_passed_outlives_a_restart_until_its_time_is_over(
+    office: Office, tmp_path: Path, world: World
+) -> None:
+    browser, _ = await office.logged_in("ann")
+    pc, web = await machine(office, browser, "pc"), await machine(office, browser, "web")
+    target = f"{ssh_checks.PATH}{pc}/to/{web}?local_user=dev"
+    await passed(office, browser, target)
+    office.store.close()
+    again = Office(tmp_path, world)
+    try:
+        assert (await ask(again, target))["accept"] is True
+        assert "holdAndDelegate" in await ask(again, target.replace("dev", "root"))
+        again.check_s = 10.0
+        world.clock.advance(10)
+        assert "holdAndDelegate" in await ask(again, target), "the policy's time, not a stored one"
+        again.check_s = None
+        assert (await ask(again, target))["reject"] is True
+    finally:
+        again.store.close()
+
+
+async def test_what_was_passed_is_forgotten(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it is older than any rule may say, when there are too many, with its user or machine."""
+    browser, _ = await office.logged_in("ann")
+    pc, web = await machine(office, browser, "pc"), await machine(office, browser, "web")
+    target = f"{ssh_checks.PATH}{pc}/to/{web}?local_user="
+    monkeypatch.setattr(ssh_checks, "MAX_PASSED", 2)
+    registry, clock = office.registry, office.world.clock
+    for user in ("a", "b", "b", "c"):
+        await passed(office, browser, target + user)
+        clock.advance(3601)
+    kept = registry.snapshot.ssh_passes
+    assert sorted(one.local_user for one in kept.values()) == ["b", "c"]
+    assert ssh_checks.outdated(registry.snapshot, clock.wall()) == []
+    clock.advance(MAX_CHECK_S - 3601)
+    presence = Presence(registry, None, office.world.settings, clock)  # type: ignore[arg-type]
+    await presence._forget_ssh_passes()
+    assert not registry.snapshot.ssh_passes and not office.store.load().ssh_passes
+    await passed(office, browser, target + "d")
+    ann = office.known("ann")
+    await registry.commit(lambda now: (members.suspend(now, ann, clock.wall()), None))
+    assert not registry.snapshot.ssh_passes and not office.store.load().ssh_passes
+
+
 async def test_nobody_is_let_in_who_cannot_be_written_down(office: Office) -> None:
     browser, _ = await office.logged_in("ann")
     pc, web = await machine(office, browser, "pc"), await machine(office, browser, "web")
@@ -101,6 +157,7 @@ async def test_nobody_is_let_in_who_cannot_be_written_down(office: Office) -> No
         connection.exec_driver_sql("DROP TABLE audit")
     assert (await browser.submit(page, link, answer="yes")).status == 503
     assert "holdAndDelegate" in await ask(office, target)
+    assert not office.registry.snapshot.ssh_passes
 
 
 async def test_what_may_not_be_asked(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 
 import structlog
@@ -17,7 +18,7 @@ from warren.coordinator.login.visits import Visits, Work, actor, address
 from warren.coordinator.records import AuditRecord, UserRecord
 from warren.coordinator.refusal import Refused
 from warren.coordinator.snapshot import Snapshot
-from warren.coordinator.ssh_checks import PAGE, Check, Login, SshChecks
+from warren.coordinator.ssh_checks import PAGE, Check, Login, SshChecks, passing
 
 _log = structlog.get_logger("login")
 
@@ -60,7 +61,7 @@ class SshCheck:
         wall = self._visits.clock.wall()
         # Written down first: what cannot be told afterwards is not let in.
         await self._visits.registry.commit(
-            lambda now: (Delta(audit=(_entry(now, login, who, yes, wall),)), None), who
+            lambda now: (_answered(now, login, who, yes, wall), None), who
         )
         self._checks.decide(check_id, user.id, yes)
         nodes = self._visits.snapshot.nodes
@@ -86,6 +87,11 @@ class SshCheck:
             user,
             self._visits.sessions.form_token(session),
         )
+
+
+def _answered(now: Snapshot, login: Login, who: Actor, yes: bool, wall: datetime) -> Delta:
+    kept = passing(now, login, wall) if yes else Delta()
+    return replace(kept, audit=(_entry(now, login, who, yes, wall),))
 
 
 def _entry(now: Snapshot, login: Login, who: Actor, yes: bool, wall: datetime) -> AuditRecord:

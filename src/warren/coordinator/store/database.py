@@ -202,6 +202,7 @@ def snapshot_in(connection: Connection) -> Snapshot:
         webhooks={r["id"]: rows.webhook_from(r) for r in _all(connection, tables.webhooks)},
         deliveries={r["id"]: rows.delivery_from(r) for r in _all(connection, tables.deliveries)},
         invites={r["id"]: rows.invite_from(r) for r in _all(connection, tables.invites)},
+        ssh_passes={r["id"]: rows.ssh_pass_from(r) for r in _all(connection, tables.ssh_passes)},
         policies={r["id"]: rows.policy_from(r) for r in _all(connection, tables.policies)},
         settings={r["name"]: r["value"] for r in _all(connection, tables.settings)},
     )

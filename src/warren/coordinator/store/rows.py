@@ -19,6 +19,7 @@ from warren.coordinator.records import (
     NodeRecord,
     PendingRecord,
     PolicyRecord,
+    SshPassRecord,
     UserRecord,
     WebhookRecord,
 )
@@ -54,6 +55,7 @@ _Record = (
     | WebhookRecord
     | DeliveryRecord
     | InviteRecord
+    | SshPassRecord
     | AuditRecord
 )
 
@@ -146,6 +148,11 @@ def delivery_from(row: Row) -> DeliveryRecord:
 def invite_from(row: Row) -> InviteRecord:
     """Read a row of `invites`."""
     return InviteRecord(**row)
+
+
+def ssh_pass_from(row: Row) -> SshPassRecord:
+    """Read a row of `ssh_passes`."""
+    return SshPassRecord(**row)
 
 
 def audit_from(row: Row) -> AuditRecord:

@@ -180,6 +180,18 @@ invites = Table(
     Column("renames", Boolean, nullable=False),
 )
 
+ssh_passes = Table(
+    "ssh_passes",
+    metadata,
+    Column("id", String(128), primary_key=True),
+    # Not foreign keys: ids are never given again, and what is left of one goes when its time is up.
+    Column("source", Integer, nullable=False),
+    Column("user_id", Integer, nullable=False),
+    Column("target", Integer, nullable=False),
+    Column("local_user", String(64), nullable=False),
+    Column("passed", UtcDateTime, nullable=False),
+)
+
 audit = Table(
     "audit",
     metadata,
