@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -38,7 +38,10 @@ _MAX_SHARED = 200_000
 class _Seen:
     """What viewers of one outlook see, made at `wall` from `records`, all that they may see."""
 
-    __slots__ = ("_from", "_records", "_until", "entries", "named", "relays", "users", "without")
+    __slots__ = (
+        "_from", "_profiles", "_records", "_until",
+        "entries", "named", "relays", "users", "without",
+    )  # fmt: skip
 
     def __init__(self, wall: datetime, entries: dict[int, Node], records: list[NodeRecord]) -> None:
         self.entries = entries
@@ -48,6 +51,7 @@ class _Seen:
         """Whoever it was made for, while nobody else asked; it does not see itself."""
         self.named = False
         """Whether the policy named all of them."""
+        self._profiles: dict[int, dict[int, UserProfile]] = {}
         self._from = wall
         self._records: list[NodeRecord] | None = records
         self._until = _NEVER
@@ -64,9 +68,16 @@ class _Seen:
     def add(self, entries: dict[int, Node]) -> None:
         """Complete it; views hold what was there before."""
         self.without = None
+        self._profiles.clear()
         self.entries = {**self.entries, **entries}
         self.users |= {entry.user for entry in entries.values()}
         self.relays += _relays(entries)
+
+    def profiles(self, user: int, snapshot: Snapshot) -> dict[int, UserProfile]:
+        """Return who owns what is seen, and the viewer, a machine of `user`."""
+        if user not in self._profiles:
+            self._profiles[user] = _profiles({user, *self.users}, snapshot)
+        return self._profiles[user]
 
 
 class Mapper:
@@ -86,6 +97,7 @@ class Mapper:
         self._settings = settings
         self._grants = grants
         self.derp_map = derp_map
+        self._read: Mapping[str, str] = {}
         self._choice = DnsChoice()
         self._dns = dns_config(settings.domain, self._choice)
         self._entries: dict[int, tuple[NodeRecord, bool, Node]] = {}
@@ -126,7 +138,7 @@ class Mapper:
                 before.packet_filters, _filters(node, snapshot, policy, wall, asked)
             ),
             ssh_policy=_kept(before.ssh_policy, policy.ssh(node)),
-            profiles=_kept(before.profiles, _profiles({entry.user, *seen.users}, snapshot)),
+            profiles=_kept(before.profiles, seen.profiles(entry.user, snapshot)),
         )
 
     def advance(
@@ -187,10 +199,11 @@ class Mapper:
 
     def _dns_config(self, snapshot: Snapshot) -> DNSConfig:
         """Return names and resolvers; the same object while nobody chooses others."""
-        choice = chosen(snapshot.settings)
-        if choice != self._choice:
-            self._choice = choice
-            self._dns = dns_config(self._settings.domain, choice)
+        if snapshot.settings is not self._read:
+            self._read, choice = snapshot.settings, chosen(snapshot.settings)
+            if choice != self._choice:
+                self._choice = choice
+                self._dns = dns_config(self._settings.domain, choice)
         return self._dns
 
     def raw(self, entry: Node) -> msgspec.Raw:
@@ -349,7 +362,7 @@ class Mapper:
 
 
 def _kept(before: _T, new: _T) -> _T:
-    return before if before == new else new
+    return before if before is new or before == new else new
 
 
 def _filters(
@@ -357,12 +370,12 @@ def _filters(
     snapshot: Snapshot,
     policy: CompiledPolicy,
     wall: datetime,
-    peers: Iterable[int],
+    peers: Collection[int],
 ) -> dict[str, list[FilterRule]]:
     """Return the filters. peers: those who relay, and where `node` does, all that it sees."""
     if not node.in_force(wall):
         return {"base": []}
-    if policy.says_who_relays:
+    if policy.says_who_relays or not (peers or node.hostinfo.peer_relay):
         return policy.filters(node)
     seen = [snapshot.nodes[peer] for peer in peers]
     asking = relay_rules(node, seen, policy)

@@ -302,7 +302,7 @@ class Maps:
                 name: rules and [self._raw_sources(rule) for rule in rules]
                 for name, rules in response.packet_filters.items()
             }
-        response = structs.replace(self.completed(response), **whole)
+        response = self.completed(response, **whole)
         return self._writer.write(encode_json(response), compressed=compressed)
 
     def _raw_sources(self, rule: FilterRule) -> FilterRule:
@@ -361,9 +361,9 @@ class Maps:
             await asyncio.sleep(self.keep_alive_s())
             await sink.send(KEEP_ALIVE)
 
-    def completed(self, response: MapResponse) -> MapResponse:
-        """Add what every message, or every first one, says beside the map itself."""
-        fields: dict[str, object] = {"control_time": self._clock.wall()}
+    def completed(self, response: MapResponse, **fields: Any) -> MapResponse:
+        """Add `fields`, and what every message, or every first one, says beside the map itself."""
+        fields["control_time"] = self._clock.wall()
         if response.node is not None:
             # Private networks send no logs to the vendor of a stock client.
             fields["debug"] = Debug(disable_log_tail=True)

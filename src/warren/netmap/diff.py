@@ -40,30 +40,36 @@ def diff(old: View, new: View, among: Collection[int] | None = None) -> MapRespo
     `new.node` must be set: a coordinator that has no self node has nothing to say.
     among: the peers that may be others, where that is known; None: all.
     """
-    if old == new:
+    if _equal(old, new):
         return None
     changed, removed, patches = _diff_peers(old.peers, new.peers, among)
     first = old.node is None
-    profiles = [
-        profile for user, profile in new.profiles.items() if old.profiles.get(user) != profile
-    ]
     return MapResponse(
-        node=new.node if old.node != new.node else None,
+        node=None if _same(old.node, new.node) else new.node,
         derp_map=_diff_derp_map(old.derp_map, new.derp_map, first=first),
         peers=_sorted(changed) if first and changed else None,
         peers_changed=_sorted(changed) if changed and not first else None,
         peers_removed=sorted(removed) or None,
         peers_changed_patch=patches or None,
-        dns_config=new.dns if first or old.dns != new.dns else None,
+        dns_config=_changed(old.dns, new.dns, first=first),
         domain=new.domain if old.domain != new.domain else "",
         collect_services=_changed(old.collect_services, new.collect_services, first=first),
         packet_filters=_diff_filters(old.packet_filters, new.packet_filters),
-        user_profiles=_by_id(profiles) or None,
+        user_profiles=_diff_profiles(old.profiles, new.profiles) or None,
         health=_changed(old.health, new.health),
         display_messages=_diff_messages(old.display_messages, new.display_messages),
         ssh_policy=_changed(old.ssh_policy, new.ssh_policy),
         tka_info=_diff_tka(old.tka, new.tka),
     )
+
+
+def _same(old: object, new: object) -> bool:
+    # A mapping that is compared with itself compares its members.
+    return old is new or old == new
+
+
+def _equal(old: View, new: View) -> bool:
+    return all(_same(getattr(old, name), getattr(new, name)) for name in View.__struct_fields__)
 
 
 def _diff_peers(
@@ -104,7 +110,7 @@ def patch_between(old: Node, new: Node) -> PeerChange | None:
 
 
 def _diff_derp_map(old: DERPMap, new: DERPMap, *, first: bool) -> DERPMap | None:
-    if old == new and not first:
+    if _same(old, new) and not first:
         return None
     before, after = old.regions or {}, new.regions or {}
     regions: dict[int, DERPRegion | None] = {
@@ -130,9 +136,18 @@ def _diff_filters(
     return changes or None
 
 
+def _diff_profiles(old: dict[int, UserProfile], new: dict[int, UserProfile]) -> list[UserProfile]:
+    if old is new:
+        return []
+    changed = (profile for user, profile in new.items() if old.get(user) != profile)
+    return sorted(changed, key=lambda profile: profile.id)
+
+
 def _diff_messages(
     old: dict[str, DisplayMessage], new: dict[str, DisplayMessage]
 ) -> dict[str, DisplayMessage | None] | None:
+    if old is new:
+        return None
     changes: dict[str, DisplayMessage | None] = {
         name: message for name, message in new.items() if old.get(name) != message
     }
@@ -141,18 +156,14 @@ def _diff_messages(
 
 
 def _diff_tka(old: TKAInfo | None, new: TKAInfo | None) -> TKAInfo | None:
-    if old == new:
+    if _same(old, new):
         return None
     return TKAInfo(disabled=True) if new is None else new
 
 
 def _changed(old: _T, new: _T, *, first: bool = False) -> _T | None:
-    return new if first or old != new else None
+    return new if first or not _same(old, new) else None
 
 
 def _sorted(nodes: list[Node]) -> list[Node]:
     return sorted(nodes, key=lambda node: node.id)
-
-
-def _by_id(profiles: list[UserProfile]) -> list[UserProfile]:
-    return sorted(profiles, key=lambda profile: profile.id)

@@ -11,6 +11,7 @@ from warren.policy.meeting import Meeting, Resolved, Sources, overlap
 from warren.policy.ports import Ports
 from warren.policy.ranges import PUBLIC
 from warren.policy.targets import INTERNET, SELF
+from warren.policy.template import Template, anonymous
 from warren.policy.topology import Node, User, is_exit
 
 _COMPANIONS = {
@@ -21,6 +22,8 @@ _COMPANIONS = {
 _OWN, _GIVEN, _ANSWER = range(3)
 _Key = tuple[Sources, tuple[int, ...]]
 _Order = tuple[int, int, tuple[int, ...]]
+# The grants that meet a node, its tags, its owner, how many addresses it has.
+_Class = tuple[frozenset[int], tuple[str, ...], str | None, int]
 
 
 class _Filter:
@@ -73,21 +76,33 @@ class Compiler:
             for number, grant in enumerate(meeting.grants)
             if grant.ports and grant.targets == ["*"] and not grant.app and not grant.via
         }
+        # Grants that say the same to every node whom the same of their words mean, but for its
+        # own addresses; and whether what devices of one owner are told is such.
+        self.plain = {
+            number
+            for number, grant in enumerate(meeting.grants)
+            if not grant.app and not grant.via and self._is_plain(grant)
+        }
+        self.plain_own = not any(grant.app for grant in map(meeting.grants.__getitem__, self.own))
         self.answered = {n for n, grant in enumerate(meeting.grants) if companions(grant)}
         self.claims: dict[_Key, _Order] = {}
-        self._alike: dict[frozenset[int], list[FilterRule]] = {}
+        self._templates: dict[_Class, Template] = {}
         self.claim()
 
     def claim(self) -> None:
         """Look where in the policy each key (sources and protocols) first stands."""
         self.claims.clear()
-        self._alike.clear()
+        self._templates.clear()
         for one, ordered in zip(self.meeting.resolved, self.orders, strict=True):
             if not one.sources or one.grant.via:
                 continue
             for position, (protocol, words) in enumerate(ordered):
                 if words:
                     self.claims.setdefault((one.sources, protocol), (one.number, 0, (position,)))
+
+    def _is_plain(self, grant: Grant) -> bool:
+        names_nodes = self.meeting.targets.names_nodes
+        return all(word in ("*", SELF, INTERNET) or names_nodes(word) for word in grant.targets)
 
     def _ordered(self, grant: Grant) -> list[tuple[tuple[int, ...], list[str]]]:
         found = []
@@ -108,15 +123,26 @@ class Compiler:
 
     def filters(self, node: Node) -> list[FilterRule]:
         """Return a node's rules; the same list for nodes that only rules for all nodes meet."""
-        numbers = self.meeting.to(node)
-        if self.own or not numbers <= self.wide or self.meeting.from_(node) & self.answered:
-            return self._filters(node)
-        key = frozenset(numbers)
-        if key not in self._alike:
-            self._alike[key] = self._filters(node)
-        return self._alike[key]
+        meeting, numbers = self.meeting, self.meeting.to(node)
+        if (
+            not numbers <= self.plain
+            or (self.answered and not self.answered.isdisjoint(meeting.from_(node)))
+            or (node.user is not None and not self.plain_own)
+            or (meeting.inner and node in meeting.inner)
+        ):
+            return self.compiled(node)
+        key: _Class = (frozenset(numbers), (), None, 0)
+        if not numbers <= self.wide or (self.own and node.user is not None):
+            # By its tags and owner it is meant by words.
+            login = node.user.login if node.user is not None else None
+            key = (key[0], tuple(node.tags), login, len(node.addresses))
+        template = self._templates.get(key)
+        if template is None:
+            template = self._templates[key] = Template(self.compiled(anonymous(node)))
+        return template.filled(node.addresses)
 
-    def _filters(self, node: Node) -> list[FilterRule]:
+    def compiled(self, node: Node) -> list[FilterRule]:
+        """Return the same, made for this node alone."""
         made = _Filter(self.claims)
         resolved = self.meeting.resolved
         for number in sorted(self.meeting.to(node)):

@@ -93,6 +93,8 @@ class Attributes:
 
     def _for(self, node: Node) -> list[Attribute]:
         """Return the rules that mean a node, in their order."""
+        if not self.rules:
+            return []
         words = {"*", *node.tags} | ({"autogroup:tagged"} if node.tags else set())
         for span in node.spans if self._by_word else ():
             words |= self._addresses.at(span)
