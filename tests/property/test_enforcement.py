@@ -7,15 +7,18 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Address
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from warren.coordinator import enforcement
 from warren.coordinator.addresses import v6_beside
 from warren.coordinator.change import Change, Facet, Spread
 from warren.coordinator.delta import Delta
 from warren.coordinator.enforcement import Enforcement
 from warren.coordinator.mapper import Mapper
+from warren.coordinator.policies import check_and_compile, put_policy
 from warren.coordinator.records import NodeRecord, PolicyRecord, UserRecord
 from warren.coordinator.settings import Settings
 from warren.coordinator.snapshot import Snapshot
@@ -151,6 +154,51 @@ def test_following_is_compiling_anew(first: int, script: list[Any]) -> None:
         if not spread.change.everything:
             check_spread(spread, snapshot, before, after)
         before = after
+
+
+@given(st.integers(0, len(POLICIES) - 1), st.integers(1, len(POLICIES) - 1), steps)
+@settings(max_examples=150, deadline=None)
+def test_what_was_compiled_before_is_brought_up(first: int, second: int, script: list[Any]) -> None:
+    """A policy is compiled beside the loop, and the network changes meanwhile."""
+    snapshot = Snapshot(users=USERS, nodes={n: node(n) for n in (1, 2, 3)})
+    snapshot = snapshot.after(apply(snapshot, "policy", first, {}))
+    policy = Enforcement(snapshot, WALL)
+    compiled = check_and_compile(snapshot, json.dumps(POLICIES[second]), WALL)
+    for verb, number, changes in script:
+        delta = apply(snapshot, verb, number, changes)
+        snapshot = snapshot.after(delta)
+        policy.follow(snapshot, delta.change, WALL)
+    put = put_policy(snapshot, compiled.text, "", WALL, compiled=compiled)
+    snapshot = snapshot.after(put)
+    assert policy.follow(snapshot, put.change, WALL).change.everything
+    assert answers(policy, snapshot) == answers(Enforcement(snapshot, WALL), snapshot)
+    check_sharing(policy, snapshot)
+
+
+def test_what_was_compiled_is_what_is_put_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = Snapshot(users=USERS, nodes={n: node(n) for n in (1, 2, 3)})
+    snapshot = snapshot.after(apply(snapshot, "policy", 0, {}))
+    policy = Enforcement(snapshot, WALL)
+    compiled = check_and_compile(snapshot, json.dumps(POLICIES[2]), WALL)
+    renewed = replace(USERS[1], last_login=WALL)
+    snapshot = snapshot.after(Delta(users=(renewed,), nodes=(replace(node(2), tags=("tag:a",)),)))
+    put = put_policy(snapshot, compiled.text, "", WALL, compiled=compiled)
+    wanted = Enforcement(snapshot.after(put), WALL)
+    monkeypatch.setattr(enforcement, "compile_policy", None)  # nothing is compiled once more
+    policy.follow(snapshot.after(put), put.change, WALL)
+    assert answers(policy, snapshot.after(put)) == answers(wanted, snapshot.after(put))
+
+
+def test_what_was_compiled_for_other_people_is_not_used() -> None:
+    snapshot = Snapshot(users=USERS, nodes={n: node(n) for n in (1, 2, 3)})
+    snapshot = snapshot.after(apply(snapshot, "policy", 0, {}))
+    policy = Enforcement(snapshot, WALL)
+    compiled = check_and_compile(snapshot, json.dumps(POLICIES[2]), WALL)
+    snapshot = snapshot.after(Delta(users=(replace(USERS[1], name="new@x.org"),)))
+    put = put_policy(snapshot, compiled.text, "", WALL, compiled=compiled)
+    snapshot = snapshot.after(put)
+    policy.follow(snapshot, put.change, WALL)
+    assert answers(policy, snapshot) == answers(Enforcement(snapshot, WALL), snapshot)
 
 
 def check_spread(

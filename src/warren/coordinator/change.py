@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Flag, auto
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from warren.coordinator.compiled import Compiled
 
 
 class Facet(Flag):
@@ -33,6 +37,8 @@ class Change:
     everything: bool = False
     """Settings that reach every node changed: relays, names, policy."""
     why: frozenset[str] = frozenset()
+    compiled: Compiled | None = field(default=None, compare=False, repr=False)
+    """A new policy, compiled for the network as it was a moment ago."""
 
     @classmethod
     def of(cls, node_id: int, facets: Facet, why: str) -> Change:
@@ -44,7 +50,8 @@ class Change:
         nodes = dict(self.nodes)
         for node_id, facets in other.nodes.items():
             nodes[node_id] = nodes.get(node_id, Facet(0)) | facets
-        return Change(nodes, self.everything or other.everything, self.why | other.why)
+        compiled = self.compiled or other.compiled
+        return Change(nodes, self.everything or other.everything, self.why | other.why, compiled)
 
     def __bool__(self) -> bool:
         return self.everything or bool(self.nodes)

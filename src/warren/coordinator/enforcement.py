@@ -6,13 +6,14 @@ resolves the rules that meet it, and forgets the filters of the machines that th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Iterable
 from datetime import datetime
 from typing import Any
 
 from warren.coordinator.change import Change, Facet, Spread
+from warren.coordinator.compiled import Compiled, compile_policy
 from warren.coordinator.policies import policy_text
-from warren.coordinator.policy_topology import policy_node, policy_user
+from warren.coordinator.policy_topology import policy_node
 from warren.coordinator.records import NodeRecord, PolicyRecord
 from warren.coordinator.snapshot import Snapshot
 from warren.netmap.derpmap import DERPMap
@@ -20,12 +21,10 @@ from warren.netmap.filterrule import FilterRule
 from warren.netmap.node import CapMap
 from warren.policy.compile import companions
 from warren.policy.derpmap import merge
-from warren.policy.malformed import MalformedPolicy
 from warren.policy.meeting import Resolved
 from warren.policy.routes import approve
 from warren.policy.targets import Pair
-from warren.policy.topology import Node, Topology, User
-from warren.policy.verdict import World, read
+from warren.policy.topology import Node, User
 
 RELAY = "tailscale.com/cap/relay"
 _MANY = 50
@@ -42,10 +41,6 @@ _SSH: CapMap = {f"{_CAP}ssh": None, "ssh-behavior-v1": None, "ssh-env-vars": Non
 _ADMINS = ("owner", "admin", "it-admin", "network-admin")
 
 
-# For a policy that cannot be read: whom it lets through, nobody can say.
-_NOBODY = '{"grants": []}'
-
-
 class Enforcement:
     """Answers what the mapper asks of the policy. It never fails.
 
@@ -59,52 +54,58 @@ class Enforcement:
     # Following changes.
 
     def _rebuild(self, snapshot: Snapshot, wall: datetime) -> None:
+        self._take(compile_policy(snapshot, policy_text(snapshot), wall), snapshot)
+
+    def _take(self, compiled: Compiled, snapshot: Snapshot) -> None:
+        """Let a policy that was compiled be the one in force."""
         self._record: PolicyRecord | None = snapshot.policy
         self._user_records = snapshot.users
-        self._users = {number: policy_user(user) for number, user in snapshot.users.items()}
-        self._nodes = {
-            number: policy_node(record, self._users)
-            for number, record in sorted(snapshot.nodes.items())
-            if record.in_force(wall)
-        }
-        self.problem = ""
-        topology = self._topology(snapshot)
-        try:
-            checked = read(policy_text(snapshot), topology)
-        except MalformedPolicy as problem:
-            self.problem = problem.sentence()
-            checked = read(_NOBODY, topology)
-        self._world = World(checked)
+        self._users, self._nodes = compiled.users, compiled.nodes
+        self.problem = compiled.problem
+        self._world = compiled.world
         self._filters: dict[str, dict[str, list[FilterRule]]] = {}
         self._ssh: dict[str, dict[str, Any]] = {}
         self._regions: tuple[DERPMap, DERPMap] | None = None
+        checked = self._world.checked
         self.takes_ipv4 = checked.attributes.takes_ipv4
         self.says_who_relays = any(RELAY in grant.app for grant in checked.grants)
 
-    def _topology(self, snapshot: Snapshot) -> Topology:
-        ordered = sorted(snapshot.users.values(), key=lambda user: (user.role != "owner", user.id))
-        users = [self._users[user.id] for user in ordered]
-        nodes = [self._nodes[number] for number in sorted(self._nodes)]
-        return Topology(users, nodes, any_domain=True)
-
-    def follow(self, snapshot: Snapshot, change: Change, wall: datetime) -> Spread:
-        """Take a change in; return it with whom it reaches."""
-        users_changed = snapshot.users is not self._user_records and any(
-            _identity(snapshot, number) != _identity_of(self._users.get(number))
-            for number in snapshot.users.keys() | self._users.keys()
-        )
-        if snapshot.policy is not self._record or users_changed:
+    def _replace(self, compiled: Compiled | None, snapshot: Snapshot, wall: datetime) -> None:
+        """Put another policy in force. compiled: it, perhaps, for a network of before."""
+        if (
+            compiled is None
+            or compiled.text != policy_text(snapshot)
+            or _people_changed(snapshot, compiled.users)
+        ):
             self._rebuild(snapshot, wall)
-            return Spread.wide(change.merge(Change(everything=True)))
-        self._user_records = snapshot.users
+            return
+        self._take(compiled, snapshot)
+        pairs = self._pairs(snapshot, compiled.behind(snapshot, wall), wall)
+        if len(pairs) > _MANY:
+            self._rebuild(snapshot, wall)
+        elif pairs:
+            self._advance(pairs)
+
+    def _pairs(self, snapshot: Snapshot, numbers: Iterable[int], wall: datetime) -> dict[int, Pair]:
+        """Return those of some machines that have become others for the policy."""
         asked = self._world.checked.postures.keys
-        pairs = {
+        return {
             number: (self._nodes.get(number), node)
-            for number in change.nodes
+            for number in numbers
             if not _alike(
                 self._nodes.get(number), node := self._made(snapshot.nodes.get(number), wall), asked
             )
         }
+
+    def follow(self, snapshot: Snapshot, change: Change, wall: datetime) -> Spread:
+        """Take a change in; return it with whom it reaches."""
+        if snapshot.policy is not self._record or (
+            snapshot.users is not self._user_records and _people_changed(snapshot, self._users)
+        ):
+            self._replace(change.compiled, snapshot, wall)
+            return Spread.wide(change.merge(Change(everything=True)))
+        self._user_records = snapshot.users
+        pairs = self._pairs(snapshot, change.nodes, wall)
         if len(pairs) > _MANY:
             before = {node.name for node in self._world.meeting.addresses.routers}
             self._rebuild(snapshot, wall)
@@ -322,6 +323,13 @@ def _both(before: Collection[int] | None, after: Collection[int] | None) -> Coll
 
 def _moved(numbers: Any) -> Change:
     return Change(dict.fromkeys(numbers, Facet.OWNER))
+
+
+def _people_changed(snapshot: Snapshot, users: dict[int, User]) -> bool:
+    return any(
+        _identity(snapshot, number) != _identity_of(users.get(number))
+        for number in snapshot.users.keys() | users.keys()
+    )
 
 
 _Identity = tuple[str, str, frozenset[str]]

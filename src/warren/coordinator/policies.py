@@ -11,8 +11,9 @@ from datetime import datetime
 from ipaddress import IPv4Network
 
 from warren.coordinator.change import Change
+from warren.coordinator.compiled import Compiled, compile_policy
 from warren.coordinator.delta import Delta
-from warren.coordinator.policy_topology import policy_user, topology_of
+from warren.coordinator.policy_topology import network_of, policy_user, topology_of
 from warren.coordinator.records import PolicyRecord, etag_of
 from warren.coordinator.refusal import Conflict, Refused
 from warren.coordinator.snapshot import Snapshot
@@ -59,8 +60,18 @@ def policy_etag(snapshot: Snapshot) -> str:
 
 def check_policy(snapshot: Snapshot, text: str) -> Checked:
     """Read a policy for the network as it is, and run its tests. Raises PolicyRefused."""
+    return _check(topology_of(snapshot), text)
+
+
+def check_and_compile(snapshot: Snapshot, text: str, wall: datetime) -> Compiled:
+    """Do that, and compile what is to be put in force. Raises PolicyRefused."""
+    network = network_of(snapshot)
+    return compile_policy(snapshot, text, wall, (network, _check(network.topology, text)))
+
+
+def _check(topology: Topology, text: str) -> Checked:
     try:
-        checked = read(text, topology_of(snapshot))
+        checked = read(text, topology)
         failures = checked.trial().run(checked.policy)
     except MalformedPolicy as problem:
         raise PolicyRefused(problem) from problem
@@ -88,11 +99,17 @@ def check_edited(snapshot: Snapshot, edited: str | None) -> None:
 
 
 def put_policy(
-    snapshot: Snapshot, text: str, author: str, wall: datetime, edited: str | None = None
+    snapshot: Snapshot,
+    text: str,
+    author: str,
+    wall: datetime,
+    edited: str | None = None,
+    compiled: Compiled | None = None,
 ) -> Delta:
     """Put a policy in force that was checked. Raises PolicyChanged.
 
     edited: the etag of the text that was edited; None: whatever is in force is replaced.
+    compiled: what it was compiled to, where that was done before.
     """
     check_edited(snapshot, edited)
     versions = sorted(snapshot.policies)
@@ -102,7 +119,7 @@ def put_policy(
     return Delta(
         policies=(record,),
         removed_policies=tuple(versions[: max(0, len(versions) + 1 - KEPT_VERSIONS)]),
-        change=Change(everything=True, why=frozenset({"policy"})),
+        change=Change(everything=True, why=frozenset({"policy"}), compiled=compiled),
     )
 
 

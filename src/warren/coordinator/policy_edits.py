@@ -17,17 +17,17 @@ from warren.edge.aside import run_aside
 async def edit_policy(
     registry: Registry, text: str, author: str, wall: datetime, edited: str | None, by: Actor
 ) -> PolicyRecord:
-    """Check a policy beside the loop, then put it in force.
+    """Check and compile a policy beside the loop, then put it in force.
 
     It is checked for the network as it is now; what joins meanwhile is as what joins just after.
     Raises PolicyRefused, PolicyChanged and StoreProblem; then the old one stays.
     """
     now = registry.snapshot
     policies.check_edited(now, edited)
-    await run_aside(partial(policies.check_policy, now, text))
+    compiled = await run_aside(partial(policies.check_and_compile, now, text, wall))
 
     def decide(snapshot: Snapshot) -> tuple[Delta, PolicyRecord]:
-        delta = policies.put_policy(snapshot, text, author, wall, edited)
+        delta = policies.put_policy(snapshot, text, author, wall, edited, compiled)
         return delta, delta.policies[0]
 
     return await registry.commit(decide, by)

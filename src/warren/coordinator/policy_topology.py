@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from functools import lru_cache
 from ipaddress import ip_network
-from typing import Any
+from typing import Any, NamedTuple
 
 from warren.coordinator.records import NodeRecord, UserRecord
 from warren.coordinator.snapshot import Snapshot
@@ -18,13 +19,34 @@ MAX_ROUTES = 1000
 _written = lru_cache(maxsize=1 << 16)(str)
 
 
-def topology_of(snapshot: Snapshot) -> Topology:
-    """Return all users, the owner first, and all machines, oldest first."""
-    users = {user_id: policy_user(user) for user_id, user in snapshot.users.items()}
+class Network(NamedTuple):
+    """The network as a policy sees it, and its parts by their ids."""
+
+    topology: Topology
+    nodes: dict[int, Node]
+    users: dict[int, User]
+
+
+def network_of(snapshot: Snapshot, wall: datetime | None = None) -> Network:
+    """Return all users, the owner first, and all machines, oldest first.
+
+    wall: only the machines that are in force then.
+    """
+    users = {number: policy_user(user) for number, user in snapshot.users.items()}
     ordered = sorted(snapshot.users.values(), key=lambda user: (user.role != "owner", user.id))
-    nodes = [policy_node(snapshot.nodes[number], users) for number in sorted(snapshot.nodes)]
+    nodes = {
+        number: policy_node(record, users)
+        for number, record in sorted(snapshot.nodes.items())
+        if wall is None or record.in_force(wall)
+    }
     # Whose domain the network's is, nobody here decides.
-    return Topology([users[user.id] for user in ordered], nodes, any_domain=True)
+    topology = Topology([users[user.id] for user in ordered], [*nodes.values()], any_domain=True)
+    return Network(topology, nodes, users)
+
+
+def topology_of(snapshot: Snapshot) -> Topology:
+    """Return the same without ids."""
+    return network_of(snapshot).topology
 
 
 def policy_user(record: UserRecord) -> User:
