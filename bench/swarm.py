@@ -126,7 +126,7 @@ class Swarm:
                 async with asyncio.timeout(_DEADLINE_S):
                     self._waiting[node.number] = mapped
                     line = node.dial()
-                    await loop.create_connection(lambda line=line: line, *self._address)
+                    await loop.create_connection(partial(_given, line), *self._address)
                     await mapped
                     return
             except (OSError, TimeoutError) as error:
@@ -232,13 +232,7 @@ class Measuring:
             node = random.choice(team)
             new = endpoints(node.number, turn + 1)
             before = self.target.cpu_s()
-            probe = Probe(
-                len(team) - 1,
-                lambda _, told, node=node, new=new: any(
-                    one.id == node.id and one.endpoints == new
-                    for one in [*(told.patches or ()), *(told.changed or ())]
-                ),
-            )
+            probe = Probe(len(team) - 1, partial(_says_endpoints, node, new))
             self.swarm.probes = [probe]
             node.report(new)
             last.samples.append((await probe.wait(30))[-1] * 1000)
@@ -319,6 +313,17 @@ class Measuring:
         )
         cpu.samples.append(server.cpu_s() * 1000 / len(swarm.nodes))
         return [back, cpu]
+
+
+def _given(line: asyncio.Protocol) -> asyncio.Protocol:
+    return line
+
+
+def _says_endpoints(node: SwarmNode, new: list[str], _: SwarmNode, told: Told) -> bool:
+    return any(
+        one.id == node.id and one.endpoints == new
+        for one in [*(told.patches or ()), *(told.changed or ())]
+    )
 
 
 def _says_online(node: SwarmNode, _: SwarmNode, told: Told) -> bool:

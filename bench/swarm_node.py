@@ -311,8 +311,8 @@ class SwarmNode:
             elif not self.registered:
                 self._body += payload
         elif kind == _HEADERS and payload[:1] != bytes([_STATUS_200]):
-            told = dict(hpack.Decoder().decode(payload))
-            self._fail(f"the server answered {told.get(':status')}")
+            told = dict(hpack.Decoder().decode(payload, raw=True))
+            self._fail(f"the server answered {told.get(b':status', b'nothing').decode()}")
             return
         elif kind == _SETTINGS and not flags & _ACK:
             self._write(_frame(_SETTINGS, _ACK, 0, b""))

@@ -12,12 +12,11 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from bench.machine import resident_mb
 from warren.coordinator.admin.shapes import NewAuthKey
 from warren.coordinator.client import AdminClient
 from warren.keys import MachinePublic
+from warren.netmap.codec import decode_json_untrusted
 from warren.netmap.register import ServerKeys
 
 USER = "swarm@example.com"
@@ -64,9 +63,7 @@ class Target:
     def key(self) -> MachinePublic:
         """Ask for the key of its Noise sessions. Raises OSError."""
         with urllib.request.urlopen(f"{self.url}/key?v=131", timeout=10) as answer:
-            return msgspec.json.decode(
-                answer.read(65536), type=ServerKeys, dec_hook=lambda kind, text: kind.parse(text)
-            ).public_key
+            return decode_json_untrusted(answer.read(65536), ServerKeys).public_key
 
     def cpu_s(self) -> float:
         """CPU time that it has used so far, of all its threads; 0 where nobody can know."""
@@ -94,9 +91,11 @@ class OwnServer(Target):
         admin = AdminClient(state)
         admin.create_user(USER)
         admin.set_policy(policy, "swarm", None)
-        self.auth_key = admin.create_key(
+        made = admin.create_key(
             NewAuthKey(user=USER, reusable=True, pre_approved=True, expires="24h")
-        ).key
+        )
+        assert made.key is not None  # only lists leave it out
+        self.auth_key = made.key
 
     def start(self) -> None:
         """Start it and wait until it answers. Raises RuntimeError."""

@@ -22,6 +22,10 @@ _OPEN_CAPABILITIES = {
     f"{_OUR_DOMAIN}/cap/{name}"
     for name in ("drive", "relay", "webui", "kubernetes", "tsidp", "secrets")
 }
+_MAX_RANGES = 1000
+"""Of one destination: each machine that it names is told them all, for each of its addresses."""
+_MAX_ENDS = 200_000
+"""Ranges of all destinations of all rules."""
 _SELF_MISUSED = "autogroup:self can only be used with users, groups, or supported autogroups"
 
 
@@ -40,8 +44,15 @@ class Grant:
 
 def read_grants(policy: Policy, targets: Targets) -> list[Grant]:
     """Return grants, then acls: the order in which the service compiles. Raises MalformedPolicy."""
-    found = [_grant(entry, targets) for entry in policy.grants or ()]
-    return found + [_acl(entry, targets) for entry in policy.acls or ()]
+    found, ends = [], 0
+    for read, entries in ((_grant, policy.grants), (_acl, policy.acls)):
+        for entry in entries or ():
+            grant = read(entry, targets)
+            found.append(grant)
+            ends += sum(map(len, (r for by in grant.ports.values() for r in by.values())))
+            if ends > _MAX_ENDS:
+                raise entry.fail(f"the rules up to here have more than {_MAX_ENDS:,} port ranges")
+    return found
 
 
 def _acl(entry: Entry, targets: Targets) -> Grant:
@@ -59,6 +70,8 @@ def _acl(entry: Entry, targets: Targets) -> Grant:
     ports: dict[str, list[Ports]] = {}
     for target, ranges in ends:
         ports.setdefault(target, []).extend(ranges)
+        if len(ports[target]) > _MAX_RANGES:
+            raise entry.fail(f"more than {_MAX_RANGES:,} port ranges of one destination", "dst")
     _check_targets(entry, list(ports), targets)
     if SELF in ports and not all(word == "*" or targets.is_people(word) for word in sources):
         raise entry.fail(_SELF_MISUSED, "src")
@@ -92,6 +105,10 @@ def _grant(entry: Entry, targets: Targets) -> Grant:
             raise entry.fail("via can only be a tag", "via")
         if tag not in targets.policy.tag_owners:
             raise entry.fail(f'tag "{tag}" not found', "via")
+    if len(ips) > _MAX_RANGES:
+        raise entry.fail(f"more than {_MAX_RANGES:,} port ranges of one destination", "ip")
+    if len(ips) * len(ends) > _MAX_ENDS:
+        raise entry.fail(f"more than {_MAX_ENDS:,} port ranges of all destinations", "ip")
     ports: dict[tuple[int, ...], dict[str, list[Ports]]] = {}
     for text in ips:
         try:

@@ -8,7 +8,7 @@ what meets it, and is found anew only for grants that meet a node that changed.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
@@ -218,13 +218,13 @@ class Meeting:
         for name in one.target_nodes:
             self.by_target[name].discard(one.number)
 
-    def from_(self, node: Node) -> set[int]:
+    def from_(self, node: Node) -> Set[int]:
         """Return the numbers of the grants that let a node reach something."""
-        return self.by_source.get(node.name, set()) | self.by_source.get("*", set())
+        return _met(self.by_source, node)
 
-    def to(self, node: Node) -> set[int]:
+    def to(self, node: Node) -> Set[int]:
         """Return the numbers of the grants that let something reach a node or its routes."""
-        return self.by_target.get(node.name, set()) | self.by_target.get("*", set())
+        return _met(self.by_target, node)
 
     # When nodes change.
 
@@ -250,6 +250,13 @@ class Meeting:
             self.resolved[number] = after_it
             found.append((before_it, after_it))
         return found
+
+
+def _met(numbers: dict[str, set[int]], node: Node) -> Set[int]:
+    own, all_nodes = numbers.get(node.name), numbers.get("*")
+    if own and all_nodes:
+        return own | all_nodes
+    return own or all_nodes or frozenset()
 
 
 class _Words:

@@ -21,6 +21,8 @@ from warren.policy.verdict import World, parse_policy_untrusted, read
 PEOPLE = {"group:g": [f"u{n}@x.org" for n in range(3000)]}
 HOSTS = {f"h{n}": f"10.{n >> 8}.{n & 255}.1" for n in range(10_000)}
 VALUES = ",".join(["'7'"] * 100_000)
+THOUSAND = ",".join(str(n) for n in range(1, 1001))
+PORTS = ",".join([THOUSAND] * 150)
 LOGIN = {"action": "accept", "src": ["group:g"], "dst": ["tag:a"], "users": ["root"]}
 COSTLY: dict[str, dict[str, Any]] = {
     "a test for each host, a rule for each host": {
@@ -69,6 +71,16 @@ COSTLY: dict[str, dict[str, Any]] = {
         "hosts": {f"{n:05}{'ab' * 20}{n % 7}": "10.0.0.1" for n in range(9000)},
         "acls": [{"action": "accept", "src": ["ba" * 22], "dst": ["*:*"]}],
     },
+    "a hundred thousand ports of everyone's machines": {
+        "acls": [{"action": "accept", "src": ["*"], "dst": ["autogroup:member:" + PORTS]}],
+    },
+    "a thousand ports each of a hundred rules": {
+        "acls": [{"action": "accept", "src": ["*"], "dst": ["autogroup:member:" + THOUSAND]}] * 100,
+    },
+    "many ports of many hosts": {
+        "hosts": HOSTS,
+        "grants": [{"src": ["*"], "dst": [*HOSTS], "ip": [str(n + 1) for n in range(9000)]}],
+    },
     "a name of half a megabyte": {
         "acls": [{"action": "accept", "src": ["tag:" + "ab" * 250_000], "dst": ["*:*"]}],
         "tagOwners": {"tag:a" + "ba" * 10_000: []},
@@ -107,6 +119,29 @@ def test_tests_that_take_too_long_are_refused_with_a_place() -> None:
         "groups": PEOPLE, "tagOwners": {"tag:a": []}, "ssh": [LOGIN] * 1000, "sshTests": tests
     }  # fmt: skip
     assert "these tests take too long" in tried(policy)
+
+
+def test_more_ports_than_anybody_means_are_refused_with_a_place() -> None:
+    def rule(ports: str) -> dict[str, Any]:
+        return {"action": "accept", "src": ["*"], "dst": ["*:" + ports]}
+
+    assert tried({"acls": [rule(THOUSAND)] * 200}) == "0 failures"
+    for policy, said in (
+        ({"acls": [rule(THOUSAND + ",7")]}, "more than 1,000 port ranges of one destination"),
+        ({"acls": [rule(THOUSAND)] * 201}, "have more than 200,000 port ranges"),
+        (
+            {"grants": [{"src": ["*"], "dst": ["*"], "ip": THOUSAND.split(",") + ["7"]}]},
+            "more than 1,000 port ranges of one destination",
+        ),
+        (
+            {
+                "hosts": HOSTS,
+                "grants": [{"src": ["*"], "dst": [*HOSTS], "ip": THOUSAND.split(",")}],
+            },
+            "more than 200,000 port ranges of all destinations",
+        ),
+    ):
+        assert said in tried(policy)
 
 
 @pytest.mark.parametrize(
