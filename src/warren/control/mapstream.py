@@ -15,6 +15,8 @@ DEFAULT_MAX_JSON_BYTES = 64 * 1024 * 1024
 
 # On maps the fastest level compresses as well as higher ones.
 _LEVEL = 1
+MAX_REST_BYTES = 1024
+"""What may follow a shared beginning: no block is larger than the window, which is no smaller."""
 _MAX_WINDOW_BYTES = 32 * 1024 * 1024
 # One zstd block may blow 4 bytes up to 128 KiB. Fed in pieces of this size, a hostile frame
 # overshoots the limit by 16 MiB at the most before it is found out.
@@ -34,7 +36,28 @@ class MapFrameWriter:
     def write(self, response_json: bytes, *, compressed: bool = True) -> bytes:
         """Do what `encode_map_frame` does."""
         payload = self._compressor.compress(response_json) if compressed else response_json
-        return len(payload).to_bytes(LENGTH_BYTES, "little") + payload
+        return _framed(payload)
+
+    def begin(self, head: bytes) -> bytes:
+        """Return the compressed beginning of frames whose JSON begins with `head`, not empty."""
+        chosen = zstandard.ZstdCompressionParameters.from_level(
+            _LEVEL, source_size=len(head) + MAX_REST_BYTES, write_content_size=False
+        )
+        begun = zstandard.ZstdCompressor(compression_params=chosen).compressobj()
+        return begun.compress(head) + begun.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+
+    def finish(self, begun: bytes, rest: bytes) -> bytes:
+        """Return a frame whose JSON is what `begun` was made of, and `rest`, as it is.
+
+        rest: at most MAX_REST_BYTES. It becomes a raw block, the last of the frame (RFC 8878
+        section 3.1.1.2): smaller than what it saves to compress the same anew.
+        """
+        assert len(rest) <= MAX_REST_BYTES
+        return _framed(begun + (len(rest) << 3 | 1).to_bytes(3, "little") + rest)
+
+
+def _framed(payload: bytes) -> bytes:
+    return len(payload).to_bytes(LENGTH_BYTES, "little") + payload
 
 
 def encode_map_frame(response_json: bytes, *, compressed: bool = True) -> bytes:

@@ -19,6 +19,7 @@ from msgspec import structs
 
 from warren.control.mapstream import (
     KEEP_ALIVE,
+    MAX_REST_BYTES,
     PLAIN_KEEP_ALIVE,
     MapFrameWriter,
     encode_map_frame,
@@ -42,6 +43,8 @@ _log = structlog.get_logger("session")
 
 # Sources of a rule that are worth keeping as JSON.
 _LONG = 16
+# They are what a message begins with, if no more bytes than this are before them.
+_NEAR = 100
 # More questions than this at once are not put to one node.
 MAX_QUESTIONS = 16
 # Below the 60 s that intermediaries cut at, and spread, so that they don't all come at once.
@@ -233,6 +236,8 @@ class Maps:
         # Messages of this round by what they say, with the entries that the keys stand for.
         self._written: dict[_Key, tuple[bytes | None, View, View]] = {}
         self._sources: dict[int, tuple[list[str], msgspec.Raw]] = {}
+        # Beginnings of messages, compressed, by their sources and what is before those.
+        self._begun: dict[tuple[int, bytes], bytes | None] = {}
         self._rounds = Rounds(self._forget_written)
         registry.listen(self._changed)
 
@@ -302,8 +307,29 @@ class Maps:
                 name: rules and [self._raw_sources(rule) for rule in rules]
                 for name, rules in response.packet_filters.items()
             }
-        response = self.completed(response, **whole)
-        return self._writer.write(encode_json(response), compressed=compressed)
+        written = encode_json(self.completed(response, **whole))
+        sources = _first_sources(whole.get("packet_filters"))
+        if compressed and sources is not None:
+            return self._framed(written, sources)
+        return self._writer.write(written, compressed=compressed)
+
+    def _framed(self, written: bytes, sources: msgspec.Raw) -> bytes:
+        """Compress a message; once for many what they begin with, if the rest of each is small."""
+        # Looking for all of them would first prepare to find so much.
+        wanted = bytes(memoryview(sources))
+        at = written.find(wanted[:_NEAR], 0, 2 * _NEAR)
+        rest = written[at + len(sources) :]
+        if at < 0 or len(rest) > MAX_REST_BYTES or not written.startswith(wanted, at):
+            return self._writer.write(written)
+        key = (id(sources), written[:at])
+        if key not in self._begun:
+            # Perhaps nobody else has these.
+            self._begun[key] = None
+            return self._writer.write(written)
+        begun = self._begun[key]
+        if begun is None:
+            begun = self._begun[key] = self._writer.begin(written[: at + len(sources)])
+        return self._writer.finish(begun, rest)
 
     def _raw_sources(self, rule: FilterRule) -> FilterRule:
         """Return a rule whose sources are JSON; long ones are many filters', and written once."""
@@ -338,6 +364,7 @@ class Maps:
 
     def _forget_written(self) -> None:
         self._written.clear()
+        self._begun.clear()
         self._sources.clear()
 
     def wake_soon(self, session: Session) -> None:
@@ -405,6 +432,14 @@ class Maps:
         if numbers is None:
             return self._sessions.values()
         return [self._sessions[number] for number in numbers if number in self._sessions]
+
+
+def _first_sources(filters: dict[str, list[Any]] | None) -> msgspec.Raw | None:
+    """Return the sources of the first rule of a message, if they are kept as JSON."""
+    for rules in (filters or {}).values():
+        sources = rules[0].src_ips if rules else None
+        return sources if isinstance(sources, msgspec.Raw) else None
+    return None
 
 
 class _Key(NamedTuple):

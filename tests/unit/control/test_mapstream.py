@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import zstandard
 
-from warren.control.mapstream import KEEP_ALIVE, MalformedMapFrame, MapFrames, encode_map_frame
+from warren.control.mapstream import (
+    KEEP_ALIVE,
+    MAX_REST_BYTES,
+    MalformedMapFrame,
+    MapFrames,
+    MapFrameWriter,
+    encode_map_frame,
+)
 
 
 def _frame(payload: bytes) -> bytes:
@@ -30,6 +39,21 @@ def test_a_frame_without_its_size_in_the_header() -> None:
     stream = zstandard.ZstdCompressor().compressobj()
     payload = stream.compress(b'{"a":1}') + stream.flush()
     assert MapFrames().receive(_frame(payload)) == [b'{"a":1}']
+
+
+@pytest.mark.parametrize("size", [0, 1, 300, MAX_REST_BYTES])
+@pytest.mark.parametrize("begin", [1, 20, 5_000, 300_000])
+def test_a_beginning_for_many_frames(begin: int, size: int) -> None:
+    head, writer = bytes(n * n % 251 for n in range(begin)), MapFrameWriter()
+    begun = writer.begin(head)
+    for rest in (bytes(size), os.urandom(size)):
+        frame = writer.finish(begun, rest)
+        assert MapFrames().receive(frame) == [head + rest]
+        # As the library reads it whole, and no larger a window than it needs.
+        whole = zstandard.ZstdDecompressor().decompress(frame[4:], max_output_size=1 << 20)
+        assert whole == head + rest
+        window = zstandard.get_frame_parameters(frame[4:]).window_size
+        assert MAX_REST_BYTES <= window <= max(2048, 2 * (begin + size))
 
 
 def test_a_bomb_is_found_while_it_unpacks() -> None:

@@ -268,3 +268,34 @@ async def test_an_edit_that_is_the_same_for_all_is_written_once(
     for fake in network.fakes.values():
         [rule] = fake.view.rules()
         assert [end.ports.first for end in rule.dst_ports] == [443]
+
+
+async def test_what_messages_begin_with_alike_is_compressed_once(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def to_port(*ports: str) -> dict[str, Any]:
+        sources = [f"10.0.{n}.0/24" for n in range(20)]
+        ends = ["tag:web", "tag:db", "tag:router"]
+        return {"grants": [{"src": sources, "dst": ends, "ip": [f"tcp:{one}" for one in ports]}]}
+
+    async def put(*ports: str) -> list[bytes]:
+        finish, rests = network.maps._writer.finish, list[bytes]()
+
+        def noted(begun: bytes, rest: bytes) -> bytes:
+            rests.append(rest)
+            return finish(begun, rest)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(network.maps._writer, "finish", noted)
+            assert await network.put(**to_port(*ports)) == {"web", "db", "r1", "r2"}
+        for node in network.registry.snapshot.nodes.values():
+            wanted = network.maps.whole(node.id)
+            assert wanted is not None
+            assert network.fakes[node.name].view.rules() == wanted.rules()
+        return rests
+
+    await network.put(acls=[])
+    # One of the four is written whole: nobody knew yet that others would begin so.
+    assert len(set(await put("80"))) == 3
+    assert len(set(await put("443"))) == 3
+    assert not await put(*(str(port) for port in range(1, 40))), "the rest is worth compressing"

@@ -130,7 +130,7 @@ def test_more_ports_than_anybody_means_are_refused_with_a_place() -> None:
         ({"acls": [rule(THOUSAND + ",7")]}, "more than 1,000 port ranges of one destination"),
         ({"acls": [rule(THOUSAND)] * 201}, "have more than 200,000 port ranges"),
         (
-            {"grants": [{"src": ["*"], "dst": ["*"], "ip": THOUSAND.split(",") + ["7"]}]},
+            {"grants": [{"src": ["*"], "dst": ["*"], "ip": [*THOUSAND.split(","), "7"]}]},
             "more than 1,000 port ranges of one destination",
         ),
         (
