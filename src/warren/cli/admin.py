@@ -80,6 +80,7 @@ def status(state: State = "", json: Json = False) -> None:
             ["machines", f"{found.nodes}, {found.online} online, {found.pending} waiting"],
             ["users", str(found.users)],
             ["relay", f"{found.relay_clients} clients, {found.relay.get('packets', 0)} packets"],
+            *(["warning", problem] for problem in found.problems),
         ],
         headless=True,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,7 +11,7 @@ from warren.coordinator.records import NodeRecord
 from warren.coordinator.snapshot import Snapshot
 from warren.policy.malformed import MalformedPolicy
 from warren.policy.topology import Node, User
-from warren.policy.verdict import Checked, World, read
+from warren.policy.verdict import Checked, World, read, read_stored
 
 # For a policy that cannot be read: whom it lets through, nobody can say.
 _NOBODY = '{"grants": []}'
@@ -23,7 +23,8 @@ class Compiled:
 
     text: the policy's. records: the machines of the snapshot. nodes, users: the machines that were
     in force, and all people, by id. problem: why the text could not be read; then the world is one
-    in which nobody reaches anybody.
+    in which nobody reaches anybody. left_out: why parts of it do not count, where the rest of it is
+    safe without them.
     """
 
     text: str
@@ -32,6 +33,7 @@ class Compiled:
     users: dict[int, User]
     world: World
     problem: str = ""
+    left_out: Sequence[str] = ()
 
     def behind(self, snapshot: Snapshot, wall: datetime) -> list[int]:
         """Return the machines that may have changed for the policy since it was compiled."""
@@ -51,13 +53,14 @@ def compile_policy(
 
     known: all machines, and the policy as it was read for them, where that was done before.
     """
-    problem = ""
+    problem, left_out = "", list[str]()
     if known is not None and all(node.in_force(wall) for node in snapshot.nodes.values()):
         network, checked = known
     else:
         network = network_of(snapshot, wall)
         try:
-            checked = read(text, network.topology)
+            checked, wrong = read_stored(text, network.topology)
+            left_out = [problem.sentence() for problem in wrong]
         except MalformedPolicy as error:
             problem = error.sentence()
             checked = read(_NOBODY, network.topology)
@@ -68,4 +71,5 @@ def compile_policy(
         users=network.users,
         world=World(checked),
         problem=problem,
+        left_out=left_out,
     )

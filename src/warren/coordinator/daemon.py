@@ -362,6 +362,7 @@ class Server:
             relay_clients=lambda: len(self._hub),
             webhooks=lambda: sent,
             certificate_until=lambda: self._certificates.until,
+            policy_problems=lambda: len(self._policy.problems()),
         )
         self._meter.registry.register(Present(sources, self._clock))
 
@@ -505,6 +506,7 @@ class Server:
             pending=sum(p.expiry > wall and not p.rejected for p in snapshot.pending.values()),
             relay_clients=len(self._hub),
             relay=self._counters(),
+            problems=self._policy.problems(),
         )
 
     def _ports(self) -> str:
@@ -534,12 +536,7 @@ class Server:
             if provider.admits_everyone
         ]
         warnings += self._relay_regions().problems
-        if self._policy.problem:
-            warnings.append(
-                f"the policy cannot be read ({self._policy.problem}), so nobody reaches anybody; "
-                "see it with `warren admin policy get`, and put a mended one in force with `set`"
-            )
-        return tuple(warnings)
+        return (*warnings, *self._policy.problems())
 
 
 def _hub(config: Config, key: NodePrivate, admits: Admits, receive: Receive | None = None) -> Hub:

@@ -22,13 +22,14 @@ from warren.netmap.node import CapMap
 from warren.policy.compile import companions
 from warren.policy.derpmap import merge
 from warren.policy.meeting import Resolved
+from warren.policy.mending import RELAY
 from warren.policy.routes import approve
 from warren.policy.targets import Pair
 from warren.policy.topology import Node, User
 
-RELAY = "tailscale.com/cap/relay"
 _MANY = 50
 """Machines that change at once, from which on compiling everything anew is quicker."""
+_SHOWN_PROBLEMS = 10
 _NO_LOGINS: dict[str, Any] = {"rules": []}
 _NO_FILTERS: dict[str, list[FilterRule]] = {"base": []}
 _CAP = "https://tailscale.com/cap/"
@@ -46,6 +47,7 @@ class Enforcement:
 
     problem: why the stored policy cannot be read, though it was checked when it was set: by a
     version that checked less. Then nobody reaches anybody until it is mended.
+    left_out: why parts of it do not count, where the rest of it is safe without them.
     """
 
     def __init__(self, snapshot: Snapshot, wall: datetime) -> None:
@@ -61,7 +63,7 @@ class Enforcement:
         self._record: PolicyRecord | None = snapshot.policy
         self._user_records = snapshot.users
         self._users, self._nodes = compiled.users, compiled.nodes
-        self.problem = compiled.problem
+        self.problem, self.left_out = compiled.problem, compiled.left_out
         self._world = compiled.world
         self._filters: dict[str, dict[str, list[FilterRule]]] = {}
         self._ssh: dict[str, dict[str, Any]] = {}
@@ -220,6 +222,18 @@ class Enforcement:
             for node in self._world.meeting.addresses.routers
             if sight.via or routes & set(node.routes)
         ]
+
+    def problems(self) -> list[str]:
+        """Return sentences for whoever runs the server; none: all of the policy is in force."""
+        how = "see it with `warren admin policy get`, and put a mended one in force with `set`"
+        if self.problem:
+            said = f"the policy cannot be read ({self.problem}), so nobody reaches anybody"
+            return [f"{said}; {how}"]
+        shown = self.left_out[:_SHOWN_PROBLEMS]
+        found = [f"a part of the policy is not in force: {problem}; {how}" for problem in shown]
+        if len(self.left_out) > len(shown):
+            found.append(f"{len(self.left_out) - len(shown)} more parts of it are not in force")
+        return found
 
     # What the mapper asks.
 

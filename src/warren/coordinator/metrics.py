@@ -110,6 +110,7 @@ class Sources(NamedTuple):
     relay_clients: Callable[[], int]
     webhooks: Callable[[], Mapping[str, int]]
     certificate_until: Callable[[], datetime | None]
+    policy_problems: Callable[[], int] = int
 
 
 class Present(Collector):
@@ -136,6 +137,7 @@ class Present(Collector):
             ("users", "People", len(snapshot.users)),
             ("pending_registrations", "Machines that wait to join", self._waiting(snapshot)),
             ("sessions", "Machines on a long poll", sources.sessions()),
+            ("policy_problems", "Parts of the policy not in force", sources.policy_problems()),
             ("webhooks", "Webhooks", len(snapshot.webhooks)),
             ("webhook_waiting_events", "Events not yet taken", len(snapshot.deliveries)),
         ):

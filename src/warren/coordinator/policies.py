@@ -165,5 +165,6 @@ def may_tag(snapshot: Snapshot, user_id: int, tag: str) -> bool:
         return False
     me = policy_user(user)
     targets = Targets(policy, Topology([me], [], any_domain=True))
-    owned = any(targets.users(word) for word in policy.tag_owners[tag])
+    # A stored policy may name everyone, which no owner is.
+    owned = any(targets.users(word) for word in policy.tag_owners[tag] if word != "*")
     return owned or user.role in ("owner", "admin")

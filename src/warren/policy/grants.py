@@ -45,7 +45,7 @@ class Grant:
 def read_grants(policy: Policy, targets: Targets) -> list[Grant]:
     """Return grants, then acls: the order in which the service compiles. Raises MalformedPolicy."""
     found, ends = [], 0
-    for read, entries in ((_grant, policy.grants), (_acl, policy.acls)):
+    for read, entries in ((read_grant, policy.grants), (read_acl, policy.acls)):
         for entry in entries or ():
             grant = read(entry, targets)
             found.append(grant)
@@ -55,7 +55,8 @@ def read_grants(policy: Policy, targets: Targets) -> list[Grant]:
     return found
 
 
-def _acl(entry: Entry, targets: Targets) -> Grant:
+def read_acl(entry: Entry, targets: Targets) -> Grant:
+    """Read a rule of `acls`. Raises MalformedPolicy."""
     action = entry.text("action")
     if action != "accept":
         raise entry.fail(f'action="{action}" is not supported', "action")
@@ -79,7 +80,8 @@ def _acl(entry: Entry, targets: Targets) -> Grant:
     return Grant(entry, sources, list(ports), {protocol: ports}, postures=postures)
 
 
-def _grant(entry: Entry, targets: Targets) -> Grant:
+def read_grant(entry: Entry, targets: Targets) -> Grant:
+    """Read a rule of `grants`. Raises MalformedPolicy."""
     sources, ends, app = entry.words("src"), entry.words("dst"), entry.members.get("app") or {}
     ips, via = entry.words("ip"), entry.words("via")
     if not ips and not app:

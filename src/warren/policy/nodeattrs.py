@@ -43,18 +43,20 @@ class Attribute:
 
 def read_attributes(policy: Policy, targets: Targets) -> list[Attribute]:
     """Return the rules. Raises MalformedPolicy."""
-    found = []
-    for entry in policy.node_attrs:
-        words = entry.words("target")
-        for word in words:
-            try:
-                targets.check(word)
-            except UnknownTarget as error:
-                raise entry.fail(str(error), "target", word, error.hint) from None
-        capabilities: dict[str, Any] = dict.fromkeys(entry.words("attr"))
-        capabilities.update(entry.members.get("app") or {})
-        found.append(Attribute(words, capabilities, _pools(entry)))
-    return found
+    return [read_attribute(entry, targets) for entry in policy.node_attrs]
+
+
+def read_attribute(entry: Entry, targets: Targets) -> Attribute:
+    """Read a rule. Raises MalformedPolicy."""
+    words = entry.words("target")
+    for word in words:
+        try:
+            targets.check(word)
+        except UnknownTarget as error:
+            raise entry.fail(str(error), "target", word, error.hint) from None
+    capabilities: dict[str, Any] = dict.fromkeys(entry.words("attr"))
+    capabilities.update(entry.members.get("app") or {})
+    return Attribute(words, capabilities, _pools(entry))
 
 
 def _pools(entry: Entry) -> list[IPv4Network]:

@@ -29,32 +29,34 @@ def check_references(policy: Policy, targets: Targets) -> None:
     """Look at every word of these lists. Raises MalformedPolicy."""
     for name, members in policy.groups.items():
         for word in members:
-            _check_member(policy, name, word)
+            check_member(policy, name, word)
     for name, owners in policy.tag_owners.items():
         for word in owners:
-            _check_owner(policy, targets, "tagOwners", name, word)
+            check_owner(policy, targets, "tagOwners", name, word)
     for section, lists in (
         (ROUTES, policy.route_approvers),
         (EXIT_NODE, {"": policy.exit_approvers}),
         (SERVICES, policy.service_approvers),
     ):
         for name, owners in lists.items():
-            _check_approved(policy, section, name)
+            check_approved(policy, section, name)
             for word in owners:
-                _check_owner(policy, targets, section, name, word)
+                check_owner(policy, targets, section, name, word)
     _check_ipsets(policy)
     for name in policy.ipsets:
         targets.destination(name)  # which says if it has too many parts
 
 
-def _check_member(policy: Policy, group: str, word: str) -> None:
+def check_member(policy: Policy, group: str, word: str) -> None:
+    """Look at a member of a group. Raises MalformedPolicy."""
     named = ":" not in word or word.startswith(_EVERYONE_AT)
     if not word or word == "*" or not named:
         message = f'"{word}": expected a user, such as alice@example.com'
         raise policy.fail("groups", group, word, message)
 
 
-def _check_owner(policy: Policy, targets: Targets, section: str, name: str, word: str) -> None:
+def check_owner(policy: Policy, targets: Targets, section: str, name: str, word: str) -> None:
+    """Look at who owns a tag, or approves. Raises MalformedPolicy."""
     if word.startswith("autogroup:"):
         if word not in _OWNERS:
             message = f'"{word}" cannot own anything'
@@ -69,7 +71,8 @@ def _check_owner(policy: Policy, targets: Targets, section: str, name: str, word
         raise policy.fail(section, name, word, message)
 
 
-def _check_approved(policy: Policy, section: str, name: str) -> None:
+def check_approved(policy: Policy, section: str, name: str) -> None:
+    """Look at what is approved. Raises MalformedPolicy."""
     if section == SERVICES and not name.startswith(("svc:", "tag:")):
         raise policy.fail(section, name, "", "expected a service, such as svc:web")
     if section == ROUTES:

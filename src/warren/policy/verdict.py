@@ -13,6 +13,7 @@ from warren.policy.document import Policy, parse_policy_untrusted
 from warren.policy.grants import Grant, read_grants
 from warren.policy.malformed import MalformedPolicy
 from warren.policy.meeting import Meeting
+from warren.policy.mending import mended
 from warren.policy.nodeattrs import Attributes, read_attributes
 from warren.policy.postures import Postures
 from warren.policy.references import check_references
@@ -45,7 +46,23 @@ class Checked:
 def read(source: str, topology: Topology) -> Checked:
     """Read a policy whole, without running its tests. Raises MalformedPolicy."""
     policy = parse_policy_untrusted(source)
-    targets = Targets(policy, topology)
+    return _checked(policy, Targets(policy, topology))
+
+
+def read_stored(source: str, topology: Topology) -> tuple[Checked, list[MalformedPolicy]]:
+    """Read a policy that is in force, without what is wrong in it; return that beside it.
+
+    Raises MalformedPolicy where leaving something out might allow more than was meant.
+    """
+    try:
+        return read(source, topology), []
+    except MalformedPolicy:
+        policy = parse_policy_untrusted(source)
+        policy, problems = mended(policy, Targets(policy, topology))
+        return _checked(policy, Targets(policy, topology)), problems
+
+
+def _checked(policy: Policy, targets: Targets) -> Checked:
     check_references(policy, targets)
     rules = policy
     if policy.acls is None and policy.grants is None:
@@ -53,7 +70,7 @@ def read(source: str, topology: Topology) -> Checked:
     grants = read_grants(rules, targets)
     ssh = read_ssh(policy, targets)
     attributes = Attributes(policy, read_attributes(policy, targets), targets)
-    approve(policy, targets, topology.nodes)
+    approve(policy, targets, targets.topology.nodes)
     postures = Postures(policy.postures, policy.default_posture)
     return Checked(policy, targets, grants, ssh, attributes, postures)
 

@@ -18,7 +18,7 @@ from warren.coordinator.change import Change, Facet
 from warren.coordinator.delta import Delta
 from warren.coordinator.enforcement import Enforcement
 from warren.coordinator.mapper import Mapper
-from warren.coordinator.records import PolicyRecord
+from warren.coordinator.records import PolicyRecord, UserRecord
 from warren.coordinator.registry import Registry
 from warren.coordinator.session import Maps
 from warren.coordinator.settings import Settings
@@ -245,6 +245,30 @@ async def test_a_stored_policy_that_cannot_be_read_lets_nobody_through(network: 
     mended = known.after(policies.set_policy(known, '{"acls": []}', "ann", wall))
     policy.follow(mended, Change(everything=True), wall)
     assert not policy.problem
+
+
+async def test_a_stored_policy_that_is_wrong_in_places_is_in_force_without_them(
+    network: Network,
+) -> None:
+    """After an upgrade the network goes on; what is misspelt stands for nobody, and is told of."""
+    wall = network.clock.wall()
+    text = """{"tagOwners": {"tag:web": ["group:ops", "*"]},
+      "grants": [{"src": ["tag:wep"], "dst": ["*"], "ip": ["*"]},
+                 {"src": ["*"], "dst": ["*"], "ip": ["tcp:22"]}]}"""
+    record = PolicyRecord(id=1, text=text, author="ann", created=wall)
+    member = UserRecord(id=99, name="mem", display_name="", created=wall)
+    known = network.registry.snapshot.after(Delta(policies=(record,), users=(member,)))
+    policy = Enforcement(known, wall)
+    assert not policy.problem and len(policy.left_out) == 3
+    assert any('group not found: "group:ops"' in said for said in policy.left_out)
+    assert any("line 2, column" in said and "tag:web" in said for said in policy.left_out)
+    assert all("policy get" in said for said in policy.problems())
+    for node in known.nodes.values():
+        (rule,) = policy.filters(node)["base"]
+        assert {port.ports.first for port in rule.dst_ports} == {22}
+    assert not policies.may_tag(known, member.id, "tag:web"), "`*` owns nothing"
+    with pytest.raises(policies.PolicyRefused):
+        policies.check_policy(known, text)
 
 
 async def test_an_edit_that_is_the_same_for_all_is_written_once(

@@ -260,6 +260,8 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     pending: int
     relay_clients: int
     relay: dict[str, int]
+    problems: list[str] = []
+    """What is wrong with the stored policy, in sentences."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
