@@ -7,6 +7,7 @@ import json
 import socket
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,6 @@ import hypothesis
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
-from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     negative_data_rejection,
@@ -271,7 +271,6 @@ def test_it_does_as_it_says_of_itself(server: Running) -> None:
     """schemathesis: what the description allows is answered as it says, what not is refused."""
     schema = schemathesis.openapi.from_url(f"{server.url}/api/v2/openapi.json")
     checks = [
-        not_a_server_error,
         status_code_conformance,
         content_type_conformance,
         response_schema_conformance,
@@ -286,17 +285,22 @@ def test_it_does_as_it_says_of_itself(server: Running) -> None:
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    tried = 0
+    answered: dict[str, set[int]] = defaultdict(set)
     for result in schema.get_all_operations():
         operation = result.ok()
         if operation.path == "/oauth/token":
             continue  # tried above; wrong credentials would lock the rest out
 
+        note = answered[operation.label].add
+
         @bounded
         @hypothesis.given(case=operation.as_strategy())
         def one(case: Any) -> None:
-            case.call_and_validate(headers=headers, checks=checks)
+            answer = case.call_and_validate(headers=headers, checks=checks)
+            # What is not offered says so; all else works, or is the asker's fault.
+            assert answer.status_code < 500 or answer.status_code == 501, answer.text
+            note(answer.status_code)  # noqa: B023 - it runs at once
 
         one()
-        tried += 1
-    assert tried >= 25
+    carried_out = [label for label, codes in answered.items() if min(codes) < 300]
+    assert len(answered) >= 70 and len(carried_out) >= 25, answered

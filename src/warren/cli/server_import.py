@@ -23,7 +23,9 @@ Users, machines with their keys, addresses, names, tags and approved routes, aut
 still good, and the policy. Stop Headscale first, so that nothing changes meanwhile, and start this
 server afterwards. A machine moves over without logging in again when the name of the old server
 points to this one, or when it is pointed at the new URL. API keys are not taken over, and neither
-is what stands in config.yaml: give --url, --domain and DNS to this server.
+is what stands in config.yaml: give --url, --domain and DNS to this server. Programs keep flags such
+as --hostname for each server: say them again to `warren up --server URL`, or to
+`tailscale up --login-server URL --force-reauth`.
 
 Examples:
 

@@ -60,6 +60,27 @@ class ApiClient(AdminClient):
         found = self.api("GET", "/tailnet/-/users", wire.Users).users
         return [_user(user) for user in found]
 
+    def create_user(self, name: str, display_name: str = "") -> shapes.User:
+        """Refused: people are invited."""
+        raise AdminError(f"over the API people are invited: warren admin users invite {name}")
+
+    def invite(self, name: str, new: shapes.NewInvite) -> shapes.Invite:
+        """Make a one-time link for a user who never logged in, and is created if need be."""
+        if new.must_exist:
+            raise AdminError(
+                "over the API nobody's password is set anew; run it on the server's own machine, "
+                "without --server"
+            )
+        wish = wire.NewUserInvite(
+            role=new.role,
+            email=name,
+            display_name=new.display_name,
+            expiry_seconds=_seconds(new.expires),
+        )
+        path = "/tailnet/-/user-invites"
+        (made,) = self.api("POST", path, tuple[wire.UserInvite], [wish])
+        return shapes.Invite(user=made.email, url=made.invite_url, expiry=made.expires)
+
     def delete_user(self, name: str, with_nodes: bool = False) -> shapes.User:
         """Remove a user who owns no nodes."""
         if with_nodes:
@@ -369,7 +390,7 @@ def _seconds(expires: str) -> int:
     except ValueError as error:
         raise AdminError(str(error)) from error
     if life is None:
-        raise AdminError("keys made over the API live at most 90 days; give --expires 90d")
+        raise AdminError("what is made over the API lives at most 90 days; give --expires 90d")
     return max(1, round(life.total_seconds()))
 
 

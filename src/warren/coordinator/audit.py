@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from warren.coordinator.delta import Delta
-from warren.coordinator.records import AuditRecord, PolicyRecord
+from warren.coordinator.records import AuditRecord, PendingRecord, PolicyRecord
 from warren.coordinator.snapshot import Snapshot
 from warren.keys import PublicKey
 
@@ -95,6 +95,11 @@ def entries(
             named = (getattr(new or old, field, "") for field in ("name", "description", "url"))
             name = str(next(filter(None, named), ""))
             note(kind, key, name, _told(old), _told(new))
+    for record in delta.pending:
+        # That it asks to join is no change yet, and strangers may do so as often as they like.
+        if record.rejected:
+            old = _asking(before.pending.get(record.id, record))
+            note("machine request", record.id, record.hostinfo.hostname, old, _asking(record))
     for record in delta.policies:
         old = None if before.policy is None else _policy(before.policy)
         note("policy", str(record.id), "", old, _policy(record))
@@ -121,6 +126,10 @@ def _told(record: msgspec.Struct | None) -> Told | None:
     fields = {name: getattr(record, name) for name in record.__struct_fields__}
     told = {name: value for name, value in fields.items() if name not in _UNTOLD}
     return dict(msgspec.to_builtins(told, enc_hook=_plain))
+
+
+def _asking(record: PendingRecord) -> Told:
+    return {"node_key": str(record.node_key), "rejected": record.rejected}
 
 
 def _policy(record: PolicyRecord) -> Told:

@@ -84,7 +84,10 @@ async def test_it_does_what_the_socket_does(running: Running) -> None:
             with pytest.raises(AdminError, match="users:read"):
                 program.users()
             assert far.revoke_token(client.id).scopes == ["dns:read"]
-            near.create_user("bob")
+            link = far.invite("bob", shapes.NewInvite(role="auditor", display_name="Bob"))
+            assert link.url.startswith(f"{far._where}/invite/") and link.user == "bob"
+            (bob,) = (user for user in near.users() if user.name == "bob")
+            assert (bob.role, bob.display_name) == ("auditor", "Bob")
             assert far.set_role("Bob", "auditor").role == "auditor"
             assert far.suspend("bob").suspended and not far.restore("bob").suspended
             assert far.approve_user("bob").approved
@@ -133,12 +136,15 @@ async def test_what_it_cannot_do_it_says(running: Running) -> None:
     def work(near: AdminClient) -> None:
         for call in (
             far.status,
-            lambda: far.create_user("x"),
             lambda: far.why("a", "b"),
         ):
             with pytest.raises(AdminError, match="on the server's own machine"):
                 call()
         for call, said in (
+            (lambda: far.create_user("x"), "users invite x"),
+            (lambda: far.invite("admin", shapes.NewInvite(must_exist=True)), "nobody's password"),
+            (lambda: far.invite("admin", shapes.NewInvite(role="boss")), "is no role"),
+            (lambda: far.invite("x", shapes.NewInvite(expires="never")), "at most 90 days"),
             (lambda: far.create_token(shapes.NewToken(user="admin")), "only a client"),
             (lambda: far.create_key(shapes.NewAuthKey(user="admin")), "leave --user out"),
             (lambda: far.create_key(shapes.NewAuthKey(expires="never")), "at most 90 days"),

@@ -7,12 +7,16 @@ from collections import defaultdict
 
 import pytest
 from api_office import Office
+from coordinator_world import START
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from warren.coordinator import members
 from warren.coordinator.api.application import OPERATIONS
 from warren.coordinator.api.operation import Operation
 from warren.coordinator.api.throttle import MAX_KNOWN, Throttle, place_of
+from warren.coordinator.delta import Delta
+from warren.coordinator.login import invites
 from warren.coordinator.roles import READ, ROLES, SCOPES, allows
 
 
@@ -231,6 +235,60 @@ async def test_people(office: Office) -> None:
     assert (await office.ask("POST", path)).status_code == 403
     await office.told("POST", f"/users/{ids['billing-admin']}/delete")
     assert (await office.ask("GET", f"/users/{ids['billing-admin']}")).status_code == 404
+
+
+async def test_people_are_invited(office: Office) -> None:
+    path = "/tailnet/-/user-invites"
+
+    async def invite(by: str, *wishes: dict[str, object]) -> tuple[int, object]:
+        answer = await office.ask("POST", path, office.tokens[by], json=list(wishes))
+        return answer.status_code, answer.json()
+
+    status, made = await invite(
+        "it-admin", {"email": "eve@example.com"}, {"email": "joe", "role": "auditor"}
+    )
+    assert status == 200 and isinstance(made, list)
+    assert [(one["email"], one["role"]) for one in made] == [
+        ("eve@example.com", "member"),
+        ("joe", "auditor"),
+    ]
+    eve, joe = made
+    snapshot = office.registry.snapshot
+    text = eve["inviteUrl"].rpartition("/")[2]
+    user = snapshot.user_named("eve@example.com")
+    assert user is not None
+    assert invites.find(snapshot, text, office.world.clock.wall()).user_id == user.id
+    listed = await office.told("GET", path)
+    assert {one["id"] for one in listed} == {eve["id"], joe["id"]}
+    assert all("inviteUrl" not in one for one in listed)
+    at = f"/user-invites/{eve['id']}"
+    assert (await office.told("GET", at))["email"] == "eve@example.com"
+    resent = await office.ask("POST", f"{at}/resend")
+    assert resent.status_code == 501 and "no mail" in resent.json()["message"]
+    status, again = await invite("owner", {"email": "eve@example.com"})
+    assert status == 200 and isinstance(again, list)
+    assert (await office.ask("GET", at)).status_code == 404, "the newer link is in its place"
+    await office.told("DELETE", f"/user-invites/{again[0]['id']}", token=office.tokens["it-admin"])
+    assert [one["id"] for one in await office.told("GET", path)] == [joe["id"]]
+
+    await office.registry.commit(
+        lambda now: (Delta(users=(replace(now.user_named("joe"), last_login=START),)), None)
+    )
+    known = len(office.registry.snapshot.users)
+    for by, wish, expected in (
+        ("it-admin", {"email": "x", "role": "admin"}, 403),
+        ("it-admin", {"email": "admin"}, 403),
+        ("admin", {"email": "ann"}, 403),
+        ("owner", {"email": "x", "role": "owner"}, 403),
+        ("owner", {"email": "x", "role": "boss"}, 400),
+        ("owner", {"email": "x y\r\nSet-Cookie: a"}, 400),
+        ("owner", {}, 400),
+        ("owner", {"email": "x", "expirySeconds": -1}, 400),
+        ("owner", {"email": "joe"}, 409),
+    ):
+        assert (await invite(by, {"email": "good"}, wish))[0] == expected, wish
+    assert (await invite("owner"))[0] == (await invite("owner", *[{"email": "x"}] * 101))[0] == 400
+    assert len(office.registry.snapshot.users) == known, "all of them, or none"
 
 
 async def test_the_policy(office: Office) -> None:

@@ -175,6 +175,8 @@ async def test_machines_that_wait(office: Office) -> None:
     assert answer.status_code == 200
     assert (await office.told("GET", f"/device/{answer.json()['id']}"))["tags"] == ["tag:ci"]
     await office.told("POST", f"{four}/reject")
+    last = (await office.told("GET", "/tailnet/-/logging/configuration"))["logs"][-1]
+    assert last["target"]["type"] == "MACHINE_REQUEST" and last["new"] == {"rejected": True}
     assert (await office.told("GET", path))["requests"] == []
     for gone in (two, f"{path}/nosuch"):
         assert (

@@ -29,7 +29,6 @@ from warren.coordinator.records import (
 )
 from warren.coordinator.refusal import Conflict, NotFound, Refused
 from warren.coordinator.registry import Registry
-from warren.coordinator.roles import ROLES
 from warren.coordinator.settings import Settings, in_force
 from warren.coordinator.snapshot import Snapshot
 from warren.coordinator.store import AuditQuestion
@@ -104,29 +103,21 @@ class Office:
             raise Refused(str(error)) from error
         if life is None or life > timedelta(days=90):
             raise Refused("a link expires after 90 days at the most")
-        if new.role not in ROLES:
-            raise Refused(f"{new.role!r} is no role; there are {', '.join(ROLES)}")
         wall = self._clock.wall()
 
         def decide(snapshot: Snapshot) -> tuple[Delta, tuple[str, str]]:
-            user, made = snapshot.user_named(name), Delta()
-            if user is None and new.must_exist:
+            if new.must_exist and snapshot.user_named(name) is None:
                 raise NotFound(f"there is no user {name!r}")
-            if user is None:
-                made = members.create_user(snapshot, name, new.display_name, wall)
-                user = replace(made.users[0], role=new.role)
-            # Whoever has logged in keeps the name.
-            renames = user.last_login is None and any(
-                invite.renames for invite in snapshot.invites.values() if invite.user_id == user.id
+            delta, user, link = invites.invite(
+                snapshot,
+                name,
+                role=new.role,
+                display_name=new.display_name,
+                wall=wall,
+                life=life,
+                entropy=self._entropy,
             )
-            delta, link = invites.make(
-                snapshot, user, wall=wall, life=life, entropy=self._entropy, renames=renames
-            )
-            users = (user,) if made.users else ()
-            return (
-                Delta(**{**delta.__dict__, "users": users, "settings": made.settings}),
-                (user.name, link),
-            )
+            return delta, (user.name, link)
 
         user_name, link = await self._registry.commit(decide, ADMINISTRATOR)
         return shapes.Invite(

@@ -19,6 +19,7 @@ from warren.coordinator.api import (
     contacts,
     devices,
     dns,
+    invites,
     keys,
     network,
     not_offered,
@@ -53,6 +54,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *requests.OPERATIONS,
     *keys.OPERATIONS,
     *people.OPERATIONS,
+    *invites.OPERATIONS,
     *policy_file.OPERATIONS,
     *dns.OPERATIONS,
     *network.OPERATIONS,
@@ -118,7 +120,7 @@ class Api:
         self._asked = Throttle(_REQUESTS_PER_S, _REQUESTS_BURST)
         self._wrong = Throttle(_WRONG_PER_S, _WRONG_BURST)
         self._described = msgspec.json.encode(
-            describe(OPERATIONS, f"{context.settings.url}{PREFIX}")
+            describe(OPERATIONS, f"{context.settings.url}{PREFIX}", context.settings.domain)
         )
 
     def routes(self, trusted: Trusted | None = None) -> list[Route]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from warren.coordinator.api.operation import Call, NotOffered, Operation
+from warren.coordinator.api.operation import Call, NotOffered, Operation, node_of
 from warren.coordinator.refusal import NotFound
 
 _LOGS = "read /tailnet/-/logging/configuration instead, or subscribe to webhooks"
@@ -24,6 +24,43 @@ async def add_posture_integration(call: Call) -> object:
         "this server asks no other service about machines; set posture attributes with "
         "/device/{id}/attributes"
     )
+
+
+async def posture_integration(call: Call) -> object:
+    """Return an integration: there is none."""
+    raise NotFound(f"there is no integration {call.path['integration'][:80]!r}")
+
+
+async def change_posture_integration(call: Call) -> object:
+    """Change an integration: there is none."""
+    return await posture_integration(call)
+
+
+async def delete_posture_integration(call: Call) -> object:
+    """Remove an integration: there is none."""
+    return await posture_integration(call)
+
+
+async def device_invites(call: Call) -> list[Any]:
+    """List invitations to share a machine: none."""
+    node_of(call.snapshot, call.path["device"])
+    return []
+
+
+async def add_device_invite(call: Call) -> object:
+    """Refused: machines are in one network."""
+    node_of(call.snapshot, call.path["device"])
+    raise NotOffered("this server shares no machines with other networks; invite their people here")
+
+
+async def device_invite(call: Call) -> object:
+    """Return an invitation to share a machine: there is none."""
+    raise NotFound(f"there is no invitation {call.path['invite'][:80]!r}")
+
+
+async def delete_device_invite(call: Call) -> object:
+    """Remove an invitation to share a machine: there is none."""
+    return await device_invite(call)
 
 
 async def services(call: Call) -> dict[str, list[Any]]:
@@ -78,6 +115,23 @@ OPERATIONS = (
               "List posture integrations (none)", posture_integrations, gives=dict),
     Operation("POST", f"{_T}/posture/integrations", _SETTINGS,
               "Not offered: posture integrations", add_posture_integration),
+    *(
+        Operation(method, f"{_T}/posture/integrations/{{integration}}", scope,
+                  f"{word} a posture integration (there is none)", work)
+        for method, scope, word, work in (
+            ("GET", f"{_SETTINGS}:read", "Return", posture_integration),
+            ("PATCH", _SETTINGS, "Change", change_posture_integration),
+            ("DELETE", _SETTINGS, "Remove", delete_posture_integration),
+        )
+    ),
+    Operation("GET", "/device/{device}/device-invites", "devices:core:read",
+              "List invitations to share a machine (none)", device_invites, gives=list),
+    Operation("POST", "/device/{device}/device-invites", "devices:core",
+              "Not offered: sharing machines", add_device_invite),
+    Operation("GET", "/device-invites/{invite}", "devices:core:read",
+              "Return an invitation to share a machine (there is none)", device_invite),
+    Operation("DELETE", "/device-invites/{invite}", "devices:core",
+              "Remove an invitation to share a machine (there is none)", delete_device_invite),
     Operation("GET", f"{_T}/vip-services", f"{_SETTINGS}:read",
               "List services (none)", services, gives=dict),
     Operation("GET", f"{_T}/vip-services/{{service}}", f"{_SETTINGS}:read",

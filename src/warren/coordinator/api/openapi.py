@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import msgspec
 
@@ -17,6 +17,8 @@ _REF = "#/components/schemas/{name}"
 _TEXTS = {
     "tailnet": "`-`, or the network's domain.",
     "device": "A machine's number or its stable id.",
+    "invite": "An invitation's id.",
+    "integration": "An integration's id.",
     "key": "A key's id.",
     "user": "A person's number.",
     "contact": "`account`, `support` or `security`.",
@@ -39,15 +41,17 @@ _PROBLEMS = {
 }
 
 
-def describe(operations: Iterable[Operation], server: str) -> dict[str, Any]:
-    """Return the document. server: the API's URL."""
+def describe(operations: Iterable[Operation], server: str, domain: str) -> dict[str, Any]:
+    """Return the document. server: the API's URL. domain: the network's."""
     operations = list(operations)
-    types = {t for o in operations for t in (o.takes, o.gives) if _is_shape(t)}
+    types = {_element(t) for o in operations for t in (o.takes, o.gives) if _is_shape(_element(t))}
     ordered = sorted({*types, shapes.Problem, shapes.AccessToken}, key=lambda t: t.__name__)
     _, components = msgspec.json.schema_components(ordered, ref_template=_REF)
     paths: dict[str, dict[str, Any]] = {"/oauth/token": {"post": _token()}}
     for operation in operations:
-        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(
+            operation, domain
+        )
     return {
         "openapi": "3.1.0",
         "info": {
@@ -73,7 +77,7 @@ def describe(operations: Iterable[Operation], server: str) -> dict[str, Any]:
     }
 
 
-def _operation(operation: Operation) -> dict[str, Any]:
+def _operation(operation: Operation, domain: str) -> dict[str, Any]:
     described: dict[str, Any] = {
         "summary": operation.summary,
         "description": (operation.work.__doc__ or "").strip(),
@@ -84,7 +88,9 @@ def _operation(operation: Operation) -> dict[str, Any]:
                 "in": "path",
                 "required": True,
                 "description": _TEXTS[name],
-                "schema": {"type": "string", "minLength": 1},
+                "schema": {"enum": ["-", domain]}
+                if name == "tailnet"
+                else {"type": "string", "minLength": 1},
             }
             for name in _NAME.findall(operation.path)
         ]
@@ -156,9 +162,17 @@ def _problems() -> dict[str, Any]:
 
 
 def _json(kind: Any) -> dict[str, Any]:
-    if _is_shape(kind):
-        return {"application/json": {"schema": {"$ref": _REF.format(name=kind.__name__)}}}
+    if _is_shape(element := _element(kind)):
+        schema: dict[str, Any] = {"$ref": _REF.format(name=element.__name__)}
+        if element is not kind:
+            schema = {"type": "array", "items": schema}
+        return {"application/json": {"schema": schema}}
     return {"application/json": {"schema": msgspec.json.schema(kind)}}
+
+
+def _element(kind: Any) -> Any:
+    """Return what a list is made of; what is no list, itself."""
+    return get_args(kind)[0] if get_origin(kind) is list else kind
 
 
 def _is_shape(kind: Any) -> bool:

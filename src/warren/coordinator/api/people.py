@@ -97,11 +97,16 @@ async def approve(call: Call) -> object:
 def _manageable(call: Call, snapshot: Snapshot) -> UserRecord:
     """Return the user that the path names, who may do no more than who asks."""
     user = _find(snapshot, call.path["user"])
+    check_manageable(call, snapshot, user)
+    return user
+
+
+def check_manageable(call: Call, snapshot: Snapshot, user: UserRecord) -> None:
+    """Go on only if a user may do no more than who asks. Raises NotPermitted."""
     if user.role == OWNER and not _is_owner(call, snapshot):
-        raise NotPermitted("only an owner approves, suspends or restores another")
+        raise NotPermitted("only an owner approves, suspends, restores or invites another")
     if not covers(call.who.scopes, user.role):
         raise NotPermitted(f"the role {user.role!r} may do more than you")
-    return user
 
 
 def _check_other(call: Call, user: UserRecord) -> None:

@@ -262,6 +262,26 @@ class Role(Shape, kw_only=True):
     role: str
 
 
+class UserInvite(Shape, kw_only=True, omit_defaults=True):
+    """A person who was invited. `inviteUrl` only in the answer that made it."""
+
+    id: str
+    role: str
+    tailnet_id: str
+    email: str
+    expires: datetime
+    invite_url: str = ""
+
+
+class NewUserInvite(Shape, kw_only=True):
+    """Whom to invite: `email` is whom they log in as. `expirySeconds` 0: three days."""
+
+    role: str = "member"
+    email: str = ""
+    display_name: str = ""
+    expiry_seconds: int = 0
+
+
 class TailnetSettings(Shape, kw_only=True):
     """The network's settings."""
 

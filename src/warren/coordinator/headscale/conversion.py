@@ -163,7 +163,8 @@ def _keys(
             )
         )
     if over:
-        made.notes.append(f"{over} auth keys are left out: expired, revoked or used up")
+        what = "1 auth key is" if over == 1 else f"{over} auth keys are"
+        made.notes.append(f"{what} left out: expired, revoked or used up")
     return ids
 
 

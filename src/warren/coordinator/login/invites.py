@@ -9,11 +9,14 @@ import hashlib
 import hmac
 from datetime import datetime, timedelta
 
+from msgspec.structs import replace
+
 from warren.coordinator import members
 from warren.coordinator.auth.authkeys import random_text
 from warren.coordinator.delta import Delta
 from warren.coordinator.records import InviteRecord, UserRecord
 from warren.coordinator.refusal import Refused
+from warren.coordinator.roles import ROLES
 from warren.coordinator.snapshot import Snapshot
 from warren.edge.entropy import Entropy
 
@@ -48,6 +51,33 @@ def make(
     return Delta(
         invites=(record,), removed_invites=links_of(snapshot, user.id)
     ), f"{invite_id}-{secret}"
+
+
+def invite(
+    snapshot: Snapshot,
+    name: str,
+    *,
+    role: str,
+    display_name: str,
+    wall: datetime,
+    life: timedelta,
+    entropy: Entropy,
+) -> tuple[Delta, UserRecord, str]:
+    """Return what makes a link for a user, and them if need be; the user; the link's last part."""
+    if role not in ROLES:
+        raise Refused(f"{role[:40]!r} is no role; there are {', '.join(ROLES)}")
+    user, made = snapshot.user_named(name), Delta()
+    if user is None:
+        made = members.create_user(snapshot, name, display_name, wall)
+        user = replace(made.users[0], role=role)
+    # Whoever has logged in keeps the name.
+    renames = user.last_login is None and any(
+        record.renames for record in snapshot.invites.values() if record.user_id == user.id
+    )
+    delta, link = make(snapshot, user, wall=wall, life=life, entropy=entropy, renames=renames)
+    users = (user,) if made.users else ()
+    whole = Delta(**{**delta.__dict__, "users": users, "settings": made.settings})
+    return whole, user, link
 
 
 def find(snapshot: Snapshot, text: str, wall: datetime) -> InviteRecord:
