@@ -95,11 +95,12 @@ def entries(
             named = (getattr(new or old, field, "") for field in ("name", "description", "url"))
             name = str(next(filter(None, named), ""))
             note(kind, key, name, _told(old), _told(new))
-    for record in delta.pending:
+    for asking in delta.pending:
         # That it asks to join is no change yet, and strangers may do so as often as they like.
-        if record.rejected:
-            old = _asking(before.pending.get(record.id, record))
-            note("machine request", record.id, record.hostinfo.hostname, old, _asking(record))
+        if asking.rejected:
+            was_asking = _asking(before.pending.get(asking.id, asking))
+            name = asking.hostinfo.hostname
+            note("machine request", asking.id, name, was_asking, _asking(asking))
     for record in delta.policies:
         old = None if before.policy is None else _policy(before.policy)
         note("policy", str(record.id), "", old, _policy(record))

@@ -359,6 +359,41 @@ async def test_guessing_is_slowed_and_logged(office: Office) -> None:
     assert (await office.ask("GET", "/tailnet/-/devices")).status_code == 200
 
 
+async def test_how_often_one_may_ask_is_told(office: Office) -> None:
+    for left, path in ((499, "/users/1"), (498, "/users/999"), (497, "/tailnet/-/devices")):
+        answer = await office.ask("GET", path)
+        assert answer.headers["ratelimit-policy"] == '"requests";q=500;w=10'
+        assert answer.headers["ratelimit"] == f'"requests";r={left};t=0'
+    assert "ratelimit" not in (await office.ask("GET", "/users/1", "wrong")).headers
+
+
+@pytest.mark.parametrize("what", ["users", "keys?all=true", "devices?os=linux&fields=all"])
+async def test_lists_come_in_pages(office: Office, what: str) -> None:
+    for number in range(4):
+        key = office.world.auth_key(office.owner)[0]
+        office.world.register(f"m{number}", f"n{number}", auth_key=key, hostname=f"h{number}")
+    nodes = tuple(office.world.snapshot.nodes.values())[-4:]
+    made = Delta(nodes=tuple(replace(node, id=node.id + 1000) for node in nodes))
+    await office.registry.commit(lambda now: (made, None))
+    name, _, query = what.partition("?")
+    path = f"/tailnet/-/{name}"
+    whole = (await office.told("GET", f"{path}?{query}"))[name]
+    assert len(whole) >= 4
+    parts, at = [], f"{path}?{query}&limit=2"
+    while at:
+        answer = await office.ask("GET", at)
+        parts.append(answer.json()[name])
+        link = answer.headers.get("link", "")
+        assert not link or link.endswith('>; rel="next"')
+        at = link[1:].partition(">")[0].partition("/api/v2")[2]
+    assert [one for part in parts for one in part] == whole
+    assert {len(part) for part in parts[:-1]} == {2}
+    for bad in ("0", "-1", "x", "1001", "٣"):
+        answer = await office.ask("GET", f"{path}?limit={bad}")
+        assert answer.status_code == 400 and "limit" in answer.json()["message"]
+    assert (await office.told("GET", f"{path}?{query}&after=zzz"))[name] == []
+
+
 async def test_many_requests_are_slowed(office: Office) -> None:
     statuses = [(await office.ask("GET", "/users/1")).status_code for _ in range(501)]
     assert set(statuses[:500]) == {200} and statuses[500] == 429

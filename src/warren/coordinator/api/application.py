@@ -6,7 +6,7 @@ import base64
 import binascii
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlencode
 
 import msgspec
 import structlog
@@ -38,6 +38,7 @@ from warren.coordinator.api.operation import (
     NotOffered,
     NotPermitted,
     Operation,
+    Page,
 )
 from warren.coordinator.api.throttle import Throttle, place_of
 from warren.coordinator.audit import ADMINISTRATOR, Actor
@@ -149,6 +150,11 @@ class Api:
 
     def _endpoint(self, methods: dict[str, Operation], trusted: Trusted | None) -> Any:
         async def endpoint(request: Request) -> Response:
+            response = await answered(request)
+            response.headers.update(getattr(request.state, "rate_limit", {}))
+            return response
+
+        async def answered(request: Request) -> Response:
             try:
                 operation = methods.get(request.method)
                 if operation is None:
@@ -165,7 +171,12 @@ class Api:
     async def _serve(
         self, operation: Operation, request: Request, trusted: Trusted | None
     ) -> Response:
-        who = self._who(request) if trusted is None else trusted(self._context.registry.snapshot)
+        if trusted is None:
+            who = self._who(request)
+            left = self._asked.left(who.credential, self._context.clock.now())
+            request.state.rate_limit = _rate_limit(left)
+        else:
+            who = trusted(self._context.registry.snapshot)
         if operation.scope and not allows(who.scopes, operation.scope):
             raise _Stop(403, f"this needs the scope {operation.scope!r}")
         tailnet = request.path_params.get("tailnet", "-")
@@ -181,7 +192,7 @@ class Api:
             body=_decoded(operation, await _body(request)),
         )
         try:
-            return _answer(await operation.work(call), operation.status)
+            return _answer(self._linked(request, await operation.work(call)), operation.status)
         except PolicyRefused as error:
             return _problem(400, str(error), data=policy_file.failures(error))
         except NotPermitted as error:
@@ -199,6 +210,19 @@ class Api:
         except StoreProblem as error:
             _log.error("a change was refused", problem=str(error))
             raise _Stop(503, str(error)) from None
+
+    def _linked(self, request: Request, answer: object) -> object:
+        """Put a link to the next page into the head of a list's answer (RFC 8288)."""
+        if not isinstance(answer, Page):
+            return answer
+        headers = {}
+        if answer.after:
+            query = [(name, text) for name, text in request.query_params.multi_items()
+                     if name != "after"]  # fmt: skip
+            query.append(("after", answer.after))
+            at = f"{self._context.settings.url}{request.url.path}?{urlencode(query)}"
+            headers["link"] = f'<{at}>; rel="next"'
+        return Answer(msgspec.json.encode(answer.value), headers=headers)
 
     def _who(self, request: Request) -> Principal:
         """Return who asks. Stops with 401, or 429 for who asks or guesses too often."""
@@ -275,6 +299,15 @@ class Api:
 
     async def _nothing(self, request: Request) -> Response:
         return _problem(404, "the API has nothing here; see /api/v2/docs")
+
+
+def _rate_limit(left: int) -> dict[str, str]:
+    """Tell how often a credential may ask (draft-ietf-httpapi-ratelimit-headers)."""
+    window_s = round(_REQUESTS_BURST / _REQUESTS_PER_S)
+    return {
+        "ratelimit-policy": f'"requests";q={_REQUESTS_BURST:.0f};w={window_s}',
+        "ratelimit": f'"requests";r={left};t={round((_REQUESTS_BURST - left) / _REQUESTS_PER_S)}',
+    }
 
 
 _ANY = ["GET", "POST", "PUT", "PATCH", "DELETE"]

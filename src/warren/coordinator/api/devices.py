@@ -12,7 +12,7 @@ from msgspec import UNSET
 from warren.coordinator import members
 from warren.coordinator.addresses import V4_POOL, is_for_nodes, v6_beside
 from warren.coordinator.api import shapes
-from warren.coordinator.api.operation import Call, Operation, node_of
+from warren.coordinator.api.operation import PAGES, Call, Operation, Page, node_of, numbered, page
 from warren.coordinator.change import Change, Facet
 from warren.coordinator.delta import Delta
 from warren.coordinator.policy_topology import facts_of, routes_of
@@ -28,15 +28,22 @@ MAX_ATTRIBUTE_CHARACTERS = 50
 _CUSTOM = "custom:"
 
 
-async def listed(call: Call) -> shapes.Devices:
-    """List machines: all, or those with one of the values given for each field."""
+async def listed(call: Call) -> Page:
+    """List machines: all, or those with one of the values given for each field.
+
+    `limit`: no more than so many; the answer's `Link` then leads to the next ones.
+    """
     everything = call.query.get("fields") == "all"
-    wanted = {name: call.query.getlist(name) for name in call.query if name != "fields"}
+    names = [name for name in call.query if name not in ("fields", *PAGES)]
+    wanted = {name: call.query.getlist(name) for name in names}
     if strange := sorted(wanted.keys() - FILTERS):
         raise Refused(f"devices are not told apart by {strange[0][:40]!r}")
     nodes = sorted(call.snapshot.nodes.values(), key=lambda node: node.id)
+    if wanted:
+        nodes = [node for node in nodes if _meets(_device(call, node, everything), wanted)]
+    nodes, after = page(call.query, nodes, lambda node: numbered(node.id))
     devices = [_device(call, node, everything) for node in nodes]
-    return shapes.Devices(devices=[one for one in devices if _meets(one, wanted)])
+    return Page(shapes.Devices(devices=devices), after)
 
 
 async def one(call: Call) -> shapes.Device:
@@ -303,7 +310,7 @@ OPERATIONS = (
         "List machines",
         listed,
         gives=shapes.Devices,
-        query=(*_FIELDS, *sorted(FILTERS)),
+        query=(*_FIELDS, *PAGES, *sorted(FILTERS)),
     ),
     Operation(
         "GET",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import timedelta
+from datetime import UTC, timedelta
 
 from warren.coordinator.api import shapes
-from warren.coordinator.api.operation import Call, NotPermitted, Operation
+from warren.coordinator.api.operation import PAGES, Call, NotPermitted, Operation, Page, page
 from warren.coordinator.auth import authkeys, credentials
 from warren.coordinator.delta import Delta
 from warren.coordinator.policies import not_owned
@@ -22,8 +22,11 @@ MAX_LIFE_S = 90 * 86400
 _SCOPES = {"auth": "auth_keys", "client": "oauth_keys", "api": "api_access_tokens"}
 
 
-async def listed(call: Call) -> shapes.Keys:
-    """List keys: the caller's own, with `all=true` everybody's."""
+async def listed(call: Call) -> Page:
+    """List keys: the caller's own, with `all=true` everybody's.
+
+    `limit`: no more than so many; the answer's `Link` then leads to the next ones.
+    """
     everybody = call.query.get("all") == "true" or call.who.kind == "client"
     records: list[AuthKeyRecord | CredentialRecord] = [
         *call.snapshot.auth_keys.values(),
@@ -35,7 +38,12 @@ async def listed(call: Call) -> shapes.Keys:
         if (everybody or record.user_id == call.who.user_id)
         and allows(call.who.scopes, f"{_SCOPES[_kind(record)]}:read")
     ]
-    return shapes.Keys(keys=sorted(keys, key=lambda key: key.created))
+    shown, after = page(call.query, sorted(keys, key=_place), _place)
+    return Page(shapes.Keys(keys=shown), after)
+
+
+def _place(key: shapes.Key) -> str:
+    return f"{key.created.astimezone(UTC).isoformat()} {key.id}"
 
 
 async def one(call: Call) -> shapes.Key:
@@ -203,7 +211,7 @@ OPERATIONS = (
         "List keys",
         listed,
         gives=shapes.Keys,
-        query=("all",),
+        query=("all", *PAGES),
     ),
     Operation(
         "POST", "/tailnet/{tailnet}/keys", "", "Make a key", create, shapes.NewKey, shapes.Key

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -44,6 +44,13 @@ class Answer(NamedTuple):
     media_type: str = "application/json"
     headers: Mapping[str, str] = {}
     status: int = 200
+
+
+class Page(NamedTuple):
+    """A part of a list, as JSON. after: what the next part is asked by; empty: it is the last."""
+
+    value: object
+    after: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +124,34 @@ class Operation(NamedTuple):
     gives: Any = None
     query: tuple[str, ...] = ()
     status: int = 200
+
+
+PAGES = ("limit", "after")
+MAX_LIMIT = 1000
+
+
+def page(
+    query: QueryParams, ordered: Iterable[_T], place: Callable[[_T], str]
+) -> tuple[list[_T], str]:
+    """Return the part of a list that `limit` and `after` ask for, and what the next is asked by.
+
+    ordered: by `place`, which stays what it is while others come and go. All without a `limit`.
+    Raises Refused.
+    """
+    after = query.get("after", "")
+    found = [one for one in ordered if place(one) > after] if after else list(ordered)
+    text = query.get("limit")
+    if text is None:
+        return found, ""
+    limit = int(text[:9]) if text.isascii() and text.isdecimal() else 0
+    if not 1 <= limit <= MAX_LIMIT:
+        raise Refused(f"limit is a number between 1 and {MAX_LIMIT}")
+    return found[:limit], place(found[limit - 1]) if len(found) > limit else ""
+
+
+def numbered(number: int) -> str:
+    """Return the place of what is ordered by number."""
+    return f"{number:020d}"
 
 
 def node_of(snapshot: Snapshot, wanted: str) -> NodeRecord:

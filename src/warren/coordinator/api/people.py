@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from warren.coordinator import members
 from warren.coordinator.api import shapes
-from warren.coordinator.api.operation import Call, NotPermitted, Operation
+from warren.coordinator.api.operation import (
+    PAGES,
+    Call,
+    NotPermitted,
+    Operation,
+    Page,
+    numbered,
+    page,
+)
 from warren.coordinator.delta import Delta
 from warren.coordinator.records import NodeRecord, UserRecord
 from warren.coordinator.refusal import NotFound
@@ -14,13 +22,17 @@ from warren.coordinator.snapshot import Snapshot
 _ANY = "all"
 
 
-async def listed(call: Call) -> shapes.Users:
-    """List people, with `role=` only those of a role; `all` is everyone, as is `type=all`."""
+async def listed(call: Call) -> Page:
+    """List people, with `role=` only those of a role; `all` is everyone, as is `type=all`.
+
+    `limit`: no more than so many; the answer's `Link` then leads to the next ones.
+    """
     role, kind = call.query.get("role", _ANY), call.query.get("type", _ANY)
     users = sorted(call.snapshot.users.values(), key=lambda user: user.id)
     # Nobody comes from another network: all are members of this one.
     found = [user for user in users if role in (_ANY, user.role) and kind in (_ANY, "member")]
-    return shapes.Users(users=[_show(call, user) for user in found])
+    found, after = page(call.query, found, lambda user: numbered(user.id))
+    return Page(shapes.Users(users=[_show(call, user) for user in found]), after)
 
 
 async def one(call: Call) -> shapes.User:
@@ -162,7 +174,7 @@ OPERATIONS = (
         "List people",
         listed,
         gives=shapes.Users,
-        query=("role", "type"),
+        query=("role", "type", *PAGES),
     ),
     Operation("GET", "/users/{user}", "users:read", "Return a person", one, gives=shapes.User),
     Operation("POST", "/users/{user}/role", "users", "Give another role", set_role, shapes.Role),

@@ -39,6 +39,10 @@ class Throttle:
         tokens = self._tokens(name, now)
         return 0.0 if tokens >= 1 else (1 - tokens) / self._rate
 
+    def left(self, name: str, now: float) -> int:
+        """Return how many tokens there are."""
+        return max(0, int(self._tokens(name, now)))
+
     def take(self, name: str, now: float) -> None:
         """Use a token up, also one that is not there yet."""
         self._known[name] = _Bucket(self._tokens(name, now) - 1, now)
