@@ -175,7 +175,10 @@ def keys_revoke(
     state: State = "",
     json: Json = False,
 ) -> None:
-    """Remove an auth key. Machines that joined with it stay."""
+    """Remove an auth key. Machines that joined with it stay.
+
+    Example: warren admin keys revoke hSGrYTeKTn
+    """
     gone = client(state).revoke_key(key)
     show.done(gone, json, f"Auth key {gone.id} is gone.")
 
@@ -200,7 +203,10 @@ def nodes_list(state: State = "", json: Json = False) -> None:
 
 @nodes.command("show")
 def nodes_show(node: NodeName, state: State = "", json: Json = False) -> None:
-    """Show all about one machine."""
+    """Show all about one machine.
+
+    Example: warren admin nodes show laptop
+    """
     _show(client(state).node(node), json)
 
 
@@ -261,7 +267,10 @@ def nodes_reject(
     state: State = "",
     json: Json = False,
 ) -> None:
-    """Turn a waiting machine away."""
+    """Turn a waiting machine away.
+
+    Example: warren admin nodes reject laptop
+    """
     answer = client(state).reject(node)
     show.done(answer, json, "It was turned away.")
 
@@ -273,7 +282,10 @@ def nodes_rename(
     state: State = "",
     json: Json = False,
 ) -> None:
-    """Give a machine another name."""
+    """Give a machine another name.
+
+    Example: warren admin nodes rename laptop front-desk
+    """
     found = client(state).rename(node, name)
     show.done(found, json, f"It is called {found.fqdn} now.")
 
@@ -295,14 +307,20 @@ def nodes_tag(
 
 @nodes.command("expire")
 def nodes_expire(node: NodeName, state: State = "", json: Json = False) -> None:
-    """End a machine's key: it must log in again."""
+    """End a machine's key: it must log in again.
+
+    Example: warren admin nodes expire laptop
+    """
     found = client(state).expire(node)
     show.done(found, json, f"The key of {found.name} is over.")
 
 
 @nodes.command("delete")
 def nodes_delete(node: NodeName, state: State = "", json: Json = False) -> None:
-    """Remove a machine from the network."""
+    """Remove a machine from the network.
+
+    Example: warren admin nodes delete laptop
+    """
     found = client(state).delete_node(node)
     show.done(found, json, f"{found.name} is gone.")
 

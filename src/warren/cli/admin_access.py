@@ -88,13 +88,50 @@ def listed(state: State = "", json: Json = False) -> None:
     )
 
 
+@tokens.command("change")
+def change(
+    token: Annotated[str, typer.Argument(help="An OAuth client's id, as `list` shows it.")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="What it may do from now on; repeatable [as before].")
+    ] = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(help="What its auth keys must bear from now on; repeatable [as before]."),
+    ] = None,
+    description: Annotated[str | None, typer.Option(help="What it is for [as before].")] = None,
+    state: State = "",
+    json: Json = False,
+) -> None:
+    """Change what an OAuth client may do; its secret stays.
+
+    Example: warren admin tokens change k3Jd0 --scope dns --scope devices:core:read
+    """
+    from warren.coordinator.api import shapes
+
+    server = client(state)
+    now = server.token(token)
+    changed = server.change_token(
+        token,
+        shapes.NewOAuthClient(
+            key_type=now.key_type,
+            scopes=now.scopes if scope is None else scope,
+            tags=now.tags if tag is None else tag,
+            description=now.description if description is None else description,
+        ),
+    )
+    show.done(changed, json, f"{changed.id} may do {', '.join(changed.scopes)} now.")
+
+
 @tokens.command("revoke")
 def revoke(
     token: Annotated[str, typer.Argument(help="Its id, as `list` shows it.")],
     state: State = "",
     json: Json = False,
 ) -> None:
-    """Remove a token or an OAuth client; it opens nothing from now on."""
+    """Remove a token or an OAuth client; it opens nothing from now on.
+
+    Example: warren admin tokens revoke k3Jd0
+    """
     gone = client(state).revoke_token(token)
     if json:
         show.json(gone)

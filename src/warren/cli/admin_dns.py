@@ -81,7 +81,10 @@ def split(
     state: State = "",
     json: Json = False,
 ) -> None:
-    """Set the resolvers of one domain; without any it has none of its own any more."""
+    """Set the resolvers of one domain; without any it has none of its own any more.
+
+    Example: warren admin dns split corp.example 10.0.0.53
+    """
     from msgspec.structs import replace
 
     from warren.coordinator.api import shapes
@@ -115,7 +118,10 @@ def magic(
     state: State = "",
     json: Json = False,
 ) -> None:
-    """Let machines answer the network's names themselves (MagicDNS), or not."""
+    """Let machines answer the network's names themselves (MagicDNS), or not.
+
+    Example: warren admin dns magic off
+    """
     from msgspec.structs import replace
 
     if switch not in ("on", "off"):

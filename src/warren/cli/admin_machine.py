@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
@@ -19,6 +20,7 @@ def add_machine_commands(app: typer.Typer) -> None:
     app.command("routes")(routes)
     app.command("attributes")(attributes)
     app.command("key-expiry")(key_expiry)
+    app.command("unapprove")(unapprove)
     app.command("address")(address)
 
 
@@ -64,27 +66,36 @@ def attributes(
     name: Annotated[str, typer.Argument(help="Of an attribute to set: custom:name.")] = "",
     value: Annotated[str, typer.Argument(help="A word, a number, true or false.")] = "",
     remove: Annotated[bool, typer.Option("--remove", help="Remove it instead.")] = False,
+    expires: Annotated[
+        str, typer.Option(help="It goes by itself after so long: 12h, 30d [never].")
+    ] = "",
     state: State = "",
     json: Json = False,
 ) -> None:
     """Show what a policy's postures may ask of a machine, or set one attribute.
 
-    Example: warren admin nodes attributes laptop custom:tier gold
+    Example: warren admin nodes attributes laptop custom:tier gold --expires 30d
     """
     if name and not value and not remove:
         raise typer.BadParameter("say the attribute's value, or --remove")
+    if expires and (remove or not name):
+        raise typer.BadParameter("--expires goes with a name and a value")
+    expiry = _moment(expires)
     server = client(state)
     if remove:
         found = server.delete_attribute(node, name)
     elif name:
-        found = server.set_attribute(node, name, _value(value))
+        found = server.set_attribute(node, name, _value(value), expiry)
     else:
         found = server.attributes(node)
     if json:
         show.json(found)
         return
-    rows = [[key, msgspec.json.encode(told).decode()] for key, told in found.attributes.items()]
-    table(["attribute", "value"], rows)
+    rows = [
+        [key, msgspec.json.encode(told).decode(), _day(found.expiries.get(key))]
+        for key, told in found.attributes.items()
+    ]
+    table(["attribute", "value", "until"], rows)
 
 
 def key_expiry(
@@ -93,7 +104,10 @@ def key_expiry(
     state: State = "",
     json: Json = False,
 ) -> None:
-    """Let a machine's key expire, or not."""
+    """Let a machine's key expire, or not.
+
+    Example: warren admin nodes key-expiry server-1 off
+    """
     if switch not in ("on", "off"):
         raise typer.BadParameter(f"{switch!r} is neither on nor off")
     found = client(state).set_key_expiry(node, switch == "on")
@@ -105,18 +119,44 @@ def key_expiry(
         print(f"The key of {found.name} expires on {found.key_expiry.date().isoformat()}.")
 
 
+def unapprove(node: _Node, state: State = "", json: Json = False) -> None:
+    """Take a machine's approval back: it takes no part until `approve` lets it in again.
+
+    Example: warren admin nodes unapprove laptop
+    """
+    found = client(state).unapprove(node)
+    show.done(found, json, f"{found.name} takes no part any more.")
+
+
 def address(
     node: _Node,
     ipv4: Annotated[str, typer.Argument(help="An address of 100.64.0.0/10 that is free.")],
     state: State = "",
     json: Json = False,
 ) -> None:
-    """Give a machine another address; its IPv6 address follows."""
+    """Give a machine another address; its IPv6 address follows.
+
+    Example: warren admin nodes address server-1 100.64.0.53
+    """
     found = client(state).readdress(node, ipv4)
     if json:
         show.json(found)
     else:
         print(f"{found.name} has {' and '.join(found.addresses)} now.")
+
+
+def _moment(expires: str) -> datetime | None:
+    from warren.coordinator.durations import parse_duration
+
+    try:
+        life = parse_duration(expires) if expires else None
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    return datetime.now(UTC) + life if life else None
+
+
+def _day(moment: datetime | None) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M UTC") if moment else ""
 
 
 def _value(text: str) -> str | bool | float:

@@ -79,7 +79,10 @@ def set_(
 
 @app.command("check")
 def check(file: _File, state: State = "", json: Json = False) -> None:
-    """Say whether the server would take a policy, without changing anything."""
+    """Say whether the server would take a policy, without changing anything.
+
+    Example: warren admin policy check policy.hujson
+    """
     answer = client(state).check_policy(_text(file))
     if json:
         show.json(answer)

@@ -87,6 +87,33 @@ def password(
     show.done(made, json, made.url)
 
 
+@users.command("invites")
+def invites(state: State = "", json: Json = False) -> None:
+    """List one-time links that were not used yet. What they are was shown when they were made."""
+    found = client(state).invitations()
+    if json:
+        show.json(found)
+        return
+    table(
+        ["id", "user", "role", "expires"],
+        [[i.id, i.email, i.role, i.expires.strftime("%Y-%m-%d %H:%M UTC")] for i in found],
+    )
+
+
+@users.command("uninvite")
+def uninvite(
+    name: Annotated[str, typer.Argument(help="Log-in name, or a link's id.")],
+    state: State = "",
+    json: Json = False,
+) -> None:
+    """Take a user's one-time links back: they open nothing any more. The user stays.
+
+    Example: warren admin users uninvite alice@example.com
+    """
+    gone = client(state).uninvite(name)
+    show.done(gone, json, f"The link of {gone[0].email} opens nothing any more.")
+
+
 def _how(user: shapes.User) -> str:
     if user.suspended:
         return "suspended"
@@ -134,21 +161,30 @@ def role(
 
 @users.command("approve")
 def approve(name: Name, state: State = "", json: Json = False) -> None:
-    """Let a user in who waits for it (see `warren admin settings set --approve-users`)."""
+    """Let a user in who waits for it (see `warren admin settings set --approve-users`).
+
+    Example: warren admin users approve alice@example.com
+    """
     user = client(state).approve_user(name)
     show.done(user, json, f"User {user.name} may log in.")
 
 
 @users.command("suspend")
 def suspend(name: Name, state: State = "", json: Json = False) -> None:
-    """Shut a user out: their machines are cut off, their keys and tokens open nothing."""
+    """Shut a user out: their machines are cut off, their keys and tokens open nothing.
+
+    Example: warren admin users suspend bob@example.com
+    """
     user = client(state).suspend(name)
     show.done(user, json, f"User {user.name} is suspended.")
 
 
 @users.command("restore")
 def restore(name: Name, state: State = "", json: Json = False) -> None:
-    """Let a suspended user in again; each of their machines has to log in."""
+    """Let a suspended user in again; each of their machines has to log in.
+
+    Example: warren admin users restore bob@example.com
+    """
     user = client(state).restore(name)
     show.done(user, json, f"User {user.name} may log in again.")
 
@@ -160,6 +196,9 @@ def delete(
     state: State = "",
     json: Json = False,
 ) -> None:
-    """Remove a user with their keys and tokens; one who owns machines only with --machines."""
+    """Remove a user with their keys and tokens; one who owns machines only with --machines.
+
+    Example: warren admin users delete bob@example.com --machines
+    """
     user = client(state).delete_user(name, machines)
     show.done(user, json, f"User {user.name} is gone.")

@@ -43,7 +43,10 @@ def create(
     state: State = "",
     json: Json = False,
 ) -> None:
-    """Make a webhook. The secret that signs what is sent is shown this once."""
+    """Make a webhook. The secret that signs what is sent is shown this once.
+
+    Example: warren admin webhooks create https://hooks.example.com/warren --event nodeCreated
+    """
     from warren.coordinator.api.shapes import NewWebhook
 
     new = NewWebhook(endpoint_url=url, provider_type=provider, subscriptions=event or [_ALL])
@@ -77,7 +80,10 @@ def subscribe(
     state: State = "",
     json: Json = False,
 ) -> None:
-    """Replace what a webhook is told of."""
+    """Replace what a webhook is told of.
+
+    Example: warren admin webhooks subscribe k3Jd0 --event policyUpdate
+    """
     changed = client(state).subscribe_webhook(webhook, event or [_ALL])
     if json:
         show.json(changed)
@@ -87,7 +93,10 @@ def subscribe(
 
 @app.command("rotate")
 def rotate(webhook: _Id, state: State = "", json: Json = False) -> None:
-    """Give a webhook another secret, shown this once; the old one signs nothing more."""
+    """Give a webhook another secret, shown this once; the old one signs nothing more.
+
+    Example: warren admin webhooks rotate k3Jd0
+    """
     changed = client(state).rotate_webhook(webhook)
     if json:
         show.json(changed)
@@ -97,7 +106,10 @@ def rotate(webhook: _Id, state: State = "", json: Json = False) -> None:
 
 @app.command("test")
 def test(webhook: _Id, state: State = "", json: Json = False) -> None:
-    """Send a webhook a test event; `list` says soon whether it was taken."""
+    """Send a webhook a test event; `list` says soon whether it was taken.
+
+    Example: warren admin webhooks test k3Jd0
+    """
     tried = client(state).test_webhook(webhook)
     if json:
         show.json(tried)
@@ -107,7 +119,10 @@ def test(webhook: _Id, state: State = "", json: Json = False) -> None:
 
 @app.command("delete")
 def delete(webhook: _Id, state: State = "", json: Json = False) -> None:
-    """Remove a webhook, with what still waits for it."""
+    """Remove a webhook, with what still waits for it.
+
+    Example: warren admin webhooks delete k3Jd0
+    """
     gone = client(state).delete_webhook(webhook)
     if json:
         show.json(gone)

@@ -68,6 +68,19 @@ class AdminClient:
         """Make a one-time link for a user, who is created if need be."""
         return self._call("POST", f"/v1/users/{_part(name)}/invite", shapes.Invite, new)
 
+    def invitations(self) -> list[wire.UserInvite]:
+        """Return the links that were not used yet, without their secrets."""
+        return self.api("GET", "/tailnet/-/user-invites", list[wire.UserInvite])
+
+    def uninvite(self, name: str) -> list[wire.UserInvite]:
+        """Take a user's links back; return what they were."""
+        found = [one for one in self.invitations() if name in (one.id, one.email)]
+        if not found:
+            raise AdminError(f"nobody was invited as {name!r}, or the link was used")
+        for one in found:
+            self.api("DELETE", f"/user-invites/{_part(one.id)}", dict)
+        return found
+
     def suspend(self, name: str) -> shapes.User:
         """Shut a user out."""
         return self._call("POST", f"/v1/users/{_part(name)}/suspend", shapes.User)
@@ -108,6 +121,14 @@ class AdminClient:
     def revoke_token(self, token_id: str) -> shapes.Token:
         """Remove a token or an OAuth client."""
         return self._call("DELETE", f"/v1/tokens/{_part(token_id)}", shapes.Token)
+
+    def change_token(self, token_id: str, wish: wire.NewOAuthClient) -> wire.Key:
+        """Replace what an OAuth client may do; its secret stays."""
+        return self.api("PUT", f"/tailnet/-/keys/{_part(token_id)}", wire.Key, wish)
+
+    def token(self, token_id: str) -> wire.Key:
+        """Return a token, an OAuth client or an auth key."""
+        return self.api("GET", f"/tailnet/-/keys/{_part(token_id)}", wire.Key)
 
     def audit(
         self, limit: int, before: int | None = None, since: datetime | None = None
@@ -196,16 +217,25 @@ class AdminClient:
         """Return a machine's posture attributes."""
         return self.api("GET", f"{self._device(node)}/attributes", wire.Attributes)
 
-    def set_attribute(self, node: str, name: str, value: str | bool | float) -> wire.Attributes:
-        """Set one of them."""
+    def set_attribute(
+        self, node: str, name: str, value: str | bool | float, expiry: datetime | None = None
+    ) -> wire.Attributes:
+        """Set one of them. expiry: when it goes by itself."""
         at = f"{self._device(node)}/attributes/{_part(name)}"
-        return self.api("POST", at, wire.Attributes, wire.NewAttribute(value=value))
+        wish = wire.NewAttribute(value=value, expiry=expiry)
+        return self.api("POST", at, wire.Attributes, wish)
 
     def delete_attribute(self, node: str, name: str) -> wire.Attributes:
         """Remove one of them."""
         at = f"{self._device(node)}/attributes"
         self.api("DELETE", f"{at}/{_part(name)}", dict)
         return self.api("GET", at, wire.Attributes)
+
+    def unapprove(self, node: str) -> shapes.Node:
+        """Take a machine's approval back: it takes no part until it is approved again."""
+        wish = wire.Authorization(authorized=False)
+        self.api("POST", f"{self._device(node)}/authorized", dict, wish)
+        return self.node(node)
 
     def set_key_expiry(self, node: str, expires: bool) -> shapes.Node:
         """Let a machine's key expire, or not."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -177,7 +178,7 @@ async def run(*args: str, of: Typer = app) -> str:
     result = await asyncio.to_thread(CliRunner().invoke, of, list(args))
     assert result.exit_code == 0, (args, result.output, result.exception)
     lines = result.output.splitlines(keepends=True)
-    return "".join(line for line in lines if " [info " not in line)
+    return "".join(line for line in lines if not re.search(r" \[(info|warning) ", line))
 
 
 async def test_commands_for_machines_and_the_network(running: Running, tmp_path: Path) -> None:
