@@ -50,6 +50,14 @@ def set_settings(
     key_days: Annotated[
         int | None, typer.Option(help="Days until a machine has to log in again, 1 to 180.")
     ] = None,
+    policy_elsewhere: Annotated[
+        bool | None,
+        typer.Option(
+            "--policy-elsewhere/--no-policy-elsewhere",
+            help="The policy is kept in a repository: `policy set` refuses unless told --anyway.",
+        ),
+    ] = None,
+    policy_link: Annotated[str | None, typer.Option(help="Where it is kept, a URL.")] = None,
     state: State = "",
     json: Json = False,
 ) -> None:
@@ -57,6 +65,8 @@ def set_settings(
     from warren.coordinator.api.shapes import SettingsPatch
 
     wish = SettingsPatch(
+        acls_externally_managed_on=policy_elsewhere,
+        acls_external_link=policy_link,
         devices_approval_on=approve_machines,
         devices_key_duration_days=key_days,
         users_approval_on=approve_users,
@@ -95,7 +105,14 @@ def _show(found: shapes.TailnetSettings, json: bool) -> None:
         [
             ["machines need approval", "yes" if found.devices_approval_on else "no"],
             ["new users need approval", "yes" if found.users_approval_on else "no"],
+            ["policy is kept", _kept(found)],
             ["keys expire", f"after {days} days" if days else "never"],
         ],
         headless=True,
     )
+
+
+def _kept(found: shapes.TailnetSettings) -> str:
+    if not found.acls_externally_managed_on:
+        return "here"
+    return found.acls_external_link or "somewhere else"

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from warren.cli import show
 from warren.cli.admin_place import Json, State, client
+
+if TYPE_CHECKING:
+    from warren.coordinator.api import shapes
+    from warren.coordinator.client import AdminClient
 
 _MAX_BYTES = 1 << 20
 
@@ -58,6 +62,9 @@ def set_(
         str, typer.Option(help="Of the policy that was edited: refuse if another is in force.")
     ] = "",
     author: Annotated[str, typer.Option(help="Who changes it, for the history.")] = "",
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Also if the policy is kept somewhere else.")
+    ] = False,
     state: State = "",
     json: Json = False,
 ) -> None:
@@ -67,7 +74,14 @@ def set_(
     """
     from getpass import getuser
 
-    found = client(state).set_policy(_text(file), author or getuser(), etag or None)
+    server = client(state)
+    if not anyway and (now := _settings(server)) and now.acls_externally_managed_on:
+        where = f" at {now.acls_external_link}" if now.acls_external_link else ""
+        raise _leave(
+            f"The policy is kept somewhere else{where}: change it there, or it comes back. "
+            "--anyway sets it here all the same."
+        )
+    found = server.set_policy(_text(file), author or getuser(), etag or None)
     if json:
         show.json(found)
     else:
@@ -130,6 +144,16 @@ def preview(
         print(f"line {match.line_number:5}  {', '.join(match.users)} → {', '.join(match.ports)}")
     if not found.matches:
         print(f"No rule meets {subject}.")
+
+
+def _settings(server: AdminClient) -> shapes.TailnetSettings | None:
+    """Return the network's settings; None to a key that may set the policy, but not see them."""
+    from warren.coordinator.client import AdminError
+
+    try:
+        return server.settings()
+    except AdminError:
+        return None
 
 
 def _text(file: Path) -> str:

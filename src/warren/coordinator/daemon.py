@@ -321,6 +321,10 @@ class Server:
         changed = Delta(change=Change(everything=True, why=frozenset({"relay regions"})))
         await self._registry.observe(lambda _: changed)
 
+    def _region_names(self) -> dict[int, str]:
+        regions = self._mapper.derp_map.regions or {}
+        return {number: one.region_name for number, one in regions.items() if one is not None}
+
     def _relay_regions(self) -> shapes.RelayRegions:
         in_force = self._policy.derp_map(self._mapper.derp_map)
         homes = Counter(node.home_derp for node in self._registry.snapshot.nodes.values())
@@ -430,6 +434,7 @@ class Server:
             registration=self._registration,
             reach=self._reach,
             trouble=self._sender.trouble,
+            regions=self._region_names,
         )
         return Api(context, Gate(secret))
 

@@ -36,6 +36,8 @@ class Settings:
 APPROVE_MACHINES = "network.approve_machines"
 APPROVE_USERS = "network.approve_users"
 KEY_EXPIRY_DAYS = "network.key_expiry_days"
+POLICY_ELSEWHERE, POLICY_LINK = "network.policy_elsewhere", "network.policy_link"
+"""Whether the policy is kept somewhere else, such as a repository, and where."""
 
 
 def approves_users(chosen: Mapping[str, str]) -> bool:

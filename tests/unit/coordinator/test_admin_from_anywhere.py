@@ -184,6 +184,8 @@ async def run(*args: str, of: Typer = app) -> str:
 async def test_commands_for_machines_and_the_network(running: Running, tmp_path: Path) -> None:
     policy = tmp_path / "policy.hujson"
     policy.write_text('{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["443"]}]}')
+    everyone = tmp_path / "everyone.hujson"
+    everyone.write_text('{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"]}]}')
     async with joined(running, "one", "two"):
         far = await far_client(running)
         (tmp_path / "key").write_text(far._key)
@@ -207,6 +209,16 @@ async def test_commands_for_machines_and_the_network(running: Running, tmp_path:
             assert "yes" in told and "after 9 days" in told
             assert "no" in await run("settings", "set", "--no-approve-machines", *place)
             assert "after 9 days" in await run("settings", "show", *place)
+            link = "https://git.example.com/acl"
+            elsewhere = ("settings", "set", "--policy-elsewhere", "--policy-link", link)
+            assert link in await run(*elsewhere, *place)
+            refused = await asyncio.to_thread(
+                CliRunner().invoke, app, ["policy", "set", str(everyone), *place]
+            )
+            assert refused.exit_code == 1 and link in refused.output
+            assert "in force" in await run("policy", "set", str(everyone), "--anyway", *place)
+            told = await run("settings", "set", "--no-policy-elsewhere", *place)
+            assert "policy is kept           here" in told
             told = await run("settings", "set", "--approve-users", *place)
             assert "new users need approval  yes" in told
             assert "may log in" in await run("users", "approve", "1", *place)

@@ -18,6 +18,7 @@ from warren.coordinator.api.throttle import MAX_KNOWN, Throttle, place_of
 from warren.coordinator.delta import Delta
 from warren.coordinator.login import invites
 from warren.coordinator.roles import READ, ROLES, SCOPES, allows
+from warren.netmap.node import NetInfo
 
 
 def path_of(operation: Operation, office: Office) -> str:
@@ -131,6 +132,25 @@ async def test_a_device(office: Office) -> None:
     assert (await office.ask("POST", f"{at}/tags", json={"tags": ["b"]})).status_code == 400
     await office.told("DELETE", at)
     assert (await office.ask("GET", at)).status_code == 404
+
+
+async def test_what_a_device_measured(office: Office) -> None:
+    (node,) = office.registry.snapshot.nodes.values()
+    info = NetInfo(
+        preferred_derp=900,
+        derp_latency={"900-v4": 0.0123, "900-v6": 0.02, "7-v4": 0.5, "x": 1.0, "-v4": 1.0},
+    )
+    hostinfo = replace(node.hostinfo, net_info=info, distro="debian", distro_version="13")
+    await office.registry.commit(
+        lambda now: (Delta(nodes=(replace(node, hostinfo=hostinfo),)), None)
+    )
+    told = await office.told("GET", f"/device/{office.node}?fields=all")
+    assert told["distro"] == {"name": "debian", "version": "13", "codeName": ""}
+    assert told["clientConnectivity"]["latency"] == {
+        "region 900": {"latencyMs": 12.3, "preferred": True},
+        "region 7": {"latencyMs": 500.0},
+    }
+    assert "distro" not in await office.told("GET", f"/device/{office.node}")
 
 
 async def test_routes_and_attributes(office: Office) -> None:
@@ -330,6 +350,15 @@ async def test_settings_take_effect(office: Office) -> None:
         json={"devicesApprovalOn": True, "devicesKeyDurationDays": 30, "httpsEnabled": False},
     )
     assert (after["devicesApprovalOn"], after["devicesKeyDurationDays"]) == (True, 30)
+    link = "https://git.example.com/acl"
+    wish = {"aclsExternallyManagedOn": True, "aclsExternalLink": link}
+    after = await office.told("PATCH", "/tailnet/-/settings", json=wish)
+    assert after["aclsExternallyManagedOn"] and after["aclsExternalLink"] == link
+    after = await office.told("PATCH", "/tailnet/-/settings", json={"aclsExternalLink": ""})
+    assert after["aclsExternallyManagedOn"] and not after["aclsExternalLink"]
+    for bad in ("javascript:alert(1)", "https://x y", "https://x/\r\na: b", "https://" + "x" * 500):
+        wrong = await office.ask("PATCH", "/tailnet/-/settings", json={"aclsExternalLink": bad})
+        assert wrong.status_code == 400, bad
     for bad in ({"devicesKeyDurationDays": 0}, {"devicesKeyDurationDays": 181}):
         assert (await office.ask("PATCH", "/tailnet/-/settings", json=bad)).status_code == 400
     answer = await office.ask("PATCH", "/tailnet/-/settings", json={"httpsEnabled": True})

@@ -20,6 +20,7 @@ from warren.coordinator.records import NodeRecord
 from warren.coordinator.refusal import Conflict, NotFound, Refused
 from warren.coordinator.settings import in_force
 from warren.coordinator.snapshot import Snapshot
+from warren.netmap.node import NetInfo
 
 MAX_ROUTES = 1000
 MAX_ATTRIBUTES = 50
@@ -275,6 +276,7 @@ def _device(call: Call, node: NodeRecord, everything: bool) -> shapes.Device:
         device.enabled_routes = offered.enabled_routes
         device.client_connectivity = shapes.Connectivity(
             endpoints=list(node.endpoints),
+            latency=_latency(call, info) if info else {},
             mapping_varies_by_dest_ip=info.mapping_varies_by_dest_ip if info else None,
             client_supports={
                 "ipv6": info.working_ipv6 if info else None,
@@ -284,7 +286,29 @@ def _device(call: Call, node: NodeRecord, everything: bool) -> shapes.Device:
                 "pcp": info.pcp if info else None,
             },
         )
+        if hostinfo.distro:
+            device.distro = shapes.Distro(
+                name=hostinfo.distro,
+                version=hostinfo.distro_version,
+                code_name=hostinfo.distro_code_name,
+            )
     return device
+
+
+def _latency(call: Call, info: NetInfo) -> dict[str, shapes.Latency]:
+    """Return the better of both families' latency for each region that was measured."""
+    names, best = call.context.regions(), dict[int, float]()
+    for place, seconds in info.derp_latency.items():
+        number, _, family = place.partition("-")
+        if family in ("v4", "v6") and number.isascii() and number.isdecimal():
+            region = int(number[:6])
+            best[region] = min(seconds, best.get(region, seconds))
+    return {
+        names.get(region, f"region {region}"): shapes.Latency(
+            latency_ms=round(seconds * 1000, 3), preferred=region == info.preferred_derp
+        )
+        for region, seconds in best.items()
+    }
 
 
 def _routes(node: NodeRecord) -> shapes.Routes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -16,6 +17,8 @@ from warren.coordinator.settings import (
     APPROVE_MACHINES,
     APPROVE_USERS,
     KEY_EXPIRY_DAYS,
+    POLICY_ELSEWHERE,
+    POLICY_LINK,
     approves_users,
     in_force,
 )
@@ -25,6 +28,7 @@ from warren.coordinator.store import AuditQuestion
 MAX_ENTRIES = 1000
 _KEY_DAYS = range(1, 181)
 _NO_EXPIRY = 0
+_LINK = re.compile(r"(https?://[!-~]{1,490})?")
 
 
 async def settings(call: Call) -> shapes.TailnetSettings:
@@ -32,6 +36,8 @@ async def settings(call: Call) -> shapes.TailnetSettings:
     now = in_force(call.context.settings, call.snapshot.settings)
     days = now.key_expiry.days if now.key_expiry else _NO_EXPIRY
     return shapes.TailnetSettings(
+        acls_externally_managed_on=call.snapshot.settings.get(POLICY_ELSEWHERE) == "true",
+        acls_external_link=call.snapshot.settings.get(POLICY_LINK, ""),
         devices_approval_on=now.approve_machines,
         devices_key_duration_days=days,
         users_approval_on=approves_users(call.snapshot.settings),
@@ -51,6 +57,12 @@ async def change_settings(call: Call) -> shapes.TailnetSettings:
             chosen[APPROVE_MACHINES] = "true" if value else "false"
         elif name == "users_approval_on":
             chosen[APPROVE_USERS] = "true" if value else "false"
+        elif name == "acls_externally_managed_on":
+            chosen[POLICY_ELSEWHERE] = "true" if value else "false"
+        elif name == "acls_external_link":
+            if not _LINK.fullmatch(value):
+                raise Refused("aclsExternalLink is an https:// URL of at most 500 characters")
+            chosen[POLICY_LINK] = value
         elif name == "devices_key_duration_days":
             if value not in _KEY_DAYS:
                 raise Refused("devicesKeyDurationDays is between 1 and 180")

@@ -67,6 +67,8 @@ class Context:
     """Where webhooks may be."""
     trouble: Callable[[str], str] = lambda webhook: ""
     """Why a webhook was not reached the last time; empty: it was."""
+    regions: Callable[[], Mapping[int, str]] = dict
+    """Names of the relay regions."""
 
 
 @dataclass(frozen=True, kw_only=True)

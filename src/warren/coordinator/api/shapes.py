@@ -15,15 +15,30 @@ class Shape(msgspec.Struct, kw_only=True, rename="camel"):
     """A JSON object; what it does not know it lets pass, as the tools of others know more."""
 
 
+class Latency(Shape, kw_only=True, omit_defaults=True):
+    """How far a relay region is."""
+
+    latency_ms: float
+    preferred: bool = False
+
+
 class Connectivity(Shape, kw_only=True):
-    """How a device can be reached."""
+    """How a device can be reached. `latency`: of relay regions, by their names."""
 
     endpoints: list[str] = []
     mapping_varies_by_dest_ip: bool | None = msgspec.field(
         name="mappingVariesByDestIP", default=None
     )
-    latency: dict[str, dict[str, Any]] = {}
+    latency: dict[str, Latency] = {}
     client_supports: dict[str, bool | None] = {}
+
+
+class Distro(Shape, kw_only=True):
+    """What a Linux device runs."""
+
+    name: str
+    version: str
+    code_name: str
 
 
 class Device(Shape, kw_only=True):
@@ -56,6 +71,7 @@ class Device(Shape, kw_only=True):
     advertised_routes: list[str] | msgspec.UnsetType = msgspec.UNSET
     enabled_routes: list[str] | msgspec.UnsetType = msgspec.UNSET
     client_connectivity: Connectivity | msgspec.UnsetType = msgspec.UNSET
+    distro: Distro | msgspec.UnsetType = msgspec.UNSET
 
 
 class Devices(Shape, kw_only=True):
