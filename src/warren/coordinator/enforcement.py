@@ -21,6 +21,7 @@ from warren.netmap.filterrule import FilterRule
 from warren.netmap.node import CapMap
 from warren.policy.compile import companions
 from warren.policy.derpmap import merge
+from warren.policy.logins import login_key
 from warren.policy.meeting import Resolved
 from warren.policy.mending import RELAY
 from warren.policy.routes import approve
@@ -351,7 +352,7 @@ _Identity = tuple[str, str, frozenset[str]]
 
 def _identity(snapshot: Snapshot, number: int) -> _Identity | None:
     user = snapshot.users.get(number)
-    return None if user is None else (user.name, user.role, frozenset(user.groups))
+    return None if user is None else (user.name, user.role, frozenset(map(login_key, user.groups)))
 
 
 def _identity_of(user: User | None) -> _Identity | None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from warren.coordinator.records import NodeRecord, UserRecord
 from warren.coordinator.snapshot import Snapshot
+from warren.policy.logins import login_key
 from warren.policy.topology import Node, Topology, User
 
 MAX_ROUTES = 1000
@@ -51,7 +52,7 @@ def topology_of(snapshot: Snapshot) -> Topology:
 
 def policy_user(record: UserRecord) -> User:
     """Return a user as a policy sees them: by log-in name."""
-    return User(record.name, record.name, record.role, frozenset(record.groups))
+    return User(record.name, record.name, record.role, frozenset(map(login_key, record.groups)))
 
 
 def policy_node(record: NodeRecord, users: dict[int, User]) -> Node:

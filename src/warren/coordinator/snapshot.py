@@ -22,6 +22,7 @@ from warren.coordinator.records import (
     WebhookRecord,
 )
 from warren.keys import MachinePublic, NodePublic
+from warren.policy.logins import login_key
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -72,9 +73,10 @@ class Snapshot:
         return self._index.by_ipv4.keys()
 
     def user_named(self, name: str) -> UserRecord | None:
-        """Return the user with this login name, whatever its case."""
-        wanted = name.casefold()
-        return next((u for u in self.users.values() if u.name.casefold() == wanted), None)
+        """Return the user with this login name, whatever its case and its domain's form."""
+        wanted = login_key(name).casefold()
+        users = self.users.values()
+        return next((u for u in users if login_key(u.name).casefold() == wanted), None)
 
     def after(self, delta: Delta) -> Snapshot:
         """Return the state once `delta` is in force."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from warren.policy.document import Entry, Policy
+from warren.policy.logins import domain_key
 from warren.policy.postures import Postures
 from warren.policy.ranges import parse_spans
 from warren.policy.targets import SELF, Targets, UnknownTarget
@@ -94,7 +95,7 @@ def _read(entry: Entry, targets: Targets) -> SshRule:
         "is not associated with this Tailnet and cannot be used in user:*@<domain> expressions"
     )
     for word in sources:
-        if (found := _EVERYONE_AT.fullmatch(word)) and home not in ("", found[1].lower()):
+        if (found := _EVERYONE_AT.fullmatch(word)) and home not in ("", domain_key(found[1])):
             raise entry.fail(f"[ssh] {found[1]} {foreign}", "src")
         try:
             targets.check(word)
@@ -109,7 +110,7 @@ def _read(entry: Entry, targets: Targets) -> SshRule:
         except UnknownTarget as error:
             raise entry.fail(f"dst={error}", "dst", word, error.hint) from None
     for word in users:
-        if (found := _LOCAL_PART.fullmatch(word)) and home not in ("", found[1].lower()):
+        if (found := _LOCAL_PART.fullmatch(word)) and home not in ("", domain_key(found[1])):
             raise entry.fail(f"{found[1]} {foreign}", "users")
     recorders = entry.words("recorder")
     for word in recorders:
@@ -170,7 +171,7 @@ def local_users(words: list[str]) -> dict[str, str]:
 def local_part(words: list[str], user: User) -> str | None:
     """Return the local part by which a user may log in as themselves."""
     for word in words:
-        if (found := _LOCAL_PART.fullmatch(word)) and user.domain == found[1].lower():
+        if (found := _LOCAL_PART.fullmatch(word)) and user.domain == domain_key(found[1]):
             return user.login.rpartition("@")[0]
     return None
 

@@ -9,6 +9,7 @@ from graphlib import TopologicalSorter
 from operator import attrgetter
 
 from warren.policy.document import Policy
+from warren.policy.logins import domain_key, login_key
 from warren.policy.malformed import nearest
 from warren.policy.ranges import POOLS, PUBLIC, Span, SpanSet, parse_spans, wire_form
 from warren.policy.topology import Node, Topology, User
@@ -69,7 +70,7 @@ class Targets:
     def __init__(self, policy: Policy, topology: Topology) -> None:
         self.policy = policy
         self.topology = topology
-        self._users = {user.login.lower(): user for user in topology.users}
+        self._users = {login_key(user.login): user for user in topology.users}
         self._user_names = {user.name + "@": user for user in topology.users}
         self._by_user: dict[str, list[Node]] = {}
         self._by_tag: dict[str, list[Node]] = {}
@@ -90,7 +91,7 @@ class Targets:
         """Return the lists that a node belongs in, beside that of all."""
         found = [self._by_tag.setdefault(tag, []) for tag in dict.fromkeys(node.tags)]
         if node.user:
-            found.append(self._by_user.setdefault(node.user.login.lower(), []))
+            found.append(self._by_user.setdefault(login_key(node.user.login), []))
         return found
 
     def follow(self, pairs: list[Pair]) -> None:
@@ -169,21 +170,21 @@ class Targets:
             logins = self.policy.groups.get(word, ())
             found = {user.login: user for login in logins for user in self._person(login)}
             # Beside the policy's own groups there are those of identity providers.
-            wanted = word.lower()
+            wanted = login_key(word)
             found |= {user.login: user for user in everyone if wanted in user.groups}
             return sorted(found.values(), key=lambda user: self._places[user.login])
         return self._person(word)
 
     def _person(self, word: str) -> list[User]:
         if found := _EVERYONE_AT.fullmatch(word):
-            domain = found[1].lower()
+            domain = domain_key(found[1])
             return [user for user in self.topology.users if user.domain == domain]
-        user = self._users.get(word.lower()) or self._user_names.get(word)
+        user = self._users.get(login_key(word)) or self._user_names.get(word)
         return [user] if user else []
 
     def owned(self, user: User) -> list[Node]:
         """Return a user's untagged nodes."""
-        return self._by_user.get(user.login.lower(), [])
+        return self._by_user.get(login_key(user.login), [])
 
     def nodes(self, word: str) -> list[Node]:
         """Return the nodes that a word names (not: those that an address belongs to)."""

@@ -8,6 +8,7 @@ from functools import cached_property
 from ipaddress import ip_address, ip_network
 from typing import Any
 
+from warren.policy.logins import domain_key, login_key
 from warren.policy.malformed import MalformedPolicy
 from warren.policy.ranges import Network, Span, span_of_address, span_of_network
 
@@ -19,7 +20,7 @@ _MAX_NODES = 20_000
 class User:
     """A user; `login` is an e-mail address, `role` one of §12.2's.
 
-    groups: names of groups, in lower case, that an identity provider says they are in.
+    groups: names of groups, by `login_key`, that an identity provider says they are in.
     """
 
     name: str
@@ -29,8 +30,8 @@ class User:
 
     @property
     def domain(self) -> str:
-        """Return what follows the @."""
-        return self.login.rpartition("@")[2].lower()
+        """Return what follows the @, in the form that is equal for equal domains."""
+        return domain_key(self.login.rpartition("@")[2])
 
 
 @dataclass(eq=False)
@@ -109,7 +110,7 @@ def parse_topology_untrusted(data: Any) -> Topology:
                 str(user["name"]),
                 str(user.get("email") or user["name"]),
                 str(user.get("role") or ("admin" if number else "owner")),
-                frozenset(str(group).lower() for group in user.get("groups") or []),
+                frozenset(login_key(str(group)) for group in user.get("groups") or []),
             )
             for number, user in enumerate(data.get("users") or [])
         ]

@@ -85,6 +85,19 @@ async def test_good_tokens(key: Any, algorithm: str) -> None:
     assert form["code_verifier"] and headers["authorization"].startswith("Basic ")
 
 
+@pytest.mark.parametrize("told", ["bücher.example", "xn--bcher-kva.example"])
+@pytest.mark.parametrize("allowed", ["Bücher.example", "@XN--bcher-kva.example"])
+def test_allowed_domains_and_users_in_either_form(told: str, allowed: str) -> None:
+    user = f"ann@{allowed.removeprefix('@')}"
+    config = replace(CONFIG, allowed_domains=[allowed], allowed_users=[user])
+    person = {"sub": "1", "email_verified": True, "groups": [f"ops@{told}", "x@other.example"]}
+    found = identity_untrusted(person | {"email": f"ann@{told}"}, config)
+    assert found.groups == (f"group:ops@{told}",)
+    for other in (f"bob@{told}", "ann@bucher.example"):
+        with pytest.raises(NotAdmitted):
+            identity_untrusted(person | {"email": other}, config)
+
+
 WRONG = [
     {"iss": "https://evil.example"}, {"iss": None}, {"iss": ISSUER + "/"}, {"aud": "other"},
     {"aud": None}, {"aud": []}, {"aud": ["warren", "other"]}, {"azp": "other"},

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from warren.coordinator.login.providers import ProviderConfig
 from warren.coordinator.names import is_user_name
 from warren.coordinator.refusal import Refused
+from warren.policy.logins import domain_key, login_key
 
 MAX_GROUPS = 500
 _MAX_GROUP = 200
@@ -80,13 +81,13 @@ def policy_groups(told: Iterable[str], provider: ProviderConfig, name: str) -> t
     not speak for others.
     """
     domain = (provider.groups_domain or name.rpartition("@")[2]).lower()
-    own = {domain, *(text.lower() for text in provider.allowed_domains)} - {""}
+    own = {domain_key(domain), *_domains(provider.allowed_domains)} - {""}
     found: dict[str, None] = {}
     for text in told:
         # Keycloak tells paths: /engineering.
         group = text.strip().removeprefix("/").lower()
         label, at, brought = group.rpartition("@")
-        if at and brought not in own:
+        if at and domain_key(brought) not in own:
             continue
         whole = group if at else f"{group}@{domain}"
         if (label if at else group) and len(whole) <= _MAX_GROUP and whole.isprintable():
@@ -98,17 +99,18 @@ def policy_groups(told: Iterable[str], provider: ProviderConfig, name: str) -> t
 
 def _check_allowed(provider: ProviderConfig, name: str, groups: list[str]) -> None:
     domain = name.rpartition("@")[2].lower() if "@" in name else ""
-    if provider.allowed_domains and domain not in _folded(provider.allowed_domains):
+    if provider.allowed_domains and domain_key(domain) not in _domains(provider.allowed_domains):
         raise NotAdmitted(f"accounts of {domain or 'no domain'} may not log in here")
-    if provider.allowed_users and name.lower() not in _folded(provider.allowed_users):
+    users = {login_key(text.strip()) for text in provider.allowed_users}
+    if users and login_key(name) not in users:
         raise NotAdmitted(f"the account {name} may not log in here")
     wanted = {text.removeprefix("/") for text in provider.allowed_groups}
     if wanted and not wanted & {text.removeprefix("/") for text in groups}:
         raise NotAdmitted("your account is in none of the groups that may log in here")
 
 
-def _folded(texts: Iterable[str]) -> set[str]:
-    return {text.strip().lower().removeprefix("@") for text in texts}
+def _domains(texts: Iterable[str]) -> set[str]:
+    return {domain_key(text.strip().removeprefix("@")) for text in texts}
 
 
 def _texts(value: Any) -> Iterable[str]:

@@ -206,7 +206,8 @@ class Provider:
         if when is None:
             raise ProviderProblem(
                 f"{label} does not say when you have logged in there, so that this log-in by SSH "
-                "cannot be checked; an administrator can set allow-no-auth-time"
+                "cannot be checked (its ID token has no auth_time); an administrator can set "
+                f"allow-no-auth-time = true for the provider {self.config.name}"
             )
         if isinstance(when, bool) or not isinstance(when, int | float):
             raise ProviderProblem(f"the ID token of {label} is not good (auth_time)")
