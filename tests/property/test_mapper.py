@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from allow_all import AllowAll
 from warren.coordinator.addresses import v6_beside
 from warren.coordinator.change import NO_CHANGE, Change, Facet
-from warren.coordinator.default_policy import AllowAll
 from warren.coordinator.delta import Delta
 from warren.coordinator.mapper import Mapper
 from warren.coordinator.members import changed_node

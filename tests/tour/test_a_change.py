@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from allow_all import AllowAll
 from warren.control.mapstream import MapFrames, encode_map_frame
 from warren.coordinator.change import Change
-from warren.coordinator.default_policy import AllowAll
 from warren.coordinator.mapper import Mapper
 from warren.coordinator.members import create_user, find_node, new_node, rename
 from warren.coordinator.registry import Registry

@@ -20,14 +20,3 @@ def parse_duration(text: str) -> timedelta | None:
     if length > _LONGEST:
         raise ValueError(f"{text!r} is longer than a hundred years; write never")
     return length
-
-
-def show_duration(length: timedelta | None) -> str:
-    """Write a length of time so that `parse_duration` reads it, in its largest whole unit."""
-    if length is None:
-        return "never"
-    seconds = int(length.total_seconds())
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds and seconds % size == 0:
-            return f"{seconds // size}{unit}"
-    return f"{seconds}s"

@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import structs
 
-from warren.coordinator.default_policy import CompiledPolicy
+from warren.coordinator.compiled_policy import CompiledPolicy
 from warren.coordinator.dns import DnsChoice, chosen, dns_config
 from warren.coordinator.records import NodeRecord, UserRecord
 from warren.coordinator.relay_rules import concern_relays, relay_rules

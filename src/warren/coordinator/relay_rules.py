@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from warren.coordinator.default_policy import CompiledPolicy
+from warren.coordinator.compiled_policy import CompiledPolicy
 from warren.coordinator.records import NodeRecord
 from warren.netmap.filterrule import CapGrant, FilterRule
 from warren.netmap.node import Node

@@ -25,7 +25,7 @@ from warren.control.mapstream import (
     encode_map_frame,
 )
 from warren.coordinator.change import Change
-from warren.coordinator.default_policy import CompiledPolicy
+from warren.coordinator.compiled_policy import CompiledPolicy
 from warren.coordinator.mapper import Mapper
 from warren.coordinator.registry import Registry
 from warren.coordinator.rounds import Rounds

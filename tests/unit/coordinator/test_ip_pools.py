@@ -8,7 +8,7 @@ from typing import Any
 
 from coordinator_world import World
 
-from warren.coordinator.default_policy import CompiledPolicy
+from warren.coordinator.compiled_policy import CompiledPolicy
 from warren.coordinator.enforcement import Enforcement
 from warren.coordinator.mapper import Mapper
 from warren.coordinator.policies import set_policy

@@ -8,9 +8,9 @@ import pytest
 from coordinator_world import START, CountedEntropy, World
 from msgspec.structs import replace
 
+from allow_all import AllowAll
 from warren.coordinator import members
 from warren.coordinator.change import Change, Facet
-from warren.coordinator.default_policy import AllowAll
 from warren.coordinator.delta import Delta
 from warren.coordinator.mapper import Mapper
 from warren.coordinator.presence import Presence

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from warren.coordinator.default_policy import AllowAll
+from allow_all import AllowAll
 from warren.coordinator.records import NodeRecord
 from warren.coordinator.relay_rules import NAME, concern_relays, relay_rules
 from warren.keys import DiscoPublic, MachinePublic, NodePublic
