@@ -281,6 +281,11 @@ class Dataplane:
         link = self._links.get(key)
         return link.mtu_bytes if link else BASE_MTU_BYTES
 
+    def mtu_fallbacks(self, key: NodePublic) -> int:
+        """Return how often packets of a size that had passed to a peer passed no more."""
+        link = self._links.get(key)
+        return link.paths.size.fallbacks if link else 0
+
     def send_datagram(self, to: Endpoint, data: bytes) -> None:
         """Send STUN bytes from the engine's socket."""
         self._engine.apply([SendDatagram(to=str(to), data=data)])

@@ -68,7 +68,8 @@ class PathStatus(msgspec.Struct, kw_only=True):
     kind `peer-relay`: through another machine of the network, whose `address` it is. kind `turn`:
     through a TURN server, by the relayed `address`; `server` where the allocation is this node's,
     and not the peer's. mtu_bytes: the largest packet of the tunnel that was found to pass there;
-    None where any does (a relay).
+    None where any does (a relay). mtu_fallbacks: how often a size that had passed passed no more,
+    on any direct path to the peer since this node knows it.
     """
 
     kind: Literal["direct", "peer-relay", "turn", "relay", "none"]
@@ -78,6 +79,7 @@ class PathStatus(msgspec.Struct, kw_only=True):
     region_code: str | None = None
     latency_ms: float | None = None
     mtu_bytes: int | None = None
+    mtu_fallbacks: int = 0
 
 
 class PeerStatus(msgspec.Struct, kw_only=True):

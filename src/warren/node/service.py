@@ -69,7 +69,12 @@ class NodeService:
         now = node.clock.now()
         profile = node.state.profile
         listed = statuses.peer_statuses(
-            view, snapshot, node.dataplane.paths_of, now, node.dataplane.through
+            view,
+            snapshot,
+            node.dataplane.paths_of,
+            now,
+            node.dataplane.through,
+            node.dataplane.mtu_fallbacks,
         )
         endpoints = [str(own.endpoint) for own in node.measuring.endpoints]
         return Status(

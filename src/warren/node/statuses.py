@@ -58,12 +58,21 @@ def peer_statuses(
     paths_of: Callable[[NodePublic], PeerPaths | None],
     now: float,
     through: Callable[[NodePublic, float], Session | TurnPath | None] = lambda key, now: None,
+    mtu_fallbacks: Callable[[NodePublic], int] = lambda key: 0,
 ) -> list[PeerStatus]:
     """Return every peer, by name. through: the way through a peer relay or TURN server."""
     stats = {peer.key: peer for peer in snapshot.peers}
     peers = sorted(view.peers.values(), key=lambda node: (first_name(node), node.id))
     return [
-        _peer_status(view, node, stats, paths_of(node.key), now, through(node.key, now))
+        _peer_status(
+            view,
+            node,
+            stats,
+            paths_of(node.key),
+            now,
+            through(node.key, now),
+            mtu_fallbacks(node.key),
+        )
         for node in peers
     ]
 
@@ -75,6 +84,7 @@ def path_status(
     paths: PeerPaths | None,
     now: float,
     through: Session | TurnPath | None = None,
+    mtu_fallbacks: int = 0,
 ) -> PathStatus:
     """Return how packets to a peer travel now: the engine's lease decides."""
     direct = stats.direct if stats else None
@@ -98,7 +108,13 @@ def path_status(
         used = paths.path(now) if paths else None
         latency_s = used.latency_s if used and str(used.endpoint) == direct else None
         latency_ms = None if latency_s is None else latency_s * 1000
-        return PathStatus(kind="direct", address=direct, latency_ms=latency_ms, mtu_bytes=mtu_bytes)
+        return PathStatus(
+            kind="direct",
+            address=direct,
+            latency_ms=latency_ms,
+            mtu_bytes=mtu_bytes,
+            mtu_fallbacks=mtu_fallbacks,
+        )
     region = paths.relay_region() if paths else home_region(node)
     if not region:
         return PathStatus(kind="none")
@@ -146,6 +162,7 @@ def _peer_status(
     paths: PeerPaths | None,
     now: float,
     through: Session | TurnPath | None,
+    mtu_fallbacks: int,
 ) -> PeerStatus:
     stats = all_stats.get(node.key.raw)
     handshake_ms = stats.handshake_ago_ms if stats else None
@@ -161,7 +178,7 @@ def _peer_status(
         tags=node.tags,
         expired=node.expired,
         routes=node.primary_routes,
-        path=path_status(view, node, stats, paths, now, through),
+        path=path_status(view, node, stats, paths, now, through, mtu_fallbacks),
         active=paths.is_active(now) if paths else False,
         rx_bytes=stats.rx_bytes if stats else 0,
         tx_bytes=stats.tx_bytes if stats else 0,

@@ -71,14 +71,21 @@ def _may_punch(facts: Facts, cause: Cause) -> bool:
     return bool(facts.no_punching) and cause in _CAUSES_A_MAPPING_CURES
 
 
+def _size(path: PathStatus) -> str:
+    if not path.mtu_bytes:
+        return ""
+    times = "once" if path.mtu_fallbacks == 1 else f"{path.mtu_fallbacks} times"
+    fell = f" (larger ones stopped arriving {times})" if path.mtu_fallbacks else ""
+    return f", packets of up to {path.mtu_bytes} bytes{fell}"
+
+
 def _summary(facts: Facts) -> str:
     path = facts.path
     if path.kind == "direct":
         took = _took(path)
         used = why_candidates.used(facts)
         known = f"; the address is known from {_sources(used)}" if used else ""
-        size = f", packets of up to {path.mtu_bytes} bytes" if path.mtu_bytes else ""
-        return f"The path to {facts.peer} is direct: {path.address}{took}{size}{known}."
+        return f"The path to {facts.peer} is direct: {path.address}{took}{_size(path)}{known}."
     if path.kind == "peer-relay":
         return f"Packets to {facts.peer} take a peer relay, another machine, at {path.address}."
     if path.kind == "turn":

@@ -57,7 +57,9 @@ def gather(
         peer=statuses.first_name(node),
         address=next(iter(statuses.plain_addresses(node)), ""),
         online=node.online,
-        path=statuses.path_status(view, node, stats, paths, now, through),
+        path=statuses.path_status(
+            view, node, stats, paths, now, through, punching.size.fallbacks if punching else 0
+        ),
         active=paths.is_active(now) if paths else False,
         searching_s=paths.searching_s(now) if paths else None,
         candidates=None if paths is None else list(paths.candidates),

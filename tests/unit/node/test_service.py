@@ -193,6 +193,12 @@ async def test_what_a_path_carries_reaches_engine_route_and_status(pair: Pair) -
     assert {len(c.data) + 28 for c in asked} >= {1400, 1500}
     why = first.service.why(WhyRequest(peer="m2"))
     assert "packets of up to 1340 bytes" in why.summary
+    assert first.service.status().peers[0].path.mtu_fallbacks == 0
+    link = first.service._runtime.dataplane.punching_of(NodePublic(_key(second)))
+    assert link is not None
+    link.size.fallbacks = 2
+    assert first.service.status().peers[0].path.mtu_fallbacks == 2
+    assert "stopped arriving 2 times" in first.service.why(WhyRequest(peer="m2")).summary
 
 
 async def test_kinds_of_ping(pair: Pair) -> None:

@@ -155,6 +155,19 @@ def test_a_direct_path_names_what_the_others_lack() -> None:
     assert results[str(SIX)] == ("silent", "this machine has no IPv6")
 
 
+@pytest.mark.parametrize(
+    ("times", "words"),
+    [
+        (0, "packets of up to 1280 bytes;"),
+        (1, "packets of up to 1280 bytes (larger ones stopped arriving once);"),
+        (3, "packets of up to 1280 bytes (larger ones stopped arriving 3 times);"),
+    ],
+)
+def test_a_path_that_carries_less_than_it_did_is_told(times: int, words: str) -> None:
+    path = PathStatus(kind="direct", address=str(LAN), mtu_bytes=1280, mtu_fallbacks=times)
+    assert words in told(path=path)[0].summary
+
+
 def test_a_peer_relay_is_named() -> None:
     found, _ = told(path=PathStatus(kind="peer-relay", address="203.0.113.5:7"), own=HARD)
     assert found.summary.endswith("peer relay, another machine, at 203.0.113.5:7.")
