@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from warren.policy.document import Entry, Policy
+from warren.policy.malformed import nearest
 from warren.policy.ports import (
     ANY,
     WITH_PORTS,
     Ports,
+    UnknownProtocol,
     parse_ip_entry,
     parse_protocol,
     split_destination,
@@ -64,6 +66,9 @@ def read_acl(entry: Entry, targets: Targets) -> Grant:
     _check_sources(entry, sources, targets)
     try:
         protocol = parse_protocol(entry.text("proto"))
+    except UnknownProtocol as error:
+        raise entry.fail(str(error), "proto", hint=error.hint) from None
+    try:
         ends = [split_destination(text) for text in entry.words("dst", "ports")]
     except ValueError as error:
         raise entry.fail(str(error), "dst") from None
@@ -106,7 +111,8 @@ def read_grant(entry: Entry, targets: Targets) -> Grant:
         if not tag.startswith("tag:"):
             raise entry.fail("via can only be a tag", "via")
         if tag not in targets.policy.tag_owners:
-            raise entry.fail(f'tag "{tag}" not found', "via")
+            hint = nearest(tag, targets.policy.tag_owners, 0.7)
+            raise entry.fail(f'tag "{tag}" not found', "via", tag, hint)
     if len(ips) > _MAX_RANGES:
         raise entry.fail(f"more than {_MAX_RANGES:,} port ranges of one destination", "ip")
     if len(ips) * len(ends) > _MAX_ENDS:
@@ -115,8 +121,10 @@ def read_grant(entry: Entry, targets: Targets) -> Grant:
     for text in ips:
         try:
             protocol, found = parse_ip_entry(text)
+        except UnknownProtocol as error:
+            raise entry.fail(str(error), "ip", text, error.hint) from None
         except ValueError as error:
-            raise entry.fail(str(error), "ip") from None
+            raise entry.fail(str(error), "ip", text) from None
         _check_ports(entry, protocol, [found])
         for end in ends:
             ports.setdefault(protocol, {}).setdefault(end, []).append(found)

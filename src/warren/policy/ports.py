@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from warren.policy.malformed import nearest
+
 PROTOCOLS = {
     "icmp": 1, "igmp": 2, "ipv4": 4, "ip-in-ip": 4, "tcp": 6, "egp": 8, "igp": 9, "udp": 17,
     "gre": 47, "esp": 50, "ah": 51, "ipv6-icmp": 58, "sctp": 132, "fc": 133,
 }  # fmt: skip
 WITH_PORTS = {PROTOCOLS[name] for name in ("tcp", "udp", "sctp")}
 _MAX_PORT = 65535
+
+
+class UnknownProtocol(ValueError):
+    """No protocol has that name; the text is the service's."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'unknown protocol "{name}"')
+        self.hint = nearest(name, PROTOCOLS)
 
 
 class Ports(NamedTuple):
@@ -52,7 +62,7 @@ def parse_protocol(text: str) -> tuple[int, ...]:
         return (PROTOCOLS[text],)
     if text.isascii() and text.isdigit() and text[0] != "0" and int(text[:4]) <= 255:
         return (int(text),)
-    raise ValueError(f'unknown protocol "{text}"')
+    raise UnknownProtocol(text)
 
 
 def split_destination(text: str) -> tuple[str, list[Ports]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from warren.policy.document import Entry, Policy
 from warren.policy.logins import domain_key
+from warren.policy.malformed import nearest
 from warren.policy.postures import Postures
 from warren.policy.ranges import parse_spans
 from warren.policy.targets import SELF, Targets, UnknownTarget
@@ -81,7 +82,8 @@ def _read(entry: Entry, targets: Targets) -> SshRule:
     if not action:
         raise entry.fail("action must be specified")
     if action not in ("accept", "check"):
-        raise entry.fail(f'"{action}" is not a valid action', "action")
+        hint = nearest(action, ("accept", "check"))
+        raise entry.fail(f'"{action}" is not a valid action', "action", hint=hint)
     users = entry.words("users")
     if not users:
         raise entry.fail("users must be specified")

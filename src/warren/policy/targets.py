@@ -37,14 +37,17 @@ _EVERYONE_AT = re.compile(r"user:\*@(.+)")
 class UnknownTarget(ValueError):
     """A word that stands for nothing; the text is the service's."""
 
-    def __init__(self, text: str, word: str = "", known: Iterable[str] = ()) -> None:
+    def __init__(
+        self, text: str, word: str = "", known: Iterable[str] = (), likeness: float = 0.7
+    ) -> None:
+        """likeness: what counts as near; a prefix that all have makes every word a little alike."""
         super().__init__(text)
-        self._word, self._known = word, known
+        self._word, self._known, self._likeness = word, known, likeness
 
     @property
     def hint(self) -> str | None:
         """Return the word that is nearest, in quotes."""
-        return nearest(self._word, self._known, 0.7) if self._word else None
+        return nearest(self._word, self._known, self._likeness) if self._word else None
 
 
 Pair = tuple[Node | None, Node | None]
@@ -146,7 +149,7 @@ class Targets:
                 known = _SOURCES + _DESTINATIONS
                 raise UnknownTarget(f'"{word}" is not a known autogroup', word, known)
         elif word not in self.policy.hosts and wire_form(word) is None:
-            raise UnknownTarget(f'"{word}": invalid address', word, self.policy.hosts)
+            raise UnknownTarget(f'"{word}": invalid address', word, self.policy.hosts, 0.6)
 
     def is_people(self, word: str) -> bool:
         """Whether the word names users: what `autogroup:self` may be used with."""

@@ -43,6 +43,14 @@ def problem(source: str) -> str:
             '"src": [], "dst": [], "prot": "tcp"',
             'line 4, column 46: unknown field "prot" (did you mean "proto"?)',
         ),
+        (
+            '"src": ["afr"], "dst": []',
+            'line 4, column 32: src="afr": invalid address (did you mean "far"?)',
+        ),
+        (
+            '"src": ["*"], "dst": [], "proto": "tpc"',
+            'line 4, column 58: unknown protocol "tpc" (did you mean "tcp"?)',
+        ),
         ('"src": ["*"], "dst": [80]', "line 4, column 46: acls.dst: expected a string"),
     ],
 )
@@ -53,6 +61,32 @@ def test_the_place_and_the_nearest_right_spelling(rule: str, sentence: str) -> N
         '  {"action": "accept", ' + rule + "}]}"
     )
     assert sentence in problem(source)
+
+
+@pytest.mark.parametrize(
+    ("policy", "sentence"),
+    [
+        (
+            '{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["tcp:80",\n"tpc:80"]}]}',
+            'line 2, column 1: unknown protocol "tpc" (did you mean "tcp"?)',
+        ),
+        (
+            '{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["tcp:80",\n"tcp:x"]}]}',
+            'line 2, column 1: port range "x": invalid first integer',
+        ),
+        (
+            '{"tagOwners": {"tag:exit": []}, "grants": [{"src": ["*"], "dst": ["10.0.0.0/8"],'
+            ' "ip": ["*"], "via": [\n"tag:exti"]}]}',
+            'line 2, column 1: tag "tag:exti" not found (did you mean "tag:exit"?)',
+        ),
+        (
+            '{"ssh": [{"action":\n"chek", "src": ["*"], "dst": ["*"], "users": []}]}',
+            'line 2, column 1: "chek" is not a valid action (did you mean "check"?)',
+        ),
+    ],
+)
+def test_of_grants_and_ssh_too(policy: str, sentence: str) -> None:
+    assert problem(policy) == sentence
 
 
 def test_groups_in_circles_have_a_place() -> None:
