@@ -6,10 +6,11 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from ipaddress import ip_address
+from ipaddress import IPv4Network, ip_address
 
 import pytest
 
+from warren.edge.linux.route_messages import Route, RouteSocket
 from warren.edge.linux.routes import TunRoutes
 from warren.lab import sandbox
 from warren.lab.kinds import WAN
@@ -305,6 +306,40 @@ def test_routes_say_what_passes_and_what_is_asked_for(mesh: Mesh) -> None:
         del wanted["10.9.0.0/16"]
         part.inside(lambda: routes.apply(own, wanted))
         assert "10.9.0.0" not in part.run(["ip", "route", "show", "dev", "tun9"])
+    finally:
+        part.run(["ip", "link", "del", "tun9"])
+
+
+def test_the_routes_of_a_large_network_are_set_at_once(mesh: Mesh) -> None:
+    part = mesh.world["server"]
+    part.run(["ip", "tuntap", "add", "dev", "tun9", "mode", "tun"])
+    routes = TunRoutes("tun9", 8941)
+    own = ["100.64.0.9/32", "fd7a:115c:a1e0::9/128"]
+    numbers = range(0x0100, 0x0500)
+    wanted = {f"100.64.{n >> 8}.{n & 255}/32": 1440 for n in numbers}
+    wanted |= {f"fd7a:115c:a1e0::{n:x}/128": 1280 for n in numbers}
+
+    def shown(family: str, table: str) -> int:
+        words = ["ip", family, "route", "show", "dev", "tun9", "proto", "82", "table", table]
+        return len(part.run(words).splitlines())
+
+    def refused() -> list[str]:
+        index = socket.if_nametoindex("tun9")
+        good = Route(IPv4Network("10.7.0.0/16"), index, 254, 1, 1280, 1240)
+        with RouteSocket() as kernel:
+            said = kernel.change([good, good._replace(device=index + 5000), good] * 40)
+            return said + kernel.change([good, good], remove=True)
+
+    try:
+        part.inside(lambda: routes.apply(own, wanted))
+        tables = ["main", str(82_000 + part.inside(lambda: socket.if_nametoindex("tun9")))]
+        assert [shown("-4", table) for table in tables] == [len(numbers)] * 2
+        assert [shown("-6", table) for table in tables] == [len(numbers)] * 2
+        part.inside(lambda: routes.apply(own, {}))
+        assert [shown(family, table) for family in ("-4", "-6") for table in tables] == [0] * 4
+        # Every answer is that to its own message.
+        expected = ["", "no such device", ""] * 40 + ["", "no such process"]
+        assert part.inside(refused) == expected
     finally:
         part.run(["ip", "link", "del", "tun9"])
 

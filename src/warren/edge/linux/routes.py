@@ -27,9 +27,8 @@ from ipaddress import ip_network
 
 from warren.edge.linux.device import RouteProblem
 from warren.edge.linux.netlink import IPRoute, NetlinkError
+from warren.edge.linux.route_messages import Route, RouteSocket
 
-ROUTE_PROTOCOL = 82
-"""Marks routes as ours in `ip route` (the kernel leaves 5 to 255 to programs)."""
 _METRIC_FIRST = 1000
 _SAFE_MTU_BYTES = 1280
 _TABLE_MAIN = 254
@@ -64,7 +63,7 @@ class TunRoutes:
             with IPRoute() as kernel:
                 index = self._find(kernel)
                 self._change_addresses(kernel, index, wanted_addresses, problems)
-                self._change_routes(kernel, index, wanted_routes, problems)
+                self._change_routes(index, wanted_routes, problems)
                 self._change_rules(kernel, index)
         except (NetlinkError, OSError) as error:
             problems.append(_text(error))
@@ -116,26 +115,35 @@ class TunRoutes:
                     continue  # IPv6 is switched off on this machine: IPv4 carries on.
                 problems.append(f"address {prefix}: {_text(error)}")
 
-    def _change_routes(
-        self, kernel: IPRoute, index: int, wanted: Mapping[str, int], problems: list[str]
-    ) -> None:
-        for prefix in sorted(self._routes.keys() - wanted.keys()):
-            for table in (_TABLE_FIRST + index, _TABLE_MAIN):
-                with suppress(NetlinkError):
-                    kernel.route("del", **self._route(prefix, index, table))
-            del self._routes[prefix]
+    def _change_routes(self, index: int, wanted: Mapping[str, int], problems: list[str]) -> None:
+        tables = (_TABLE_FIRST + index, _TABLE_MAIN)
+        gone = sorted(self._routes.keys() - wanted.keys())
         has = {6 if ":" in address else 4 for address in self._addresses}
-        for prefix, mtu in sorted(wanted.items()):
-            if self._routes.get(prefix) == mtu or ip_network(prefix).version not in has:
-                continue
-            metrics = {"mtu": mtu, "advmss": self._advertised(prefix)}
-            try:
-                for table in (_TABLE_FIRST + index, _TABLE_MAIN):
-                    route = self._route(prefix, index, table)
-                    kernel.route("replace", **route, metrics=metrics)
-                self._routes[prefix] = mtu
-            except NetlinkError as error:
-                problems.append(f"route {prefix}: {_text(error)}")
+        fresh = [
+            (prefix, mtu)
+            for prefix, mtu in sorted(wanted.items())
+            if self._routes.get(prefix) != mtu and (6 if ":" in prefix else 4) in has
+        ]
+        if not gone and not fresh:
+            return
+        with RouteSocket() as kernel:
+            kernel.change(
+                [self._route(p, index, table, self._routes[p]) for p in gone for table in tables],
+                remove=True,
+            )
+            for prefix in gone:
+                del self._routes[prefix]
+            answers = iter(
+                kernel.change(
+                    [self._route(p, index, table, mtu) for p, mtu in fresh for table in tables]
+                )
+            )
+            for prefix, mtu in fresh:
+                refused = [text for text in (next(answers), next(answers)) if text]
+                if refused:
+                    problems.append(f"route {prefix}: {refused[0]}")
+                else:
+                    self._routes[prefix] = mtu
 
     def _change_rules(self, kernel: IPRoute, index: int) -> None:
         """Lead packets from each own address to the device's own table.
@@ -163,24 +171,13 @@ class TunRoutes:
                         prefix = f"{rule.get('src')}/{rule['src_len']}"
                         kernel.rule("del", **_rule(prefix, table - _TABLE_FIRST))
 
-    def _advertised(self, prefix: str) -> int:
-        """Return the segment size that TCP connections to a prefix ask the other side for."""
+    def _route(self, prefix: str, index: int, table: int, mtu_bytes: int) -> Route:
         network = ip_network(prefix)
         headers = 40 if network.version == 4 else 60
         is_peer = network.prefixlen == network.max_prefixlen
-        return (self._mtu_bytes if is_peer else _SAFE_MTU_BYTES) - headers
-
-    def _route(self, prefix: str, index: int, table: int) -> dict[str, object]:
+        advmss = (self._mtu_bytes if is_peer else _SAFE_MTU_BYTES) - headers
         # The device's index makes the metric its own, so `replace` never takes another node's.
-        return {
-            "dst": prefix,
-            "oif": index,
-            "proto": ROUTE_PROTOCOL,
-            "priority": _METRIC_FIRST + index,
-            "family": 10 if ":" in prefix else 2,
-            "table": table,
-            **({} if ":" in prefix else {"scope": 253}),
-        }
+        return Route(network, index, table, _METRIC_FIRST + index, mtu_bytes, advmss)
 
 
 def _split(prefix: str) -> dict[str, object]:
