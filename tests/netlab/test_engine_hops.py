@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from engine_ends import LEASE_MS, PLAN, PORT, End, pair_in, start, transfer
+from engine_ends import LEASE_MS, PORT, End, pair_in, start, transfer
 
 from warren.engine.commands import (
     CloseSockets,
@@ -21,7 +21,6 @@ from warren.engine.commands import (
     SetTurn,
 )
 from warren.engine.events import Datagram, Fault
-from warren.lab import sandbox
 from warren.lab.program import wait_until
 from warren.lab.world import World
 from warren.nat.turn.client import TurnClient
@@ -32,14 +31,6 @@ from warren.netmap.endpoint import Endpoint
 pytestmark = pytest.mark.netlab
 
 FILE_BYTES = 48 << 20
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    if not sandbox.tun_available():
-        pytest.skip("/dev/net/tun cannot be opened by this user")
-    with World(PLAN) as world:
-        yield world
 
 
 @pytest.fixture

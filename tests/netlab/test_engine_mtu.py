@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from engine_ends import PLAN, End, introduce, start, transfer
+from engine_ends import End, introduce, start, transfer
 
-from warren.lab import sandbox
 from warren.lab.program import ProgramFailed
 from warren.lab.world import World
 
@@ -18,14 +17,6 @@ pytestmark = pytest.mark.netlab
 
 DEVICE_MTU = 1500
 _UDP_SEGMENT = 103
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    if not sandbox.tun_available():
-        pytest.skip("/dev/net/tun cannot be opened by this user")
-    with World(PLAN) as world:
-        yield world
 
 
 @pytest.fixture

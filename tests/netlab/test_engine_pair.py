@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from engine_ends import PLAN, PORT, End, introduce, pair_in, start, transfer
+from engine_ends import PORT, End, introduce, pair_in, start, transfer
 
 from warren.edge.http import Door, Lobby, Routes
 from warren.engine.commands import (
@@ -44,7 +44,6 @@ from warren.engine.events import (
 from warren.engine.native import NativeEngine
 from warren.engine.protocol import EngineConfig
 from warren.engine.relay import NativeRelay, RelayConfig
-from warren.lab import sandbox
 from warren.lab.program import wait_until
 from warren.lab.world import World
 from warren.relay import serve
@@ -75,14 +74,6 @@ def run_relay(listener: socket.socket, ready: threading.Event, end: threading.Ev
         hub.close()
 
     asyncio.run(run())
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    if not sandbox.tun_available():
-        pytest.skip("/dev/net/tun cannot be opened by this user")
-    with World(PLAN) as world:
-        yield world
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from engine_ends import PORT, End, introduce, start, transfer
 
 from warren.engine.native import NativeEngine
 from warren.engine.protocol import EngineConfig
-from warren.lab import sandbox
 from warren.lab.plan import Host, Plan
 from warren.lab.world import World
 
@@ -31,14 +30,6 @@ THREADS = 3
 FLOWS = 4
 NUMBERED = 2000
 FILE_BYTES = 8 << 20
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    if not sandbox.tun_available():
-        pytest.skip("/dev/net/tun cannot be opened by this user")
-    with World(PLAN) as world:
-        yield world
 
 
 @pytest.fixture

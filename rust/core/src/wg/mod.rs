@@ -41,7 +41,7 @@ pub use peer::{Peer, PeerCounters};
 pub use session::{Batch, Opened, Opener, Session};
 pub use tables::Tables;
 pub use tunnel::Tunnel;
-pub use warren_aead::Message;
+pub use warren_aead::{GROUP, Message};
 
 use crate::hop::Hop;
 use crate::routes::Prefix;

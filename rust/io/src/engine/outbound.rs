@@ -11,7 +11,7 @@ use warren_core::hop::{Content, Hop};
 use warren_core::offload::{ANSWER_BYTES, Split, VNET_LEN, VnetHeader, too_big};
 use warren_core::packet;
 use warren_core::seam::Event;
-use warren_core::wg::{HEADER_BYTES, Message, OVERHEAD_BYTES, Peer, Session, Tables};
+use warren_core::wg::{GROUP, HEADER_BYTES, Message, OVERHEAD_BYTES, Peer, Session, Tables};
 
 use super::drops::Drop;
 use super::shared::Shared;
@@ -22,10 +22,8 @@ use crate::udp::{MAX_DATAGRAM, SendQueue, SendReport};
 /// Sealed bytes that are worth a call to the kernel: enough for full segmentation, little enough
 /// that the other side works on them while we seal the next.
 const FLUSH_BYTES: usize = 60_000;
-/// Packets that are sealed together at most; the cipher gains nothing from more ...
+/// Packets that are sealed together at most; the cipher gains nothing from more.
 const AT_ONCE: usize = 64;
-/// ... nor from other numbers than multiples of this.
-const TOGETHER: usize = 16;
 /// Room for a super-packet's datagrams on their way to a relay, and for the largest alone.
 const ASIDE_BYTES: usize = 2 * MAX_DATAGRAM;
 /// Super-packets read in a row before the clock and the tables are looked at again.
@@ -318,7 +316,7 @@ impl Outbound {
     /// Seals what was begun before `end`, and what fills up the last group.
     fn seal_before(&mut self, end: usize) {
         let count = self.begun.partition_point(|message| message.start < end);
-        let count = count.next_multiple_of(TOGETHER).min(self.begun.len());
+        let count = count.next_multiple_of(GROUP).min(self.begun.len());
         if let Some(session) = &self.sealer {
             session.seal(self.queue.queued(), &self.begun[..count]);
         }

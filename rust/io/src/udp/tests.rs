@@ -9,13 +9,25 @@ fn at(ip: impl Into<std::net::IpAddr>, port: u16) -> Hop {
     SocketAddr::new(ip.into(), port).into()
 }
 
-fn flush(queue: &mut SendQueue, main: &UdpSockets) -> SendReport {
+/// Does something with the main sockets, and no others.
+fn by_way_of<T>(main: &UdpSockets, run: impl FnOnce(Ways<'_>) -> T) -> T {
     let groups = SocketGroups::new().expect("epoll");
-    queue.flush(Ways {
+    run(Ways {
         main,
         groups: &groups,
         streams: &Streams::default(),
     })
+}
+
+fn flush(queue: &mut SendQueue, main: &UdpSockets) -> SendReport {
+    by_way_of(main, |ways| queue.flush(ways))
+}
+
+fn pair() -> (UdpSockets, UdpSockets) {
+    (
+        UdpSockets::bind(0, 1).expect("bind"),
+        UdpSockets::bind(0, 1).expect("bind"),
+    )
 }
 
 fn receive_all(sockets: &UdpSockets, want: usize) -> Vec<Vec<u8>> {
@@ -54,10 +66,7 @@ fn queue(queue: &mut SendQueue, to: Hop, sizes: &[usize]) -> Vec<Vec<u8>> {
 
 #[test]
 fn what_was_queued_arrives_with_and_without_segmentation() {
-    let (here, there) = (
-        UdpSockets::bind(0, 1).expect("bind"),
-        UdpSockets::bind(0, 1).expect("bind"),
-    );
+    let (here, there) = pair();
     let to = at(Ipv4Addr::LOCALHOST, there.port4());
     let sizes: Vec<usize> = (0..100)
         .map(|_| 1312)
@@ -86,25 +95,15 @@ fn what_was_queued_arrives_with_and_without_segmentation() {
 /// Super-packets that are, sealed, three datagrams more than the kernel takes at once.
 #[test]
 fn what_could_leave_with_more_waits_for_it() {
-    let (here, there) = (
-        UdpSockets::bind(0, 1).expect("bind"),
-        UdpSockets::bind(0, 1).expect("bind"),
-    );
+    let (here, there) = pair();
     let to = at(Ipv4Addr::LOCALHOST, there.port4());
-    let groups = SocketGroups::new().expect("epoll");
-    let streams = Streams::default();
-    let ways = Ways {
-        main: &here,
-        groups: &groups,
-        streams: &streams,
-    };
     let (size, whole) = (1472, 44);
     let mut out = SendQueue::new();
     let mut waiting = 0;
     for round in 0..60 {
         let sent = queue(&mut out, to, &[size; 47]);
         let full = out.full();
-        let (report, moved) = out.flush_full(ways);
+        let (report, moved) = by_way_of(&here, |ways| out.flush_full(ways));
         waiting += sent.len();
         let gone = waiting / whole * whole;
         assert_eq!(report.sent, gone as u64, "round {round}");
@@ -122,17 +121,15 @@ fn what_could_leave_with_more_waits_for_it() {
     }
     // A shorter one ends a message: nothing can follow it, and it need not wait.
     queue(&mut out, to, &[700]);
-    assert_eq!(out.flush_full(ways).0.sent, waiting as u64 + 1);
+    let (report, _) = by_way_of(&here, |ways| out.flush_full(ways));
+    assert_eq!(report.sent, waiting as u64 + 1);
     assert!(out.is_empty());
     assert_eq!(out.full(), 0);
 }
 
 #[test]
 fn both_families_in_one_flush() {
-    let (here, there) = (
-        UdpSockets::bind(0, 1).expect("bind"),
-        UdpSockets::bind(0, 1).expect("bind"),
-    );
+    let (here, there) = pair();
     let mut out = SendQueue::new();
     let mut sent = queue(
         &mut out,
@@ -156,10 +153,7 @@ fn both_families_in_one_flush() {
 
 #[test]
 fn a_datagram_that_cannot_go_is_counted_and_the_rest_goes() {
-    let (here, there) = (
-        UdpSockets::bind(0, 1).expect("bind"),
-        UdpSockets::bind(0, 1).expect("bind"),
-    );
+    let (here, there) = pair();
     let mut out = SendQueue::new();
     // Port 0 is no destination.
     queue(&mut out, at(Ipv4Addr::LOCALHOST, 0), &[10]);

@@ -86,7 +86,7 @@ def _number(kind: int, value: int) -> bytes:
 
 
 class RouteSocket:
-    """Changes routes of this network namespace. Close it, or use it as a context."""
+    """Changes routes of this network namespace; a context that closes it."""
 
     def __init__(self) -> None:
         """Open it. Raises OSError."""
