@@ -101,7 +101,7 @@ fn sessions(
     now: Now,
 ) -> Arc<Session> {
     let to_b = a.tables().peer(&b_key).expect("b").clone();
-    a.stage(&to_b, &[], now);
+    assert!(a.stage(&to_b, now).is_ok(), "no session yet");
     let pass = |from: &Tunnel, to: &Tunnel, key| {
         while let Some(transmit) = from.poll_transmit() {
             let mut datagram = transmit.datagram;

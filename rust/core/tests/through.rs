@@ -200,7 +200,7 @@ fn key(private: u8) -> PublicKey {
 /// Shakes hands; the session that seals from `a` to `b`.
 fn connect(a: &Tunnel, b: &Tunnel) -> Arc<Session> {
     let to_b = a.tables().peer(&key(2)).expect("b").clone();
-    a.stage(&to_b, &[], NOW);
+    assert!(a.stage(&to_b, NOW).is_ok(), "no session yet");
     for (from, to, who) in [(a, b, 1), (b, a, 2), (a, b, 1)] {
         let src = Source::Relay {
             region: 1,

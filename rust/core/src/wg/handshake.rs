@@ -145,6 +145,7 @@ impl Tunnel {
         let session = self
             .new_session(&peer, (index, remote_index), true, &keys, now)
             .ok_or(Refused::Malformed)?;
+        let waiting = self.hold(&session, &state);
         let current = peer.current.swap(Some(session.clone()));
         // When both sides began at once, both sessions live: theirs opens, ours seals.
         let (previous, unused) = match state.next.take() {
@@ -159,8 +160,8 @@ impl Tunnel {
         peer.heard(src, datagram.len() as u64, now.mono_ms);
         self.established(&session, &mut state, now);
         // The responder may not send before it hears from us.
-        if !self.flush_staged(&session, &mut state, now) {
-            self.seal_and_transmit(&session, &[], now);
+        if !waiting {
+            self.send_keepalive(&session, now);
         }
         Ok(())
     }
@@ -178,6 +179,7 @@ impl Tunnel {
             return;
         }
         state.next = None;
+        self.hold(session, &state);
         let current = peer.current.swap(Some(session.clone()));
         if let Some(older) = std::mem::replace(&mut state.previous, current) {
             self.indices.release(older.local_index);
@@ -185,7 +187,6 @@ impl Tunnel {
         // An attempt of our own under way is needless now.
         state.drop_attempt(&self.indices);
         self.established(session, &mut state, now);
-        self.flush_staged(session, &mut state, now);
     }
 
     fn established(&self, session: &Arc<Session>, state: &mut State, now: Now) {

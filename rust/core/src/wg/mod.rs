@@ -23,6 +23,7 @@ mod peer;
 mod queue;
 mod replay;
 mod session;
+mod staging;
 mod sync;
 mod tables;
 mod timers;
@@ -30,6 +31,8 @@ mod tunnel;
 
 #[cfg(test)]
 mod captures;
+#[cfg(test)]
+mod staging_tests;
 #[cfg(test)]
 mod tests;
 
@@ -39,6 +42,7 @@ use std::sync::Arc;
 pub use keys::{PrivateKey, PublicKey};
 pub use peer::{Peer, PeerCounters};
 pub use session::{Batch, Opened, Opener, Session};
+pub use staging::Staging;
 pub use tables::Tables;
 pub use tunnel::Tunnel;
 pub use warren_aead::{GROUP, Message};

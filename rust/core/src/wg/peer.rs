@@ -156,6 +156,14 @@ impl Peer {
         }
     }
 
+    /// A session stands, and what waited for it has yet to leave.
+    pub(super) fn is_held(&self) -> bool {
+        self.current
+            .load()
+            .as_ref()
+            .is_some_and(|session| session.is_held())
+    }
+
     pub(super) fn configure(&self, config: &PeerConfig) {
         self.path.configure(
             config.home_region,

@@ -32,6 +32,8 @@ pub struct Session {
     pub(super) initiator: bool,
     /// The peer has proved that it has the keys; until then a responder must not send.
     pub(super) confirmed: AtomicBool,
+    /// Packets that waited for it have yet to leave; until then no other is sealed.
+    pub(super) held: AtomicBool,
 }
 
 /// What a session is made from, beside its keys.
@@ -67,6 +69,7 @@ impl Session {
             created_ms: facts.created_ms,
             initiator: facts.initiator,
             confirmed: AtomicBool::new(facts.initiator),
+            held: AtomicBool::new(false),
         })
     }
 
@@ -166,9 +169,14 @@ impl Session {
         mono_ms.saturating_sub(self.created_ms) < REJECT_AFTER_MS
     }
 
-    /// May still seal.
+    /// What waited for it goes first.
+    pub(super) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Acquire)
+    }
+
+    /// May seal now.
     pub(super) fn is_usable(&self, mono_ms: u64) -> bool {
-        self.is_fresh(mono_ms) && self.sealed_messages() < REJECT_AFTER_MESSAGES
+        !self.is_held() && self.is_fresh(mono_ms) && self.sealed_messages() < REJECT_AFTER_MESSAGES
     }
 
     #[cfg(test)]

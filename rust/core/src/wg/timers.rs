@@ -81,7 +81,7 @@ impl Tunnel {
         if is_due(&marks.keepalive_due_ms, 0, now) {
             marks.keepalive_due_ms.store(0, Ordering::Relaxed);
             if let Some(session) = self.sender(peer, now) {
-                self.seal_and_transmit(&session, &[], now);
+                self.send_keepalive(&session, now);
             }
         }
         // Whitepaper §6.2: data went out and nothing came back, so the session may be dead.
@@ -92,7 +92,8 @@ impl Tunnel {
         if persistent_due(peer, state).is_some_and(|at_ms| at_ms <= now.mono_ms) {
             state.keepalive_tried_ms = now.mono_ms;
             match self.sender(peer, now) {
-                Some(session) => self.seal_and_transmit(&session, &[], now),
+                Some(session) => self.send_keepalive(&session, now),
+                None if peer.is_held() => {}
                 None => self.want_handshake(peer, state, now),
             }
         }

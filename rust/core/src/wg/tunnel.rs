@@ -9,7 +9,7 @@ use super::cookie::CookieJar;
 use super::index::Indices;
 use super::keys::{PrivateKey, PublicKey};
 use super::load::Load;
-use super::peer::{Peer, State, set_if_unset};
+use super::peer::{Peer, set_if_unset};
 use super::queue::Queue;
 use super::session::{Opened, Session};
 use super::sync::lock;
@@ -31,6 +31,8 @@ pub struct Tunnel {
     pub(super) load: Mutex<Load>,
     transmits: Queue<Transmit>,
     events: Queue<TunnelEvent>,
+    /// Sessions that packets waited for; at most one for each handshake that ended.
+    pub(super) opened: Queue<Arc<Session>>,
     /// Peers that have timers.
     pub(super) armed: Mutex<Vec<Arc<Peer>>>,
     /// When the next timer is due, and why.
@@ -51,6 +53,7 @@ impl Tunnel {
             load: Mutex::new(Load::new(config.initiations_per_s)),
             transmits: Queue::new(MAX_TRANSMITS),
             events: Queue::new(MAX_EVENTS),
+            opened: Queue::new(usize::MAX),
             armed: Mutex::default(),
             due: Mutex::new(None),
             dropped: AtomicU64::new(0),
@@ -148,27 +151,6 @@ impl Tunnel {
         }
     }
 
-    /// Keep a packet until a session stands (bounded, the oldest goes), and shake hands. An empty
-    /// packet only starts the handshake. Look at [`poll_transmit`](Self::poll_transmit)
-    /// afterwards.
-    pub fn stage(&self, peer: &Arc<Peer>, packet: &[u8], now: Now) {
-        let mut state = lock(&peer.state);
-        if state.gone {
-            return;
-        }
-        // Another thread may have finished the handshake since `sender` said no.
-        if let Some(session) = self.sender(peer, now) {
-            if !packet.is_empty() {
-                self.seal_and_transmit(&session, packet, now);
-            }
-            return;
-        }
-        if !packet.is_empty() && state.stage(packet) {
-            self.count_dropped();
-        }
-        self.want_handshake(peer, &mut state, now);
-    }
-
     /// The session that a data message names.
     #[must_use]
     pub fn session(&self, datagram: &[u8]) -> Option<Arc<Session>> {
@@ -211,7 +193,8 @@ impl Tunnel {
         }
     }
 
-    /// The next datagram to send; None when there is none (one atomic load).
+    /// The next datagram to send, beside [`send_staged`](Self::send_staged); None when there is
+    /// none (one atomic load).
     #[must_use]
     pub fn poll_transmit(&self) -> Option<Transmit> {
         self.transmits.pop()
@@ -229,7 +212,7 @@ impl Tunnel {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    fn count_dropped(&self) {
+    pub(super) fn count_dropped(&self) {
         self.dropped.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -245,28 +228,14 @@ impl Tunnel {
         }
     }
 
-    /// Seal one packet (empty: a keepalive) off the packet path.
-    pub(super) fn seal_and_transmit(&self, session: &Session, packet: &[u8], now: Now) {
-        let mut datagram = vec![0; Session::sealed_len(packet.len())];
-        let Some(len) = session.seal_into(packet, &mut datagram) else {
-            return;
-        };
-        datagram.truncate(len);
-        let peer = session.peer();
-        peer.note_sealed(datagram.len() as u64, now.mono_ms);
-        if !packet.is_empty() {
-            peer.note_data_sent(now.mono_ms);
+    /// Send a datagram without a packet.
+    pub(super) fn send_keepalive(&self, session: &Session, now: Now) {
+        let mut datagram = vec![0; OVERHEAD_BYTES];
+        if session.seal_into(&[], &mut datagram).is_some() {
+            let peer = session.peer();
+            peer.note_sealed(datagram.len() as u64, now.mono_ms);
+            self.transmit(Target::Peer(peer.clone()), datagram);
         }
-        self.transmit(Target::Peer(peer.clone()), datagram);
-    }
-
-    /// Send what had waited for this session. Whether anything had.
-    pub(super) fn flush_staged(&self, session: &Session, state: &mut State, now: Now) -> bool {
-        let any = !state.staged.is_empty();
-        for packet in state.staged.drain(..) {
-            self.seal_and_transmit(session, &packet, now);
-        }
-        any
     }
 }
 

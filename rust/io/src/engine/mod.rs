@@ -21,6 +21,7 @@ mod events;
 mod forward;
 mod inbound;
 mod outbound;
+mod sealing;
 mod shared;
 mod stream;
 mod wake;
@@ -297,5 +298,7 @@ fn snapshot(shared: &Shared) -> Snapshot {
     }
 }
 
+#[cfg(test)]
+mod sealing_tests;
 #[cfg(test)]
 mod tests;

@@ -11,9 +11,10 @@ use warren_core::hop::{Content, Hop};
 use warren_core::offload::{ANSWER_BYTES, Split, VNET_LEN, VnetHeader, too_big};
 use warren_core::packet;
 use warren_core::seam::Event;
-use warren_core::wg::{GROUP, HEADER_BYTES, Message, OVERHEAD_BYTES, Peer, Session, Tables};
+use warren_core::wg::{HEADER_BYTES, Message, OVERHEAD_BYTES, Peer, Session, Tables};
 
 use super::drops::Drop;
+use super::sealing::{AT_ONCE, Unsealed};
 use super::shared::Shared;
 use super::wake::wait_readable;
 use crate::tun::READ_ROOM;
@@ -22,8 +23,6 @@ use crate::udp::{MAX_DATAGRAM, SendQueue, SendReport};
 /// Sealed bytes that are worth a call to the kernel: enough for full segmentation, little enough
 /// that the other side works on them while we seal the next.
 const FLUSH_BYTES: usize = 60_000;
-/// Packets that are sealed together at most; the cipher gains nothing from more.
-const AT_ONCE: usize = 64;
 /// Room for a super-packet's datagrams on their way to a relay, and for the largest alone.
 const ASIDE_BYTES: usize = 2 * MAX_DATAGRAM;
 /// Super-packets read in a row before the clock and the tables are looked at again.
@@ -40,10 +39,7 @@ const REFUSALS_PER_S: u32 = 100;
 pub(crate) struct Outbound {
     queue: SendQueue,
     queued: usize,
-    /// Whose packets in the queue are still to be sealed, and where they lie: together, since the
-    /// cipher is fastest so. [`Self::flush`] never lets one go unsealed.
-    sealer: Option<Arc<Session>>,
-    begun: Vec<Message>,
+    unsealed: Unsealed,
     /// Datagrams for the relay, or one packet that waits for a session.
     aside: Box<[u8]>,
     /// A relay region that did not take packets in time, and until when it is not waited for.
@@ -69,8 +65,7 @@ impl Outbound {
             patient: false,
             queue: SendQueue::new(),
             queued: 0,
-            sealer: None,
-            begun: Vec::with_capacity(AT_ONCE),
+            unsealed: Unsealed::default(),
             aside: vec![0; ASIDE_BYTES].into_boxed_slice(),
             stalled: (0, 0),
             refused: (0, 0),
@@ -129,8 +124,12 @@ impl Outbound {
         if split.fit(mtu_bytes).is_err() {
             return self.refuse(shared, packet, mtu_bytes, now);
         }
-        let Some(session) = shared.tunnel.sender(peer, now) else {
-            return self.stage(shared, peer, &mut split, now);
+        let session = match shared.tunnel.sender(peer, now) {
+            Some(session) => session,
+            None => match self.stage(shared, peer, &mut split, now) {
+                Some(session) => session,
+                None => return,
+            },
         };
         let count = split.count();
         let (packets, bytes) = match direct {
@@ -146,11 +145,23 @@ impl Outbound {
         shared.tunnel.sent(&session, packets, bytes, now);
     }
 
-    /// Keeps segments until a session stands; the machine keeps few.
-    fn stage(&mut self, shared: &Shared, peer: &Arc<Peer>, split: &mut Split<'_>, now: Now) {
+    /// Keeps segments until a session stands, the machine keeps few; or gives the session that
+    /// stands by now.
+    fn stage(
+        &mut self,
+        shared: &Shared,
+        peer: &Arc<Peer>,
+        split: &mut Split<'_>,
+        now: Now,
+    ) -> Option<Arc<Session>> {
+        let mut staging = match shared.tunnel.stage(peer, now) {
+            Ok(staging) => staging,
+            Err(session) => return Some(session),
+        };
         while let Some(len) = split.write_next(&mut self.aside) {
-            shared.tunnel.stage(peer, &self.aside[..len], now);
+            staging.keep(&self.aside[..len]);
         }
+        None
     }
 
     /// Drops a packet that the path does not carry and tells its sender, through the device it
@@ -184,14 +195,6 @@ impl Outbound {
         hop: Hop,
         mtu_bytes: usize,
     ) -> (u32, u64) {
-        if self
-            .sealer
-            .as_ref()
-            .is_none_or(|one| !Arc::ptr_eq(one, session))
-        {
-            self.seal();
-            self.sealer = Some(Arc::clone(session));
-        }
         let head = hop.wrap.header_len();
         let room = Session::sealed_len(split.segment_len()) + head;
         let (mut packets, mut bytes) = (0, 0);
@@ -210,17 +213,15 @@ impl Outbound {
             };
             let sealed = message.len + OVERHEAD_BYTES;
             hop.wrap.write(out, sealed, Content::WireGuard);
-            self.begun.push(Message {
+            let message = Message {
                 start: self.queue.position() + message.start,
                 ..message
-            });
+            };
             self.queue.commit(hop, head + sealed);
+            self.unsealed.add(session, message, self.queue.queued());
             self.queued += head + sealed;
             packets += 1;
             bytes += sealed as u64;
-            if self.begun.len() == AT_ONCE {
-                self.seal();
-            }
         }
         if self.queued >= FLUSH_BYTES {
             self.flush_full(shared);
@@ -308,38 +309,22 @@ impl Outbound {
         }
     }
 
-    /// Seals what was begun.
-    fn seal(&mut self) {
-        self.seal_before(usize::MAX);
-    }
-
-    /// Seals what was begun before `end`, and what fills up the last group.
-    fn seal_before(&mut self, end: usize) {
-        let count = self.begun.partition_point(|message| message.start < end);
-        let count = count.next_multiple_of(GROUP).min(self.begun.len());
-        if let Some(session) = &self.sealer {
-            session.seal(self.queue.queued(), &self.begun[..count]);
-        }
-        self.begun.drain(..count);
-    }
-
     /// Seals and sends all but what could leave together with the packets that come next. A
     /// super-packet, sealed, is a little more than the kernel takes at once; sent alone, its rest
     /// would cost the kernel as much as the whole.
     fn flush_full(&mut self, shared: &Shared) {
-        self.seal_before(self.queue.full());
+        self.unsealed
+            .seal_before(self.queue.full(), self.queue.queued());
         let (report, moved) = self.queue.flush_full(shared.ways(&shared.sockets.load()));
         count(shared, report);
-        for message in &mut self.begun {
-            message.start -= moved;
-        }
+        self.unsealed.moved(moved);
         self.queued = self.queue.waiting();
     }
 
     /// Seals and sends what waits.
     pub(crate) fn flush(&mut self, shared: &Shared) {
-        self.seal();
-        self.sealer = None;
+        self.unsealed.seal(self.queue.queued());
+        self.unsealed.rest();
         self.queued = 0;
         if !self.queue.is_empty() {
             let report = self.queue.flush(shared.ways(&shared.sockets.load()));

@@ -213,12 +213,14 @@ impl Shared {
         }
     }
 
-    /// Sends what the WireGuard machine wants sent, and tells what it has to tell. Costs two
+    /// Sends what the WireGuard machine wants sent, and tells what it has to tell. Costs three
     /// atomic loads when there is nothing.
     pub(crate) fn drain_tunnel(&self, now: Now) {
         while let Some(transmit) = self.tunnel.poll_transmit() {
             self.transmit(&transmit, now);
         }
+        self.tunnel
+            .send_staged(now, |peer, datagram| self.to_peer(peer, datagram, now));
         while let Some(event) = self.tunnel.poll_event() {
             match event {
                 TunnelEvent::Handshake(peer) => {
@@ -233,16 +235,21 @@ impl Shared {
 
     fn transmit(&self, transmit: &Transmit, now: Now) {
         match &transmit.to {
-            Target::Peer(peer) => match self.direct(peer, now) {
-                Some(hop) => self.send_udp(hop, Content::WireGuard, &transmit.datagram),
-                None => self.send_relay(peer.path().home_region(), peer.key(), &transmit.datagram),
-            },
+            Target::Peer(peer) => self.to_peer(peer, &transmit.datagram, now),
             Target::Source(Source::Udp(hop)) => {
                 self.send_udp(*hop, Content::WireGuard, &transmit.datagram);
             }
             Target::Source(Source::Relay { region, peer }) => {
                 self.send_relay(*region, peer, &transmit.datagram);
             }
+        }
+    }
+
+    /// Sends a message of WireGuard by the best path there is.
+    fn to_peer(&self, peer: &Peer, datagram: &[u8], now: Now) {
+        match self.direct(peer, now) {
+            Some(hop) => self.send_udp(hop, Content::WireGuard, datagram),
+            None => self.send_relay(peer.path().home_region(), peer.key(), datagram),
         }
     }
 

@@ -14,7 +14,7 @@ use crate::ports::{PacketSink, RelayPort, RelaySink, UserStack};
 
 /// A stack that only remembers what it was given.
 #[derive(Default)]
-struct Bucket(Mutex<Vec<Vec<u8>>>);
+pub(super) struct Bucket(pub(super) Mutex<Vec<Vec<u8>>>);
 
 impl UserStack for Bucket {
     fn inject(&self, ip_packet: &[u8]) {
@@ -60,9 +60,9 @@ impl RelayPort for Wire {
     fn close(&self) {}
 }
 
-struct End {
-    engine: Engine,
-    stack: Arc<Bucket>,
+pub(super) struct End {
+    pub(super) engine: Engine,
+    pub(super) stack: Arc<Bucket>,
     wire: Arc<Wire>,
     public: [u8; 32],
     address: Ipv4Addr,
@@ -70,7 +70,7 @@ struct End {
 }
 
 impl End {
-    fn new(number: u8) -> Self {
+    pub(super) fn new(number: u8) -> Self {
         let shared = Shared::start(None, UdpSockets::bind(0, 1).unwrap(), 1).unwrap();
         let (stack, wire) = (Arc::new(Bucket::default()), Arc::new(Wire::default()));
         shared.connect(Some(wire.clone()), Some(stack.clone()));
@@ -122,7 +122,7 @@ impl End {
         self.engine.shared.mailbox.post(work).unwrap();
     }
 
-    fn introduce(&self, other: &Self, home_region: u32) {
+    pub(super) fn introduce(&self, other: &Self, home_region: u32) {
         let peer = Peer {
             key: other.public.into(),
             allowed_ips: vec![format!("{}/32", other.address)],
@@ -137,11 +137,12 @@ impl End {
         }]);
         *self.wire.other.lock() = Arc::downgrade(&other.engine.shared);
         until("the peer is known", || {
-            snapshot(&self.engine.shared).peers.len() == 1
+            let known = snapshot(&self.engine.shared).peers;
+            known.iter().any(|peer| *peer.key == other.public)
         });
     }
 
-    fn lease(&self, other: &Self, lease_ms: u64) {
+    pub(super) fn lease(&self, other: &Self, lease_ms: u64) {
         self.path(other, &other.addr(), lease_ms, (0, 0), 0, 0);
     }
 
@@ -174,7 +175,7 @@ impl End {
         self.stack.0.lock().len()
     }
 
-    fn drops(&self, name: &str) -> u64 {
+    pub(super) fn drops(&self, name: &str) -> u64 {
         let drops = snapshot(&self.engine.shared).drops;
         drops.get(name).copied().unwrap_or(0)
     }
@@ -192,7 +193,7 @@ impl End {
         found.unwrap()
     }
 
-    fn send(&self, packet: &[u8]) {
+    pub(super) fn send(&self, packet: &[u8]) {
         let door = Door(Arc::downgrade(&self.engine.shared));
         door.outbound(packet);
         door.flush();
@@ -205,7 +206,7 @@ impl End {
     }
 }
 
-fn until(what: &str, mut true_now: impl FnMut() -> bool) {
+pub(super) fn until(what: &str, mut true_now: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(10);
     while !true_now() {
         assert!(Instant::now() < end, "not within 10 s: {what}");
@@ -214,7 +215,7 @@ fn until(what: &str, mut true_now: impl FnMut() -> bool) {
 }
 
 /// A UDP packet with no checksum.
-fn packet(from: &End, to: &End, payload: &[u8]) -> Vec<u8> {
+pub(super) fn packet(from: &End, to: &End, payload: &[u8]) -> Vec<u8> {
     let total = (28 + payload.len()) as u16;
     let mut p = vec![0x45, 0, 0, 0, 0, 1, 0, 0, 64, 17, 0, 0];
     p[2..4].copy_from_slice(&total.to_be_bytes());
