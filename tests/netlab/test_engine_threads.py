@@ -7,6 +7,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 from engine_ends import PORT, End, introduce, start, transfer
@@ -103,8 +104,9 @@ def test_each_flow_of_each_peer_stays_in_order(ends: list[End]) -> None:
         thread.join()
     assert len(results) == len(flows)
     for came in results:
-        assert came == sorted(came)
-        assert len(came) > NUMBERED * 0.9
+        # How many a busy machine loses says nothing here: none comes late, none twice.
+        assert came
+        assert not [pair for pair in pairwise(came) if pair[0] >= pair[1]]
 
 
 def test_bulk_tcp_with_all_peers_at_once(ends: list[End]) -> None:
