@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import crowd, picture, tunnels
+from bench import checks, crowd, picture, tunnels
 from bench import report as reports
 from bench.figure import Figure
 from bench.mesh import PLAN, MeshBench
@@ -50,6 +50,11 @@ def main() -> int:
             beside = tunnels.TunnelBench(world, runs, seconds, status.update, short=chosen.short)
             report["offloads"] = list(beside.nodes["a"].status()["offloads"])
             figures += beside.measure()
+            try:
+                report["checks"] = beside.prove()
+            except checks.CheckMissing as error:
+                print(f"bench: {error}; its figures are worth nothing", file=sys.stderr)
+                return 1
     reports.finish(report, figures)
     path = reports.keep(report, chosen, "mesh", console, lambda: show(console, report, figures))
     if path is not None:
@@ -65,7 +70,8 @@ def show(console: Console, report: dict[str, Any], figures: list[Figure]) -> Non
         f"{machine['cpu']}, {machine['cores']} cores shared by both ends, the server and the "
         f"load; {machine['memory_mb']} MB; Linux {machine['kernel']}; "
         f"load {machine['load_1min']} before, {machine['load_1min_after']} after; "
-        f"offloads: {', '.join(report['offloads']) or 'none'}"
+        f"offloads: {', '.join(report['offloads']) or 'none'}; tried on the measured nodes and on: "
+        f"{', '.join(proof['what'] for proof in report['checks'])}"
     )
     table = Table(show_edge=False, pad_edge=False)
     for column in ("figure", "median", "lowest … highest", "samples", "goal"):

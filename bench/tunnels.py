@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from bench import peers
+from bench import checks, peers
 from bench.figure import Figure
 from bench.machine import resident_mb
 from bench.mesh import IPERF_PORT, iperf_server
@@ -85,6 +86,7 @@ class TunnelBench:
         server = Server(world["server"], world.scratch / "server")
         server.start()
         server.create_user("bench")
+        checks.set_policy(server, world.scratch / "policy.json")
         key = server.create_key("bench", "--reusable")
         self.nodes: dict[str, Node] = {}
         for name in ("a", "b", "c"):
@@ -116,6 +118,11 @@ class TunnelBench:
                 figures += self.udp(size)
             figures += self.round_trips()
         return figures + self.userspace()
+
+    def prove(self) -> list[dict[str, Any]]:
+        """What was on while Warren was measured. Raises CheckMissing."""
+        self.say("what the measured nodes check")
+        return checks.prove(checks.Pair(self.nodes["a"], self.nodes["b"]))
 
     def resident(self) -> list[Figure]:
         """Resident memory of each program, before it carried anything."""

@@ -37,6 +37,17 @@ def test_the_short_form_measures_and_draws(lab_rights: None) -> None:
     ):
         assert figures[name]["median"] > 0
     assert all(figure["samples"] for figure in figures.values())
+    proofs = {proof["what"]: proof["counted"] for proof in report["checks"]}
+    assert set(proofs) == {
+        "packet filter",
+        "source check",
+        "replay window",
+        "authentication",
+        "rate limit",
+        "reply tracking",
+        "counters of bytes",
+    }
+    assert all(proofs.values())
     svg = draw([Figure(f["name"], f["what"], f["unit"], samples=f["samples"])
                 for f in report["figures"]], "today")  # fmt: skip
     assert svg.count("<rect") > 10
