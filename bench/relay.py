@@ -33,6 +33,7 @@ from bench import report as reports
 from bench.figure import Figure
 from bench.machine import resident_mb
 from warren.edge.tls import make_self_signed
+from warren.lab.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 LOAD = ROOT / "rust/target/release/examples/relay_load"
@@ -104,7 +105,7 @@ class Relays:
     @contextmanager
     def warren(self) -> Iterator[tuple[int, int]]:
         """A whole `warren server`; yields its process and TLS port."""
-        port = _free_port()
+        port = free_port()
         with tempfile.TemporaryDirectory(dir=self.scratch) as state:
             argv = [sys.executable, "-m", "warren", "server", "--state", state]
             argv += ["--listen", f"{_HOST}:{port}", "--url", f"https://{_HOST}:{port}"]
@@ -114,7 +115,7 @@ class Relays:
     @contextmanager
     def stock(self, program: str) -> Iterator[tuple[int, int]]:
         """The stock relay with a certificate of ours; likewise."""
-        port = _free_port()
+        port = free_port()
         chain, key = make_self_signed(_HOST, datetime.now(UTC))
         (self.scratch / f"{_HOST}.crt").write_bytes(chain)
         (self.scratch / f"{_HOST}.key").write_bytes(key)
@@ -338,12 +339,6 @@ def _build_load() -> None:
     built = subprocess.run(argv, cwd=ROOT / "rust", capture_output=True, text=True, check=False)
     if built.returncode:
         raise BenchFailed(f"the load could not be built: {built.stderr.strip()[-500:]}")
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind((_HOST, 0))
-        return int(sock.getsockname()[1])
 
 
 def _answers(port: int) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from bench.machine import resident_mb
 from warren.coordinator.admin.shapes import NewAuthKey
 from warren.coordinator.client import AdminClient
 from warren.keys import MachinePublic
+from warren.lab.ports import free_port
 from warren.netmap.codec import decode_json_untrusted
 from warren.netmap.register import ServerKeys
 
@@ -81,8 +81,7 @@ class OwnServer(Target):
     """`warren server` with SQLite, plain HTTP on loopback and no relay, on one core."""
 
     def __init__(self, state: Path, policy: str, core: int | None) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         super().__init__(f"http://127.0.0.1:{self._port}", "")
         self._state = state
         self._core = core

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
-from server_program import closed_port
-
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "coordinator"))
 
 from web_browser import Browser, Page
+
+from warren.lab.ports import free_port
 
 SECRET = "s3cret/with+odd:chars"
 _ENTRY = Path(__file__).parents[2] / ".build/oidc/node_modules/oidc-provider/lib/index.js"
@@ -32,7 +32,7 @@ class OpenIdProvider:
     """A running provider. It believes every password; what it says of whom is `accounts`."""
 
     def __init__(self, program: str, callbacks: list[str], accounts: dict[str, Any]) -> None:
-        self.port = closed_port()
+        self.port = free_port()
         self.issuer = f"http://127.0.0.1:{self.port}"
         self._program, self._callbacks, self._accounts = program, callbacks, accounts
         self.start()

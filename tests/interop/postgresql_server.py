@@ -6,12 +6,13 @@ import contextlib
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
 
 import psycopg
+
+from warren.lab.ports import free_port
 
 PASSWORD = "let me in"
 
@@ -37,9 +38,7 @@ class PostgresServer:
         password = self._directory / "password"
         password.write_text(PASSWORD)
         password.chmod(0o644)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self._run(
             "initdb", "--pgdata", str(self._data), "--username", "warren", "--no-sync",
             "--auth", "scram-sha-256", "--pwfile", str(password), "--encoding", "UTF8",

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 from warren.coordinator.admin.shapes import NewAuthKey
 from warren.coordinator.client import AdminClient
+from warren.lab.ports import free_port
 
 MAIN = [sys.executable, "-c", "import sys; from warren.cli import main; sys.exit(main())"]
-
-
-def closed_port() -> int:
-    """A TCP port on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def environment() -> dict[str, str]:
@@ -29,7 +22,7 @@ def environment() -> dict[str, str]:
 
 def flags(state: Path, url: str, http: int = 0) -> list[str]:
     """Of a server with one HTTP port and no relay."""
-    http = http or closed_port()
+    http = http or free_port()
     return ["--state", str(state), "--database", url, "--tls", "off", "--stun", "off",
             "--http", f"127.0.0.1:{http}", "--url", f"http://127.0.0.1:{http}"]  # fmt: skip
 
@@ -46,7 +39,7 @@ class Program:
     """A running server; `said` is its first line."""
 
     def __init__(self, state: Path, url: str, *more: str, http: int = 0) -> None:
-        self.http = http or closed_port()
+        self.http = http or free_port()
         self.process = subprocess.Popen(
             [*MAIN, "server", *flags(state, url, self.http), *more],
             stdout=subprocess.PIPE, stderr=(state.parent / "server.log").open("ab"),

@@ -26,6 +26,7 @@ from warren.edge.entropy import system_entropy
 from warren.edge.tls import CertificateProblem, make_self_signed
 from warren.engine.relay import NativeRelay, RelayConfig
 from warren.keys import NodePublic
+from warren.lab.ports import free_port
 from warren.relay.hub import Hub
 
 pytestmark = pytest.mark.interop
@@ -56,12 +57,6 @@ async def serve_dns(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
             answer = resolve(await reader.readexactly(size))
             writer.write(len(answer).to_bytes(2, "big") + answer)
     writer.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

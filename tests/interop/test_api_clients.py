@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import subprocess
 import sys
 from collections import defaultdict
@@ -29,6 +28,7 @@ from yarl import URL
 
 from warren.edge.entropy import system_entropy
 from warren.keys import MachinePrivate, NodePrivate
+from warren.lab.ports import free_port
 from warren.netmap.codec import encode_json
 from warren.netmap.node import Hostinfo
 from warren.netmap.register import Auth, RegisterRequest
@@ -43,12 +43,6 @@ class Running(NamedTuple):
     url: str
     token: str
     state: Path
-
-
-def free_port(kind: int = socket.SOCK_STREAM) -> int:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def admin(state: Path, *args: str) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from openid_provider import SECRET, OpenIdProvider, node
-from server_program import Program, closed_port, flags, warren
+from server_program import Program, flags, warren
 
 # `openid_provider` has put the unit tests' folder on the path.
 from coordinator_machine import Machine  # isort: skip
@@ -28,6 +28,7 @@ from warren.coordinator.login.providers import ProviderConfig
 from warren.coordinator.settings import APPROVE_USERS
 from warren.coordinator.store import AuditQuestion
 from warren.edge.clock import SystemClock
+from warren.lab.ports import free_port
 
 PEOPLE: dict[str, Any] = {
     "alice": {
@@ -39,7 +40,7 @@ PEOPLE: dict[str, Any] = {
     "mallory": {"email": "alice@example.com", "email_verified": False},
     "nobody": {"preferred_username": "nobody"},
 }  # fmt: skip
-HTTP = closed_port()
+HTTP = free_port()
 
 
 class ShiftedClock(SystemClock):

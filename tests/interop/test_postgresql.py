@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from postgresql_server import PASSWORD, PostgresServer
-from server_program import Program, closed_port, flags, warren
+from server_program import Program, flags, warren
 from sqlalchemy import Connection, inspect, text
 
 from warren.coordinator.audit import Actor
@@ -29,6 +29,7 @@ from warren.coordinator.store import (
     schema,
 )
 from warren.coordinator.store.connecting import connect
+from warren.lab.ports import free_port
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "coordinator"))
 
@@ -238,7 +239,7 @@ def test_a_wrong_url_in_a_sentence(
     url = {
         "password": postgresql_server.url("postgres", "wrong-one"),
         "database": postgresql_server.url("nothing"),
-        "port": f"postgresql://warren:{PASSWORD}@127.0.0.1:{closed_port()}/x",
+        "port": f"postgresql://warren:{PASSWORD}@127.0.0.1:{free_port()}/x",
         "kind": "mysql://root:let%20me%20in@127.0.0.1/x",
     }[wrong]
     with pytest.raises(StoreProblem, match=words) as told:

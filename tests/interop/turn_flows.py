@@ -21,6 +21,7 @@ import uvloop
 
 from warren.edge.listen import listen_tcp, listen_udp
 from warren.edge.tls import load_certificate, make_self_signed, server_context
+from warren.lab.ports import free_port
 from warren.nat.turn.allocation import TurnCounters, TurnSettings
 from warren.nat.turn.client import TurnClient
 from warren.nat.turn.credentials import Accounts, Credentials
@@ -34,18 +35,6 @@ from warren.relay.turn_server import RelayAddress, TurnService
 USER = Credentials("alice", "wonderland")
 REALM = "example.org"
 WAIT_S = 10.0
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port that is free for UDP and TCP."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with (
-        socket.socket(family, socket.SOCK_STREAM) as tcp,
-        socket.socket(family, socket.SOCK_DGRAM) as udp,
-    ):
-        tcp.bind((host, 0))
-        udp.bind((host, tcp.getsockname()[1]))
-        return int(tcp.getsockname()[1])
 
 
 class Flow:
@@ -165,7 +154,7 @@ def coturn(
     """Run coturn; give its port (for UDP, TCP and TLS alike) and its log."""
     program = shutil.which("turnserver")
     assert program is not None
-    port, log = free_port(host), scratch / "turnserver.log"
+    port, log = free_port(), scratch / "turnserver.log"
     command = [
         *(program, "-n", "-v", "--no-cli", "-L", host, "-E", host, "-p", str(port)),
         *("--allow-loopback-peers", "--realm", REALM, "--log-file", "stdout"),
@@ -207,7 +196,7 @@ class OurServer:
         self._relays = {ip.version: RelayAddress(ip, ip) for ip in ips}
         self._context = server_context()
         load_certificate(self._context, *make_self_signed(host, datetime.now(UTC)), scratch)
-        self.port = free_port(host)
+        self.port = free_port()
         """For UDP, TCP and TLS."""
         self.service: TurnService | None = None
         self._ready = threading.Event()

@@ -10,12 +10,13 @@ import httpx
 import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
-from test_server import Running, free_port
+from test_server import Running
 from web_browser import Browser
 
 from warren.coordinator.config import BadConfig, Config, check
 from warren.coordinator.registry import Registry
 from warren.coordinator.store import AuditQuestion, StoreProblem
+from warren.lab.ports import free_port
 
 
 def values(text: str) -> dict[str, float]:

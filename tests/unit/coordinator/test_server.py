@@ -39,6 +39,7 @@ from warren.derp.metacert import certificate_pin, server_key_untrusted
 from warren.edge.clock import SystemClock
 from warren.edge.entropy import system_entropy
 from warren.edge.http import Door
+from warren.lab.ports import free_port
 from warren.netmap.codec import encode_json
 from warren.netmap.node import Hostinfo, NetInfo
 from warren.node import control_link
@@ -46,18 +47,12 @@ from warren.node.control_link import LinkLost, open_link
 from warren.policy.verdict import World
 
 
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 class Running:
     """A server that listens, its ports, and its administration."""
 
     def __init__(self, state: Path, **settings: Any) -> None:
         self.state = state
-        self.http, self.tls, self.stun = free_port(), free_port(), free_port(socket.SOCK_DGRAM)
+        self.http, self.tls, self.stun = free_port(), free_port(), free_port()
         self.settings = settings
         self.join = ""
 

@@ -14,13 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from warren.lab.ports import free_port
+
 MAIN = [sys.executable, "-c", "import sys; from warren.cli import main; sys.exit(main())"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def environment() -> dict[str, str]:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_server import Running, free_port, joined
+from test_server import Running, joined
 
 from warren.coordinator.config import BadConfig, Config, check, load, networks, turn_places
+from warren.lab.ports import free_port
 from warren.nat.turn.client import TurnClient
 from warren.nat.turn.credentials import timed_credentials
 from warren.nat.turn.events import Allocated, Event, Failed, Permitted, Refused

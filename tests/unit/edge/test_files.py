@@ -17,6 +17,7 @@ from warren.edge.files import (
     write_private,
 )
 from warren.edge.listen import PortProblem, listen_tcp, listen_udp, listen_unix
+from warren.lab.ports import free_port
 
 
 def test_written_files_are_private_and_whole(tmp_path: Path) -> None:
@@ -94,9 +95,7 @@ def test_ports(tmp_path: Path) -> None:
 
 
 def test_all_addresses_are_of_both_families() -> None:
-    (probe,) = listen_tcp("127.0.0.1", 0, "--listen")
-    port = probe.getsockname()[1]
-    probe.close()
+    port = free_port()
     found = listen_tcp(None, port, "--listen")
     assert found[0].getsockname() == ("0.0.0.0", port)
     assert all(sock.getsockname()[1] == port for sock in found)

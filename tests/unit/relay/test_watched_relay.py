@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import threading
@@ -18,13 +17,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from test_relay import Client
 
+from warren.lab.ports import free_port
+
 MAIN = [sys.executable, "-m", "warren", "relay"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Coordinator(BaseHTTPRequestHandler):
