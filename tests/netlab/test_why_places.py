@@ -91,15 +91,14 @@ def test_an_end(
         with contextlib.suppress(ProgramFailed):
             node.ping(far, 2)
         found = why(node, far)
-        return found if found["cause"] == cause else None
+        told = reason in " ".join(found["reasons"]) and advice in " ".join(found["advice"])
+        return found if found["cause"] == cause and told else None
 
     try:
         found = node.part.wait(explained, 30, f"{near} says {cause} of {far}")
     except BaseException as error:
         raise AssertionError(node.run("why", far)) from error
     assert found["path"]["kind"] == "relay"
-    assert reason in " ".join(found["reasons"]), found["reasons"]
-    assert advice in " ".join(found["advice"]), found["advice"]
     tried = [each for each in found["candidates"] if each["result"] == "silent"]
     assert all(each["why"] for each in found["candidates"])
     whys = {each["why"] for each in tried}

@@ -1,4 +1,8 @@
-"""Warren itself inside the lab: a server and nodes, driven by the real command line."""
+"""Warren itself inside the lab: a server and nodes, driven by the real command line.
+
+What is asked again and again (`status`, the list of machines) is asked over the sockets that the
+commands use.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from warren.lab import runs, web
+from warren.lab.local_http import ask
 from warren.lab.program import Program, ProgramFailed, wait_until
 from warren.lab.world import Part
 
@@ -100,7 +105,7 @@ class Server:
 
     def create_user(self, name: str) -> None:
         """Make a user."""
-        self.admin("users", "create", name)
+        ask(self.state / "admin.sock", "/v1/users", {"name": name})
 
     def create_key(self, user: str, *flags: str) -> str:
         """Make an auth key for a user and return its text."""
@@ -109,8 +114,7 @@ class Server:
 
     def nodes(self) -> list[dict[str, Any]]:
         """The machines that the coordinator knows."""
-        listed = self.admin("nodes", "list")
-        return list(listed if isinstance(listed, list) else listed["nodes"])
+        return list(ask(self.state / "admin.sock", "/v1/nodes")["nodes"])
 
     def node(self, name: str) -> dict[str, Any] | None:
         """The machine with this host name, if the coordinator knows it."""
@@ -218,10 +222,8 @@ class Node:
         def answers() -> bool:
             if not self.program.running():
                 raise ProgramFailed(f"{self.name}'s daemon ended early\n{self.program.tail()}")
-            if not self.socket.exists():
-                return False
             try:
-                self._status_even_if_down()
+                ask(self.socket, "/warren/v0/status?peers=false")
             except ProgramFailed:
                 return False
             return True
@@ -276,8 +278,10 @@ class Node:
         return self.part.spawn(argv, name, env=command_environment())
 
     def status(self) -> dict[str, Any]:
-        """`warren status --json`, as it is printed. Raises ProgramFailed unless it runs."""
-        found: dict[str, Any] = json.loads(self.run("status", "--json"))
+        """What `warren status --json` prints. Raises ProgramFailed unless it runs."""
+        found: dict[str, Any] = ask(self.socket, "/warren/v0/status")
+        if found["state"] != "running":
+            raise ProgramFailed(f"{self.name} is not running: {found['state']}")
         return found
 
     def peer(self, name: str) -> dict[str, Any] | None:
@@ -291,15 +295,19 @@ class Node:
 
     def talk(self, peer: str) -> None:
         """Send a probe through the tunnel, whatever the path, and wait for its answer."""
-        self.run("ping", "--kind", "tsmp", "--count", "1", peer)
+        self._ping(peer, "tsmp", 10.0)
 
     def ping(self, peer: str, timeout_s: float = 10.0) -> Pong:
         """One disco ping. Raises ProgramFailed if no pong came."""
-        text = self.run(
-            *("ping", "--json", "--count", "1", "--timeout", str(timeout_s), peer),
-            timeout_s=timeout_s + 5,
-        )
-        return _pong(text)
+        return _pong(self._ping(peer, "disco", timeout_s))
+
+    def _ping(self, peer: str, kind: str, timeout_s: float) -> dict[str, Any]:
+        # One ping of the command waits no longer either.
+        new = {"peer": peer, "kind": kind, "timeout_s": min(timeout_s, 5.0)}
+        reply: dict[str, Any] = ask(self.socket, "/warren/v0/ping", new, timeout_s + 5)
+        if not reply["ok"]:
+            raise ProgramFailed(reply["error"])
+        return reply
 
     def ping_until_direct(self, peer: str, timeout_s: float = 15.0) -> Pong:
         """Ping until the answer comes directly. Raises ProgramFailed if it never did."""
@@ -307,7 +315,7 @@ class Node:
             *("ping", "--json", "--until-direct", "--timeout", str(timeout_s), peer),
             timeout_s=timeout_s + 5,
         )
-        return _pong(text)
+        return _pong(json.loads(text.strip().splitlines()[-1]))
 
     def route(self) -> web.Route:
         """How a client on this host reaches the mesh."""
@@ -323,22 +331,6 @@ class Node:
         """End the daemon as a crash would."""
         self.program.kill()
 
-    def _status_even_if_down(self) -> None:
-        # Of a command that fails the end of its output is kept: peers would push the state out.
-        argv = [*_COMMAND, "status", "--json", "--no-peers", "--socket", str(self.socket)]
-        try:
-            self.part.run(argv, env=command_environment())
-        except ProgramFailed as error:
-            if '"state"' not in str(error):
-                raise
 
-
-def _pong(text: str) -> Pong:
-    """The last line of `warren ping --json`."""
-    lines = text.strip().splitlines()
-    if not lines:
-        raise ProgramFailed("warren ping printed nothing")
-    last = json.loads(lines[-1])
-    if not last["ok"]:
-        raise ProgramFailed(last["error"])
-    return Pong(last["via"], last.get("ms"), last.get("path"), last.get("region_code"))
+def _pong(reply: dict[str, Any]) -> Pong:
+    return Pong(reply["via"], reply.get("ms"), reply.get("path"), reply.get("region_code"))

@@ -27,8 +27,9 @@ def wait_until(
     deadline_s: float,
     what: str,
     logs: Callable[[], str] = lambda: "",
+    pause_s: float = _POLL_S,
 ) -> T:
-    """Call `probe` until it returns something true, and return that.
+    """Call `probe` every `pause_s` until it returns something true, and return that.
 
     Raises LabTimeout after `deadline_s` seconds. Exceptions of the probe pass through.
     """
@@ -40,7 +41,7 @@ def wait_until(
         if time.monotonic() > end:
             tail = logs()
             raise LabTimeout(f"not within {deadline_s:g} s: {what}" + (f"\n{tail}" if tail else ""))
-        time.sleep(_POLL_S)
+        time.sleep(pause_s)
 
 
 class Program:

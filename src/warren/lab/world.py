@@ -36,6 +36,10 @@ exec setpriv --pdeathsig KILL "$@"
 """
 _NO_CAPABILITIES = ("--bounding-set", "-all", "--inh-caps", "-all", "--no-new-privs")
 
+_PAUSE_S = 0.1
+"""Between two looks at whether something holds. Who looks may ping by it, and a peer takes only so
+many pings a second."""
+
 
 def entering(
     namespace: str, etc: Path, argv: Sequence[str], unprivileged: bool = False
@@ -252,8 +256,8 @@ class World:
         return "\n".join(program.tail(lines) for program in self.programs)
 
     def wait(self, probe: Callable[[], T | None], deadline_s: float, what: str) -> T:
-        """Like `wait_until`, with every program's log in the message."""
-        return wait_until(probe, deadline_s, what, self.tails)
+        """Like `wait_until`, a few times a second and with every program's log in the message."""
+        return wait_until(probe, deadline_s, what, self.tails, _PAUSE_S)
 
     def _path(self, name: str) -> Path:
         if self._directory is None:
