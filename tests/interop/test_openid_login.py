@@ -47,15 +47,20 @@ class ShiftedClock(SystemClock):
     """The machine's time, and what tests add to it."""
 
     seconds = 0.0
+    stands: float | None = None
 
     def now(self) -> float:
-        return super().now() + self.seconds
+        return (super().now() if self.stands is None else self.stands) + self.seconds
 
     def wall(self) -> datetime:
         return super().wall() + timedelta(seconds=self.seconds)
 
     def advance(self, seconds: float) -> None:
         self.seconds += seconds
+
+    def stand_still(self) -> None:
+        """From now on only `advance` moves `now`, however long something takes."""
+        self.stands = super().now()
 
 
 @pytest.fixture(scope="module")
@@ -291,6 +296,7 @@ async def test_another_key_signs_from_now_on(network: Network) -> None:
 
 async def test_a_provider_that_is_away(network: Network) -> None:
     network.openid.stop()
+    network.world.clock.stand_still()
     way = await network.waiting()
     browser = network.browser()
     page = await browser.get("/login/company?to=/account")

@@ -53,6 +53,7 @@ class Server:
         which it is to serve STUN, IPv6 ones in brackets. name: what nodes are told to call it,
         for both families; without one it is its IPv4 address, and it serves only that. more:
         further flags. scheme: of its URL; for https, clients must trust the certificate."""
+        self._admin_socket = state / "admin.sock"
         self._more = tuple(more)
         self._stun_others = tuple(stun_others)
         self.part = part
@@ -95,7 +96,7 @@ class Server:
             )
         except (OSError, http.client.HTTPException):
             return False
-        return page.status == 200
+        return page.status == 200 and self._admin_socket.exists()
 
     def admin(self, *words: str) -> Any:
         """Run `warren admin … --json` and return what it printed."""
@@ -105,7 +106,7 @@ class Server:
 
     def create_user(self, name: str) -> None:
         """Make a user."""
-        ask(self.state / "admin.sock", "/v1/users", {"name": name})
+        ask(self._admin_socket, "/v1/users", {"name": name})
 
     def create_key(self, user: str, *flags: str) -> str:
         """Make an auth key for a user and return its text."""
@@ -114,7 +115,7 @@ class Server:
 
     def nodes(self) -> list[dict[str, Any]]:
         """The machines that the coordinator knows."""
-        return list(ask(self.state / "admin.sock", "/v1/nodes")["nodes"])
+        return list(ask(self._admin_socket, "/v1/nodes")["nodes"])
 
     def node(self, name: str) -> dict[str, Any] | None:
         """The machine with this host name, if the coordinator knows it."""

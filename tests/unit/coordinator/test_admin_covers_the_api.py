@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from coordinator_server import Running, joined
 from test_admin_from_anywhere import far_client, run
-from test_server import Running, joined
 from typer import Typer, main
 from typer.testing import CliRunner
 
@@ -31,14 +30,6 @@ NOT_ASKED = {
     "GET /user-invites/{invite}": "as the list has it",
     "POST /user-invites/{invite}/resend": "not offered",
 }
-
-
-@pytest.fixture
-async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    server = Running(tmp_path)
-    await server.start()
-    yield server
-    await server.stop()
 
 
 def operation_of(method: str, path: str) -> str:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from coordinator_server import Running, joined
 from msgspec.structs import replace
-from test_server import Running, joined
 from typer import Typer
 from typer.testing import CliRunner
 
@@ -20,14 +19,6 @@ from warren.coordinator.admin import shapes
 from warren.coordinator.api import shapes as wire
 from warren.coordinator.api_client import ApiClient
 from warren.coordinator.client import AdminClient, AdminError
-
-
-@pytest.fixture
-async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    server = Running(tmp_path)
-    await server.start()
-    yield server
-    await server.stop()
 
 
 async def far_client(running: Running) -> ApiClient:

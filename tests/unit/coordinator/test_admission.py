@@ -8,15 +8,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from coordinator_server import Running, joined
 from coordinator_world import node_key as private_key
-from test_server import Running, joined, running
 
 from warren.edge.dial import verified_tls
 from warren.edge.fetch import fetch_url
 from warren.keys import NodePublic
 from warren.relay.admission import Admission
-
-__all__ = ["running"]
 
 
 async def post(running: Running, body: bytes) -> tuple[int, bytes]:

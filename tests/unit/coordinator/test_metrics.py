@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from coordinator_server import Running
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
-from test_server import Running
 from web_browser import Browser
 
 from warren.coordinator.config import BadConfig, Config, check

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 import pytest
 from hypothesis import given
@@ -89,8 +89,9 @@ def test_exhaustion() -> None:
         def __contains__(self, _: object) -> bool:
             return True
 
+    pool = IPv4Network("100.64.0.0/20")
     with pytest.raises(PoolExhausted):
-        allocate(Everything(), IPv4Address("100.127.0.0"))  # type: ignore[arg-type]
+        allocate(Everything(), IPv4Address("100.64.8.0"), pool)  # type: ignore[arg-type]
 
 
 @given(st.integers(int(V4_POOL.network_address), int(V4_POOL.broadcast_address)))

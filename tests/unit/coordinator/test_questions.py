@@ -5,27 +5,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from coordinator_machine import Machine
-from test_server import Running, joined
+from coordinator_server import Running, joined
 
 from warren.coordinator import questions
 from warren.coordinator.client import AdminError
 from warren.coordinator.questions import NodeAnswer, parse_answer_untrusted
 from warren.netmap.messages import PingRequest
-
-
-@pytest.fixture
-async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    server = Running(tmp_path)
-    await server.start()
-    yield server
-    await server.stop()
 
 
 def response(status: int, body: bytes) -> bytes:

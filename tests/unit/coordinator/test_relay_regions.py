@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_server import Running
+from coordinator_server import Running
 
 from warren.coordinator import region_keeper
 from warren.coordinator.config import BadConfig, Config, derp_map_places

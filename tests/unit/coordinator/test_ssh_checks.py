@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from coordinator_server import Running, joined
 from coordinator_world import World, machine_key, request
 from login_office import PASSWORD, Office
-from test_server import Running, joined
 from web_browser import Browser
 
 from warren.coordinator import members, ssh_checks

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_server import Running, joined
+from coordinator_server import Running, joined
 
 from warren.coordinator.config import BadConfig, Config, check, load, networks, turn_places
 from warren.lab.ports import free_port

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 from api_office import Office
+from coordinator_server import Running
 from msgspec.structs import replace
-from test_server import Running
 
 from warren.coordinator import members
 from warren.coordinator.api import shapes
