@@ -21,10 +21,12 @@ from warren.keys import PublicKey
 KEPT_ENTRIES = 200_000
 """Older ones go, so that the database does not grow for ever."""
 
+# Of these it is told that there is another, and never what it is.
+_SECRET = {"digest", "secret"}
+_HIDDEN, _ANOTHER = "(hidden)", "(another)"
 # What machines report of themselves every few seconds, and what nobody may read.
 _UNTOLD = {
-    "digest",
-    "secret",
+    *_SECRET,
     "password",  # `password_set` says that there is another
     "hostinfo",
     "endpoints",
@@ -39,9 +41,10 @@ Told = dict[str, Any]
 
 
 class Actor(msgspec.Struct, frozen=True):
-    """Who changes something. kind: `user`, `client`, `machine` or `server`.
+    """Who changes something. kind: `user`, `client`, `machine`, `local` or `server`.
 
-    origin: from where, an address or in words; may be empty.
+    A `local` one is an account of the server's own machine. origin: from where, an address or in
+    words; empty for what the server does by itself.
     """
 
     kind: str
@@ -51,8 +54,6 @@ class Actor(msgspec.Struct, frozen=True):
 
 SERVER = Actor("server", "warren server")
 """What the program does by itself, such as removing ephemeral machines."""
-ADMINISTRATOR = Actor("server", "administrator", "on the server's own machine")
-"""Whoever may use the admin socket: there it is not told who that is."""
 
 
 def entries(
@@ -94,7 +95,11 @@ def entries(
         for key, old, new in _pairs(known, records, removed):
             named = (getattr(new or old, field, "") for field in ("name", "description", "url"))
             name = str(next(filter(None, named), ""))
-            note(kind, key, name, _told(old), _told(new))
+            one, other = _told(old), _told(new)
+            if one is not None and other is not None:
+                for field in _replaced(old, new):
+                    one[field], other[field] = _HIDDEN, _ANOTHER
+            note(kind, key, name, one, other)
     for asking in delta.pending:
         # That it asks to join is no change yet, and strangers may do so as often as they like.
         if asking.rejected:
@@ -119,6 +124,11 @@ def _pairs(
     for key in removed:
         if key in known:
             yield str(key), known[key], None
+
+
+def _replaced(old: msgspec.Struct, new: msgspec.Struct) -> set[str]:
+    """Return the names of secrets that are others now."""
+    return {f for f in _SECRET if getattr(old, f, None) != getattr(new, f, None)}
 
 
 def _told(record: msgspec.Struct | None) -> Told | None:

@@ -25,9 +25,10 @@ from warren import __version__
 from warren.coordinator import health
 from warren.coordinator.admin import shapes
 from warren.coordinator.admin.api import application
+from warren.coordinator.admin.local import administrator
 from warren.coordinator.admin.office import Office
 from warren.coordinator.admission import verify_route
-from warren.coordinator.api.application import Api, administrator
+from warren.coordinator.api.application import Api
 from warren.coordinator.api.operation import Context
 from warren.coordinator.auth.credentials import Gate
 from warren.coordinator.auth.flow import Registration
@@ -72,7 +73,7 @@ from warren.coordinator.snapshot import Snapshot
 from warren.coordinator.ssh_checks import SshChecks
 from warren.coordinator.store import AuditQuestion, Store, StoreProblem
 from warren.coordinator.turn_grants import TurnGrants
-from warren.coordinator.web import http_protocol, site
+from warren.coordinator.web import LocalProtocol, http_protocol, site
 from warren.coordinator.webhooks.sender import Sender
 from warren.edge.aside import run_aside
 from warren.edge.certificates import Certificates
@@ -347,12 +348,9 @@ class Server:
             self._questions,
             self._relay_regions,
         )
+        make = http_protocol(application(office, api.routes(administrator)), LocalProtocol)
         sock = listen_unix(self._state / SOCKET_NAME)
-        self._servers.append(
-            await asyncio.get_running_loop().create_unix_server(
-                http_protocol(application(office, api.routes(administrator))), sock=sock
-            )
-        )
+        self._servers.append(await asyncio.get_running_loop().create_unix_server(make, sock=sock))
 
     async def _listen_metrics(self) -> None:
         if not self._config.metrics:

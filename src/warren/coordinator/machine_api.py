@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import msgspec
@@ -86,22 +85,21 @@ class MachineApi:
         self._questions = questions
         self._checks = checks
         self._strangers = 0
-        self._routes: dict[
-            tuple[str, str], Callable[[MachinePublic, bytes, Reply], Awaitable[None]]
-        ] = {
-            ("POST", "/machine/register"): self._register,
-            ("POST", "/machine/map"): self._map,
-        }
 
     async def handle(
-        self, machine: MachinePublic, method: str, target: str, body: bytes, reply: Reply
-    ) -> None:
-        """Answer one request. Raises ConnectionError when the machine is gone."""
+        self, machine: MachinePublic, source: str, method: str, target: str, body: bytes,
+        reply: Reply,
+    ) -> None:  # fmt: skip
+        """Answer one request. source: the address that it comes from.
+
+        Raises ConnectionError when the machine is gone.
+        """
         path = target.partition("?")[0]
-        route = self._routes.get((method, path))
         try:
-            if route is not None:
-                await route(machine, body, reply)
+            if (method, path) == ("POST", "/machine/register"):
+                await self._register(machine, source, body, reply)
+            elif (method, path) == ("POST", "/machine/map"):
+                await self._map(machine, body, reply)
             elif method == "POST" and path.startswith(questions.PATH):
                 self._answer(machine, path, body, reply)
             elif method == "GET" and path.startswith(ssh_checks.PATH):
@@ -116,11 +114,15 @@ class MachineApi:
             _log.error("a change was refused", problem=str(problem))
             _refuse(reply, 503, f"the server cannot store changes now: {problem}")
 
-    async def _register(self, machine: MachinePublic, body: bytes, reply: Reply) -> None:
+    async def _register(
+        self, machine: MachinePublic, source: str, body: bytes, reply: Reply
+    ) -> None:
         request = decode_request_untrusted(body, RegisterRequest)
-        response = await self._registration.register(machine, request)
+        response = await self._registration.register(machine, request, source)
         if response.error:
-            _log.info("registration refused", machine=str(machine), reason=response.error)
+            _log.info(
+                "registration refused", machine=str(machine), address=source, reason=response.error
+            )
         reply.start(200)
         reply.finish(encode_json(response))
 

@@ -26,8 +26,8 @@ IDLE_S = 120.0
 HIGH_WATER_BYTES = 256 * 1024
 STALL_S = 60.0
 
-# machine, method, target, body, reply
-Handler = Callable[[MachinePublic, str, str, bytes, Reply], Awaitable[None]]
+# machine, the address that it comes from, method, target, body, reply
+Handler = Callable[[MachinePublic, str, str, str, bytes, Reply], Awaitable[None]]
 
 
 @dataclass
@@ -46,6 +46,7 @@ class ControlConnection(asyncio.Protocol):
         self._machine = accepted.client
         self._channel = ServerChannel(accepted.records, early)
         self._handler = handler
+        self._source = ""
         self._transport: asyncio.Transport | None = None
         self._incoming: dict[int, _Incoming] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -58,6 +59,9 @@ class ControlConnection(asyncio.Protocol):
         """Begin: settings, and the early payload, go out at once."""
         # uvloop's transports are none by inheritance.
         self._transport = cast(asyncio.Transport, transport)
+        # What comes through a socket of our own has none.
+        peer = transport.get_extra_info("peername")
+        self._source = str(peer[0]) if isinstance(peer, tuple) else ""
         self._watch_idleness()
         self.flush()
 
@@ -175,7 +179,12 @@ class ControlConnection(asyncio.Protocol):
         reply = _StreamReply(self, stream)
         try:
             await self._handler(
-                self._machine, request.method, request.path, bytes(incoming.body), reply
+                self._machine,
+                self._source,
+                request.method,
+                request.path,
+                bytes(incoming.body),
+                reply,
             )
         except ConnectionError:
             return

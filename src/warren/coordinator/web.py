@@ -15,6 +15,7 @@ from uvicorn.server import ServerState
 
 from warren.coordinator.exchange import served
 from warren.coordinator.page import page
+from warren.edge.linux.local_socket import peer_of
 
 
 def site(more: Sequence[Route]) -> Starlette:
@@ -41,11 +42,24 @@ def site(more: Sequence[Route]) -> Starlette:
     )
 
 
-def http_protocol(app: Starlette) -> Callable[[], asyncio.Protocol]:
+def http_protocol(
+    app: Starlette, kind: type[H11Protocol] = H11Protocol
+) -> Callable[[], asyncio.Protocol]:
     """Return what makes a protocol that serves `app` on a port of its own, where no stranger is.
 
     Needs a running loop. Connections close after one answer.
     """
     config, state = served(app, 512), ServerState()
     state.default_headers = [(b"connection", b"close")]
-    return lambda: H11Protocol(config, state, {})
+    return lambda: kind(config, state, {})
+
+
+class LocalProtocol(H11Protocol):
+    """For a Unix socket: requests have who has connected it as `request.state.peer`."""
+
+    def connection_made(  # type: ignore[override] # as uvicorn's own
+        self, transport: asyncio.Transport
+    ) -> None:
+        """Ask the kernel, before there is a request."""
+        super().connection_made(transport)
+        self.app_state = {"peer": peer_of(transport.get_extra_info("socket"))}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from os import getuid
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from warren.coordinator.admin import shapes
 from warren.coordinator.api import shapes as wire
 from warren.coordinator.api_client import ApiClient
 from warren.coordinator.client import AdminClient, AdminError
+from warren.edge.linux.local_socket import account_name
 
 
 async def far_client(running: Running) -> ApiClient:
@@ -108,7 +110,10 @@ async def test_names_and_webhooks_from_both(running: Running) -> None:
             assert one.set_dns(choice) == other.dns()
             new = wire.NewWebhook(endpoint_url="https://x.invalid/", subscriptions=["nodeCreated"])
             made = one.create_webhook(new)
-            assert made.secret and made.creator_login_name in ("administrator", "admin")
+            assert made.secret and made.creator_login_name in (
+                f"administrator {account_name(getuid())}",
+                "admin",
+            )
             (shown,) = other.webhooks()
             assert shown.endpoint_id == made.endpoint_id and not shown.secret
             assert other.rotate_webhook(made.endpoint_id).secret not in ("", made.secret)
@@ -117,7 +122,7 @@ async def test_names_and_webhooks_from_both(running: Running) -> None:
             assert one.delete_webhook(made.endpoint_id).endpoint_url == "https://x.invalid/"
             assert other.webhooks() == []
         actors = {entry.actor for entry in near.audit(100) if entry.target_kind == "webhook"}
-        assert actors == {"administrator", "admin"}
+        assert actors == {f"administrator {account_name(getuid())}", "admin"}
 
     await running.admin(work)
 

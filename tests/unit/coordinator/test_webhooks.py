@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from ipaddress import ip_address, ip_network
+from os import getuid
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from warren.coordinator.webhooks.messages import body
 from warren.coordinator.webhooks.sender import Sender
 from warren.edge.clock import SystemClock
 from warren.edge.dial import verified_tls
+from warren.edge.linux.local_socket import account_name
 from warren.edge.tls import make_self_signed
 from warren.nat.turn.reach import Reach
 
@@ -404,7 +406,10 @@ async def test_a_whole_server_sends(tmp_path: Path) -> None:
     await running.admin(lambda client: client.create_webhook(wish))
     await running.admin(lambda client: client.create_user("bob"))
     (event,) = await receiver.next()
-    assert (event["type"], event["data"]["actor"]) == ("userCreated", "administrator")
+    assert (event["type"], event["data"]["actor"]) == (
+        "userCreated",
+        f"administrator {account_name(getuid())}",
+    )
     await running.stop()
     receiver.answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
     await running.start()

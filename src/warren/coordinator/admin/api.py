@@ -14,7 +14,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from warren.coordinator.admin import shapes
+from warren.coordinator.admin.local import local_actor
 from warren.coordinator.admin.office import Office
+from warren.coordinator.audit import Actor
 from warren.coordinator.refusal import Conflict, NotFound, Refused
 from warren.coordinator.store import AuditQuestion, StoreProblem
 
@@ -39,34 +41,34 @@ def application(office: Office, more: Sequence[Route] = ()) -> Starlette:
     async def users(request: Request) -> object:
         return office.users()
 
-    async def create_user(request: Request) -> object:
-        return await office.create_user(await _body(request, shapes.NewUser))
+    async def create_user(request: Request, by: Actor) -> object:
+        return await office.create_user(by, await _body(request, shapes.NewUser))
 
-    async def delete_user(request: Request) -> object:
+    async def delete_user(request: Request, by: Actor) -> object:
         with_nodes = request.query_params.get("machines") == "true"
-        return await office.delete_user(request.path_params["name"], with_nodes)
+        return await office.delete_user(by, request.path_params["name"], with_nodes)
 
-    async def invite(request: Request) -> object:
+    async def invite(request: Request, by: Actor) -> object:
         new = await _body(request, shapes.NewInvite)
-        return await office.invite(request.path_params["name"], new)
+        return await office.invite(by, request.path_params["name"], new)
 
-    async def suspend(request: Request) -> object:
-        return await office.suspend(request.path_params["name"])
+    async def suspend(request: Request, by: Actor) -> object:
+        return await office.suspend(by, request.path_params["name"])
 
-    async def approve_user(request: Request) -> object:
-        return await office.approve_user(request.path_params["name"])
+    async def approve_user(request: Request, by: Actor) -> object:
+        return await office.approve_user(by, request.path_params["name"])
 
-    async def restore(request: Request) -> object:
-        return await office.restore(request.path_params["name"])
+    async def restore(request: Request, by: Actor) -> object:
+        return await office.restore(by, request.path_params["name"])
 
     async def keys(request: Request) -> object:
         return office.keys()
 
-    async def create_key(request: Request) -> object:
-        return await office.create_key(await _body(request, shapes.NewAuthKey))
+    async def create_key(request: Request, by: Actor) -> object:
+        return await office.create_key(by, await _body(request, shapes.NewAuthKey))
 
-    async def revoke_key(request: Request) -> object:
-        return await office.revoke_key(request.path_params["key"])
+    async def revoke_key(request: Request, by: Actor) -> object:
+        return await office.revoke_key(by, request.path_params["key"])
 
     async def nodes(request: Request) -> object:
         return office.nodes()
@@ -80,32 +82,32 @@ def application(office: Office, more: Sequence[Route] = ()) -> Starlette:
             raise Refused("say to which machine: ?peer=NAME")
         return await office.why(request.path_params["node"], peer)
 
-    async def delete_node(request: Request) -> object:
-        return await office.delete_node(request.path_params["node"])
+    async def delete_node(request: Request, by: Actor) -> object:
+        return await office.delete_node(by, request.path_params["node"])
 
-    async def approve(request: Request) -> object:
+    async def approve(request: Request, by: Actor) -> object:
         approval = await _body(request, shapes.Approval)
-        return await office.approve(request.path_params["node"], approval)
+        return await office.approve(by, request.path_params["node"], approval)
 
-    async def reject(request: Request) -> object:
-        return await office.reject(request.path_params["node"])
+    async def reject(request: Request, by: Actor) -> object:
+        return await office.reject(by, request.path_params["node"])
 
-    async def rename(request: Request) -> object:
+    async def rename(request: Request, by: Actor) -> object:
         new = await _body(request, shapes.Rename)
-        return await office.rename(request.path_params["node"], new.name)
+        return await office.rename(by, request.path_params["node"], new.name)
 
-    async def tag(request: Request) -> object:
+    async def tag(request: Request, by: Actor) -> object:
         new = await _body(request, shapes.Tags)
-        return await office.tag(request.path_params["node"], new.tags)
+        return await office.tag(by, request.path_params["node"], new.tags)
 
-    async def expire(request: Request) -> object:
-        return await office.expire(request.path_params["node"])
+    async def expire(request: Request, by: Actor) -> object:
+        return await office.expire(by, request.path_params["node"])
 
     async def policy(request: Request) -> object:
         return office.policy()
 
-    async def set_policy(request: Request) -> object:
-        return await office.set_policy(await _body(request, shapes.NewPolicy))
+    async def set_policy(request: Request, by: Actor) -> object:
+        return await office.set_policy(by, await _body(request, shapes.NewPolicy))
 
     async def check_policy(request: Request) -> object:
         return office.check_policy(await _body(request, shapes.NewPolicy))
@@ -113,17 +115,21 @@ def application(office: Office, more: Sequence[Route] = ()) -> Starlette:
     async def policy_version(request: Request) -> object:
         return office.policy_version(request.path_params["version"])
 
-    async def set_role(request: Request) -> object:
-        return await office.set_role(request.path_params["name"], await _body(request, shapes.Role))
+    async def set_role(request: Request, by: Actor) -> object:
+        return await office.set_role(
+            by,
+            request.path_params["name"],
+            await _body(request, shapes.Role),
+        )
 
     async def tokens(request: Request) -> object:
         return office.tokens()
 
-    async def create_token(request: Request) -> object:
-        return await office.create_token(await _body(request, shapes.NewToken))
+    async def create_token(request: Request, by: Actor) -> object:
+        return await office.create_token(by, await _body(request, shapes.NewToken))
 
-    async def revoke_token(request: Request) -> object:
-        return await office.revoke_token(request.path_params["token"])
+    async def revoke_token(request: Request, by: Actor) -> object:
+        return await office.revoke_token(by, request.path_params["token"])
 
     async def audit(request: Request) -> object:
         return await office.audit(_audit_question(request))
@@ -133,31 +139,31 @@ def application(office: Office, more: Sequence[Route] = ()) -> Starlette:
             _route("GET", "/v1/status", status),
             _route("GET", "/v1/regions", regions),
             _route("GET", "/v1/users", users),
-            _route("POST", "/v1/users", create_user),
-            _route("DELETE", "/v1/users/{name}", delete_user),
-            _route("PUT", "/v1/users/{name}/role", set_role),
-            _route("POST", "/v1/users/{name}/invite", invite),
-            _route("POST", "/v1/users/{name}/suspend", suspend),
-            _route("POST", "/v1/users/{name}/approve", approve_user),
-            _route("POST", "/v1/users/{name}/restore", restore),
+            _change("POST", "/v1/users", create_user),
+            _change("DELETE", "/v1/users/{name}", delete_user),
+            _change("PUT", "/v1/users/{name}/role", set_role),
+            _change("POST", "/v1/users/{name}/invite", invite),
+            _change("POST", "/v1/users/{name}/suspend", suspend),
+            _change("POST", "/v1/users/{name}/approve", approve_user),
+            _change("POST", "/v1/users/{name}/restore", restore),
             _route("GET", "/v1/tokens", tokens),
-            _route("POST", "/v1/tokens", create_token),
-            _route("DELETE", "/v1/tokens/{token}", revoke_token),
+            _change("POST", "/v1/tokens", create_token),
+            _change("DELETE", "/v1/tokens/{token}", revoke_token),
             _route("GET", "/v1/keys", keys),
-            _route("POST", "/v1/keys", create_key),
-            _route("DELETE", "/v1/keys/{key}", revoke_key),
+            _change("POST", "/v1/keys", create_key),
+            _change("DELETE", "/v1/keys/{key}", revoke_key),
             _route("GET", "/v1/nodes", nodes),
             _route("GET", "/v1/nodes/{node}", node),
             _route("GET", "/v1/nodes/{node}/why", why),
-            _route("DELETE", "/v1/nodes/{node}", delete_node),
-            _route("POST", "/v1/nodes/{node}/approve", approve),
-            _route("POST", "/v1/nodes/{node}/reject", reject),
-            _route("POST", "/v1/nodes/{node}/rename", rename),
-            _route("POST", "/v1/nodes/{node}/tags", tag),
-            _route("POST", "/v1/nodes/{node}/expire", expire),
+            _change("DELETE", "/v1/nodes/{node}", delete_node),
+            _change("POST", "/v1/nodes/{node}/approve", approve),
+            _change("POST", "/v1/nodes/{node}/reject", reject),
+            _change("POST", "/v1/nodes/{node}/rename", rename),
+            _change("POST", "/v1/nodes/{node}/tags", tag),
+            _change("POST", "/v1/nodes/{node}/expire", expire),
             _route("GET", "/v1/audit", audit),
             _route("GET", "/v1/policy", policy),
-            _route("PUT", "/v1/policy", set_policy),
+            _change("PUT", "/v1/policy", set_policy),
             _route("POST", "/v1/policy/check", check_policy),
             _route("GET", "/v1/policy/history/{version:int}", policy_version),
             *more,
@@ -180,6 +186,15 @@ def _route(method: str, path: str, work: Callable[[Request], Awaitable[object]])
             return _problem(503, str(error))
 
     return Route(path, endpoint, methods=[method])
+
+
+def _change(method: str, path: str, work: Callable[[Request, Actor], Awaitable[object]]) -> Route:
+    """Return the route of what changes something, and so is noted as somebody's."""
+
+    async def named(request: Request) -> object:
+        return await work(request, await local_actor(request))
+
+    return _route(method, path, named)
 
 
 def _audit_question(request: Request) -> AuditQuestion:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from warren.coordinator import members, policies, questions
 from warren.coordinator.admin import shapes
-from warren.coordinator.audit import ADMINISTRATOR
+from warren.coordinator.audit import Actor
 from warren.coordinator.auth import authkeys, credentials
 from warren.coordinator.auth.flow import Registration
 from warren.coordinator.change import Facet
@@ -40,7 +40,10 @@ NodeDecision = Callable[[Snapshot, NodeRecord], Delta]
 
 
 class Office:
-    """Carries out what an administrator asks. Methods raise Refused and StoreProblem."""
+    """Carries out what an administrator asks. Methods raise Refused and StoreProblem.
+
+    by: whose change it is.
+    """
 
     def __init__(
         self,
@@ -75,7 +78,7 @@ class Office:
         snapshot = self._registry.snapshot
         return [_show_user(snapshot, user) for _, user in sorted(snapshot.users.items())]
 
-    async def create_user(self, new: shapes.NewUser) -> shapes.User:
+    async def create_user(self, by: Actor, new: shapes.NewUser) -> shapes.User:
         """Add a user."""
         wall = self._clock.wall()
 
@@ -83,19 +86,19 @@ class Office:
             delta = members.create_user(snapshot, new.name, new.display_name, wall)
             return delta, delta.users[0]
 
-        user = await self._registry.commit(decide, ADMINISTRATOR)
+        user = await self._registry.commit(decide, by)
         return _show_user(self._registry.snapshot, user)
 
-    async def delete_user(self, name: str, with_nodes: bool = False) -> shapes.User:
+    async def delete_user(self, by: Actor, name: str, with_nodes: bool = False) -> shapes.User:
         """Remove a user; one who owns nodes only with those."""
 
         def decide(snapshot: Snapshot) -> tuple[Delta, shapes.User]:
             shown = _show_user(snapshot, members.find_user(snapshot, name))
             return members.delete_user(snapshot, name, with_nodes=with_nodes), shown
 
-        return await self._registry.commit(decide, ADMINISTRATOR)
+        return await self._registry.commit(decide, by)
 
-    async def invite(self, name: str, new: shapes.NewInvite) -> shapes.Invite:
+    async def invite(self, by: Actor, name: str, new: shapes.NewInvite) -> shapes.Invite:
         """Make a one-time link for a user, who is created if need be."""
         try:
             life = parse_duration(new.expires)
@@ -119,25 +122,25 @@ class Office:
             )
             return delta, (user.name, link)
 
-        user_name, link = await self._registry.commit(decide, ADMINISTRATOR)
+        user_name, link = await self._registry.commit(decide, by)
         return shapes.Invite(
             user=user_name, url=f"{self._settings.url}{invites.PATH}{link}", expiry=wall + life
         )
 
-    async def suspend(self, name: str) -> shapes.User:
+    async def suspend(self, by: Actor, name: str) -> shapes.User:
         """Shut a user out."""
         wall = self._clock.wall()
         return await self._change_user(
-            name, lambda snapshot, user: members.suspend(snapshot, user, wall)
+            by, name, lambda snapshot, user: members.suspend(snapshot, user, wall)
         )
 
-    async def approve_user(self, name: str) -> shapes.User:
+    async def approve_user(self, by: Actor, name: str) -> shapes.User:
         """Let a user in who waits for it."""
-        return await self._change_user(name, lambda _, user: members.approve_user(user))
+        return await self._change_user(by, name, lambda _, user: members.approve_user(user))
 
-    async def restore(self, name: str) -> shapes.User:
+    async def restore(self, by: Actor, name: str) -> shapes.User:
         """Let a suspended user in again."""
-        return await self._change_user(name, lambda _, user: members.restore(user))
+        return await self._change_user(by, name, lambda _, user: members.restore(user))
 
     def keys(self) -> list[shapes.AuthKey]:
         """Return all auth keys, newest last."""
@@ -145,7 +148,7 @@ class Office:
         ordered = sorted(snapshot.auth_keys.values(), key=lambda key: key.created)
         return [self._show_key(snapshot, key) for key in ordered]
 
-    async def create_key(self, new: shapes.NewAuthKey) -> shapes.AuthKey:
+    async def create_key(self, by: Actor, new: shapes.NewAuthKey) -> shapes.AuthKey:
         """Make an auth key; the answer is the only one that holds its text."""
         try:
             life = parse_duration(new.expires)
@@ -167,10 +170,10 @@ class Office:
             )
             return Delta(auth_keys=(record,)), (text, record)
 
-        text, record = await self._registry.commit(decide, ADMINISTRATOR)
+        text, record = await self._registry.commit(decide, by)
         return replace(self._show_key(self._registry.snapshot, record), key=text)
 
-    async def revoke_key(self, key: str) -> shapes.AuthKey:
+    async def revoke_key(self, by: Actor, key: str) -> shapes.AuthKey:
         """Remove an auth key, named by its id or its whole text; its machines stay."""
         key_id = key.strip().removeprefix(authkeys.PREFIX).partition("-")[0]
 
@@ -180,7 +183,7 @@ class Office:
                 raise NotFound(f"there is no auth key {key_id!r}")
             return Delta(removed_auth_keys=(key_id,)), self._show_key(snapshot, record)
 
-        return await self._registry.commit(decide, ADMINISTRATOR)
+        return await self._registry.commit(decide, by)
 
     def nodes(self) -> shapes.Listing:
         """Return all machines, and those that wait for approval."""
@@ -228,50 +231,50 @@ class Office:
             raise Conflict(f"{node.name} gave an answer that cannot be read") from None
         raise Conflict(f"{node.name} says: {reason[:300]}")
 
-    async def delete_node(self, wanted: str) -> shapes.Node:
+    async def delete_node(self, by: Actor, wanted: str) -> shapes.Node:
         """Remove a machine from the network."""
 
         def decide(snapshot: Snapshot) -> tuple[Delta, shapes.Node]:
             node = members.find_node(snapshot, wanted)
             return members.removed_node(node, "deleted"), self._show_node(snapshot, node)
 
-        return await self._registry.commit(decide, ADMINISTRATOR)
+        return await self._registry.commit(decide, by)
 
-    async def approve(self, wanted: str, approval: shapes.Approval) -> shapes.Node:
+    async def approve(self, by: Actor, wanted: str, approval: shapes.Approval) -> shapes.Node:
         """Admit a machine: one that waits (by id, URL or host name), or a node by any name."""
         snapshot = self._registry.snapshot
         pending_id = self._pending_id(snapshot, wanted)
         if pending_id is None:
-            return await self._change(wanted, lambda _, node: _authorize(node))
+            return await self._change(by, wanted, lambda _, node: _authorize(node))
         user = _owner(snapshot, approval.user)
         tags = None if approval.tags is None else tuple(sorted(set(approval.tags)))
-        node_id = await self._registration.approve(pending_id, user.id, tags, ADMINISTRATOR)
+        node_id = await self._registration.approve(pending_id, user.id, tags, by)
         return self.node(str(node_id))
 
-    async def reject(self, wanted: str) -> shapes.Problem:
+    async def reject(self, by: Actor, wanted: str) -> shapes.Problem:
         """Turn a waiting machine away."""
         pending_id = self._pending_id(self._registry.snapshot, wanted)
         if pending_id is None:
             raise NotFound(f"no machine waits under {wanted!r}")
-        await self._registration.reject(pending_id, ADMINISTRATOR)
+        await self._registration.reject(pending_id, by)
         return shapes.Problem(message="turned away")
 
-    async def rename(self, wanted: str, name: str) -> shapes.Node:
+    async def rename(self, by: Actor, wanted: str, name: str) -> shapes.Node:
         """Give a machine another name."""
         return await self._change(
-            wanted, lambda snapshot, node: members.rename(snapshot, node, name)
+            by, wanted, lambda snapshot, node: members.rename(snapshot, node, name)
         )
 
-    async def tag(self, wanted: str, tags: list[str]) -> shapes.Node:
+    async def tag(self, by: Actor, wanted: str, tags: list[str]) -> shapes.Node:
         """Replace a machine's tags."""
         wall = self._clock.wall()
         life = in_force(self._settings, self._registry.snapshot.settings).key_expiry
-        return await self._change(wanted, lambda _, node: members.tag(node, tags, wall, life))
+        return await self._change(by, wanted, lambda _, node: members.tag(node, tags, wall, life))
 
-    async def expire(self, wanted: str) -> shapes.Node:
+    async def expire(self, by: Actor, wanted: str) -> shapes.Node:
         """End a machine's key: its user must log in again."""
         wall = self._clock.wall()
-        return await self._change(wanted, lambda _, node: members.expire(node, wall))
+        return await self._change(by, wanted, lambda _, node: members.expire(node, wall))
 
     def policy(self) -> shapes.Policy:
         """Return the policy in force."""
@@ -280,12 +283,10 @@ class Office:
             return shapes.Policy(text=policies.DEFAULT_TEXT, etag=policies.policy_etag(snapshot))
         return _show_policy(snapshot.policy)
 
-    async def set_policy(self, new: shapes.NewPolicy) -> shapes.Policy:
+    async def set_policy(self, by: Actor, new: shapes.NewPolicy) -> shapes.Policy:
         """Put a policy in force. It may be refused; then the old one stays."""
         wall = self._clock.wall()
-        record = await edit_policy(
-            self._registry, new.text, new.author, wall, new.etag, ADMINISTRATOR
-        )
+        record = await edit_policy(self._registry, new.text, new.author, wall, new.etag, by)
         shown = _show_policy(record)
         found = self._regions()
         return shown if found.derp_map.regions else replace(shown, warnings=found.problems[-1:])
@@ -308,7 +309,7 @@ class Office:
         ordered = sorted(snapshot.credentials.values(), key=lambda record: record.created)
         return [_show_token(snapshot, record) for record in ordered]
 
-    async def create_token(self, new: shapes.NewToken) -> shapes.Token:
+    async def create_token(self, by: Actor, new: shapes.NewToken) -> shapes.Token:
         """Make a token or an OAuth client; the answer is the only one that holds its text."""
         try:
             life = parse_duration(new.expires)
@@ -329,10 +330,10 @@ class Office:
             )
             return Delta(credentials=(record,)), (text, record)
 
-        text, record = await self._registry.commit(decide, ADMINISTRATOR)
+        text, record = await self._registry.commit(decide, by)
         return replace(_show_token(self._registry.snapshot, record), text=text)
 
-    async def revoke_token(self, token_id: str) -> shapes.Token:
+    async def revoke_token(self, by: Actor, token_id: str) -> shapes.Token:
         """Remove a token or an OAuth client; it opens nothing from now on."""
 
         def decide(snapshot: Snapshot) -> tuple[Delta, shapes.Token]:
@@ -341,34 +342,34 @@ class Office:
                 raise NotFound(f"there is no token {token_id!r}")
             return Delta(removed_credentials=(token_id,)), _show_token(snapshot, record)
 
-        return await self._registry.commit(decide, ADMINISTRATOR)
+        return await self._registry.commit(decide, by)
 
-    async def set_role(self, name: str, new: shapes.Role) -> shapes.User:
+    async def set_role(self, by: Actor, name: str, new: shapes.Role) -> shapes.User:
         """Give a user another role."""
 
         return await self._change_user(
-            name, lambda snapshot, user: members.set_role(snapshot, user, new.role)
+            by, name, lambda snapshot, user: members.set_role(snapshot, user, new.role)
         )
 
     async def audit(self, question: AuditQuestion) -> list[shapes.AuditEntry]:
         """Return entries of the audit log, newest first."""
         return [show_entry(entry) for entry in await self._registry.history(question)]
 
-    async def _change_user(self, name: str, decision: UserDecision) -> shapes.User:
+    async def _change_user(self, by: Actor, name: str, decision: UserDecision) -> shapes.User:
         def decide(snapshot: Snapshot) -> tuple[Delta, int]:
             user = members.find_user(snapshot, name)
             return decision(snapshot, user), user.id
 
-        user_id = await self._registry.commit(decide, ADMINISTRATOR)
+        user_id = await self._registry.commit(decide, by)
         snapshot = self._registry.snapshot
         return _show_user(snapshot, snapshot.users[user_id])
 
-    async def _change(self, wanted: str, decision: NodeDecision) -> shapes.Node:
+    async def _change(self, by: Actor, wanted: str, decision: NodeDecision) -> shapes.Node:
         def decide(snapshot: Snapshot) -> tuple[Delta, int]:
             node = members.find_node(snapshot, wanted)
             return decision(snapshot, node), node.id
 
-        node_id = await self._registry.commit(decide, ADMINISTRATOR)
+        node_id = await self._registry.commit(decide, by)
         return self.node(str(node_id))
 
     def _pending_id(self, snapshot: Snapshot, wanted: str) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
@@ -41,11 +41,11 @@ from warren.coordinator.api.operation import (
     Page,
 )
 from warren.coordinator.api.throttle import Throttle, place_of
-from warren.coordinator.audit import ADMINISTRATOR, Actor
+from warren.coordinator.audit import Actor
 from warren.coordinator.auth.credentials import ACCESS_LIFE, Gate, NotAllowed, Principal
 from warren.coordinator.policies import PolicyRefused
 from warren.coordinator.refusal import Conflict, NotFound, Refused
-from warren.coordinator.roles import OWNER, ROLES, allows
+from warren.coordinator.roles import allows
 from warren.coordinator.snapshot import Snapshot
 from warren.coordinator.store import StoreProblem
 
@@ -95,13 +95,8 @@ td{{padding:.2rem .8rem .2rem 0;vertical-align:top}}code{{overflow-wrap:anywhere
 _log = structlog.get_logger("api")
 
 
-Trusted = Callable[[Snapshot], Principal]
-
-
-def administrator(snapshot: Snapshot) -> Principal:
-    """Return who asks over the admin socket: what is made belongs to the first owner."""
-    owners = [user.id for user in snapshot.users.values() if user.role == OWNER]
-    return Principal("server", ADMINISTRATOR.name, min(owners, default=0), ROLES[OWNER])
+Trusted = Callable[[Request, Snapshot], Awaitable[tuple[Principal, Actor]]]
+"""Tells who asks where no credential is needed, and who that is for the log of changes."""
 
 
 class _Stop(Exception):
@@ -127,7 +122,7 @@ class Api:
     def routes(self, trusted: Trusted | None = None) -> list[Route]:
         """Return the routes, for the server's site.
 
-        trusted: for the admin socket, where whoever asks needs no credential: who that is.
+        trusted: for the admin socket, where whoever asks needs no credential.
         """
         by_path: dict[str, dict[str, Operation]] = {}
         for operation in OPERATIONS:
@@ -175,8 +170,9 @@ class Api:
             who = self._who(request)
             left = self._asked.left(who.credential, self._context.clock.now())
             request.state.rate_limit = _rate_limit(left)
+            by = Actor(who.kind, who.name, _address(request))
         else:
-            who = trusted(self._context.registry.snapshot)
+            who, by = await trusted(request, self._context.registry.snapshot)
         if operation.scope and not allows(who.scopes, operation.scope):
             raise _Stop(403, f"this needs the scope {operation.scope!r}")
         tailnet = request.path_params.get("tailnet", "-")
@@ -185,7 +181,7 @@ class Api:
         call = Call(
             context=self._context,
             who=who,
-            by=ADMINISTRATOR if trusted else Actor(who.kind, who.name, _address(request)),
+            by=by,
             path=request.path_params,
             query=request.query_params,
             headers=request.headers,

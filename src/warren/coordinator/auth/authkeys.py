@@ -25,6 +25,10 @@ _ID_LENGTH = 10
 _SECRET_LENGTH = 33
 
 
+class UnknownKey(Refused):
+    """Nobody here gave this key out: it may be a guess."""
+
+
 def mint(
     *,
     user_id: int,
@@ -60,12 +64,13 @@ def mint(
 def check(text: str, known: Mapping[str, AuthKeyRecord], wall: datetime) -> AuthKeyRecord:
     """Return the record of a key that may be used now.
 
-    Raises Refused; only who has the secret learns that a key expired or was used up.
+    Raises Refused, or UnknownKey of it; only who has the secret learns that a key expired or was
+    used up.
     """
     key_id, secret = id_and_secret(text)
     record = known.get(key_id)
     if record is None or not _is_secret_of(record, secret):
-        raise Refused("the auth key is not known here; ask an administrator for a new one")
+        raise UnknownKey("the auth key is not known here; ask an administrator for a new one")
     if record.expiry is not None and record.expiry <= wall:
         raise Refused("the auth key has expired; ask an administrator for a new one")
     if not record.usable(wall):

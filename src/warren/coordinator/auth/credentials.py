@@ -153,7 +153,8 @@ class Gate:
             raise NotAllowed("the OAuth client of this access token is gone")
         if access.ends <= wall.timestamp():
             raise NotAllowed("the access token has expired; get a new one")
-        name = record.description or record.id
+        # Descriptions are no names: several clients may have the same.
+        name = f"{record.description} ({record.id})" if record.description else record.id
         return Principal(
             "client", name, record.user_id, frozenset(access.scopes), record.tags, record.id
         )

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 
+import structlog
+
+from warren.coordinator.api.throttle import Throttle, place_of
 from warren.coordinator.audit import Actor
 from warren.coordinator.auth import registration
 from warren.coordinator.auth.registration import Desk, Outcome
@@ -21,6 +24,10 @@ from warren.netmap.register import RegisterRequest, RegisterResponse
 # A follow-up is answered with its own URL after this long; the client then asks again. Short
 # enough for the state tables of the middleboxes between.
 _WAIT_S = 240.0
+# Auth keys tried that nobody gave out: from one address, behind which many machines may be.
+_WRONG_PER_S, _WRONG_BURST = 0.2, 30.0
+
+_log = structlog.get_logger("registration")
 
 
 class Registration:
@@ -34,16 +41,27 @@ class Registration:
         self._clock = clock
         self._entropy = entropy
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._wrong = Throttle(_WRONG_PER_S, _WRONG_BURST)
 
-    async def register(self, machine: MachinePublic, request: RegisterRequest) -> RegisterResponse:
+    async def register(
+        self, machine: MachinePublic, request: RegisterRequest, origin: str = ""
+    ) -> RegisterResponse:
         """Answer one request; a follow-up is answered once something happened to it.
 
-        Raises StoreProblem.
+        origin: the address that it comes from. Raises StoreProblem.
         """
+        if (wait_s := self._slowed_s(request, origin)) > 0:
+            return RegisterResponse(
+                error="too many wrong auth keys came from this address; come back in "
+                f"{max(1, round(wait_s + 0.5))} s"
+            )
         deadline = self._clock.now() + _WAIT_S
         while True:
             event = asyncio.Event()
-            outcome = await self._decide(machine, request)
+            outcome = await self._decide(machine, request, origin)
+            if outcome.wrong_key:
+                self._wrong.take(place_of(origin), self._clock.now())
+                _log.warning("an auth key was refused", address=origin, machine=str(machine))
             if not outcome.waits_for or self._clock.now() >= deadline:
                 return outcome.response
             # Nothing can have happened in between: there was no await since the decision.
@@ -88,13 +106,23 @@ class Registration:
         await self._registry.commit(decide, by)
         self._tell(pending_id)
 
-    async def _decide(self, machine: MachinePublic, request: RegisterRequest) -> Outcome:
+    def _slowed_s(self, request: RegisterRequest, origin: str) -> float:
+        """Return for how long no auth key is looked at; machines that are known need none."""
+        if request.auth is None or not request.auth.auth_key:
+            return 0.0
+        if self._registry.snapshot.node_with_key(request.node_key) is not None:
+            return 0.0
+        return self._wrong.wait_s(place_of(origin), self._clock.now())
+
+    async def _decide(
+        self, machine: MachinePublic, request: RegisterRequest, origin: str
+    ) -> Outcome:
         def decide(snapshot: Snapshot) -> tuple[Delta | None, Outcome]:
             outcome = registration.register(self._desk(snapshot), machine, request)
             return outcome.delta, outcome
 
         name = request.hostinfo.hostname
-        return await self._registry.commit(decide, Actor("machine", name or str(machine)))
+        return await self._registry.commit(decide, Actor("machine", name or str(machine), origin))
 
     def _desk(self, snapshot: Snapshot) -> Desk:
         return Desk(

@@ -33,11 +33,15 @@ _PENDING_ID_LENGTH = 24
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What to write, what to answer, and whose approval to wait for before answering."""
+    """What to write, what to answer, and whose approval to wait for before answering.
+
+    wrong_key: the request had an auth key that nobody gave out.
+    """
 
     response: RegisterResponse
     delta: Delta | None = None
     waits_for: str = ""
+    wrong_key: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +59,10 @@ def register(desk: Desk, machine: MachinePublic, request: RegisterRequest) -> Ou
     try:
         return _register(desk, machine, request)
     except Refused as refusal:
-        return Outcome(response=RegisterResponse(error=str(refusal)))
+        return Outcome(
+            response=RegisterResponse(error=str(refusal)),
+            wrong_key=isinstance(refusal, authkeys.UnknownKey),
+        )
 
 
 def _register(desk: Desk, machine: MachinePublic, request: RegisterRequest) -> Outcome:

@@ -68,6 +68,8 @@ class Visits:
         self.clock = clock
         self._by_address = Throttle(_ADDRESS_PER_S, _ADDRESS_BURST)
         self._by_user = Throttle(_USER_PER_S, _USER_BURST)
+        # Names that nobody has are apart: there are enough of them to have users forgotten.
+        self._by_name = Throttle(_USER_PER_S, _USER_BURST)
         self._begun = Throttle(_BEGIN_PER_S, _BEGIN_BURST)
 
     @property
@@ -128,13 +130,18 @@ class Visits:
 
     def take_turn(self, request: Request, name: str | None = None) -> None:
         """Count one try. Raises SlowDown for an address, or a user, with too many."""
-        places = [(self._by_address, address(request))]
-        places += [(self._by_user, name.casefold())] if name is not None else []
+        places = [(self._by_address, _place(request))]
+        places += [self._account(name)] if name is not None else []
         self._take(request, places, name or "")
 
     def take_begin(self, request: Request) -> None:
         """Count one log-in that is begun. Raises SlowDown."""
-        self._take(request, [(self._begun, address(request))], "")
+        self._take(request, [(self._begun, _place(request))], "")
+
+    def _account(self, name: str) -> tuple[Throttle, str]:
+        """Return whom to count a try for: one user, in whichever way their name is written."""
+        user = self.snapshot.user_named(name)
+        return (self._by_name, name) if user is None else (self._by_user, str(user.id))
 
     def _take(self, request: Request, places: list[tuple[Throttle, str]], name: str) -> None:
         now = self.clock.now()
@@ -153,8 +160,13 @@ def actor(who: UserRecord | str, request: Request) -> Actor:
 
 
 def address(request: Request) -> str:
-    """Return who asks; of IPv6 the network, since one machine has as many addresses as it likes."""
-    return place_of(request.client.host if request.client else "local")
+    """Return where a request comes from."""
+    return request.client.host if request.client else "local"
+
+
+def _place(request: Request) -> str:
+    """Return whom to count; of IPv6 the network, since one machine has many addresses."""
+    return place_of(address(request))
 
 
 def safely(work: Work) -> Work:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 import stat
 import struct
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 PATH_MAX_BYTES = 107
 _CREDENTIALS = struct.Struct("3i")
+_PROC = Path("/proc")
+# What the kernel says of a process that nobody has logged in for (audit(7)'s AUDIT_UID_UNSET).
+_NOBODY_LOGGED_IN = 2**32 - 1
 
 
 class SocketProblem(Exception):
@@ -51,11 +56,44 @@ def listen_local(path: Path, *, mode: int) -> socket.socket:
     return listener
 
 
-def peer_uid(connection: socket.socket) -> int:
-    """Return the user at the other end of a connected Unix socket (SO_PEERCRED)."""
+class Peer(NamedTuple):
+    """Who is at the other end of a Unix socket: a process, and the user that it runs as."""
+
+    pid: int
+    uid: int
+
+
+def peer_of(connection: socket.socket) -> Peer:
+    """Return who has connected a Unix socket (unix(7), SO_PEERCRED)."""
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    _, uid, _ = _CREDENTIALS.unpack(raw)
-    return int(uid)
+    pid, uid, _ = _CREDENTIALS.unpack(raw)
+    return Peer(int(pid), int(uid))
+
+
+def peer_uid(connection: socket.socket) -> int:
+    """Return the user at the other end of a connected Unix socket."""
+    return peer_of(connection).uid
+
+
+def account_name(uid: int) -> str:
+    """Return what an account is called; `uid N` if it has no name. May ask a directory: blocks."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except (KeyError, OverflowError):
+        return f"uid {uid}"
+
+
+def login_uid(pid: int, proc: Path = _PROC) -> int | None:
+    """Return the user who once logged in and began what led to a process, whoever it runs as now.
+
+    That is what `sudo` and `su` do not change (proc(5), `loginuid`). None: nobody has logged in,
+    or it cannot be told.
+    """
+    try:
+        uid = int((proc / str(pid) / "loginuid").read_text())
+    except (OSError, ValueError):
+        return None
+    return uid if 0 <= uid < _NOBODY_LOGGED_IN else None
 
 
 def _remove_stale(path: Path) -> None:
