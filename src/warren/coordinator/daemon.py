@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import structlog
 import uvloop
 from msgspec.structs import replace
+from starlette.applications import Starlette
 
 from warren import __version__
 from warren.coordinator import health
@@ -387,10 +388,11 @@ class Server:
         if self._config.relay:
             takers.update(relay.takers(self._hub))
             small.update(relay.answers())
-        pages = exchanges(
-            site([verify_route(self._is_ours), *self._login().routes(), *api.routes()]), self._door
-        )
+        pages = exchanges(self._site(api), self._door)
         return Routes(answers=small, takers=takers, fallback=pages)
+
+    def _site(self, api: Api) -> Starlette:
+        return site([verify_route(self._is_ours), *self._login().routes(), *api.routes()])
 
     def _door(self) -> asyncio.Protocol:
         assert self._make_door is not None

@@ -15,6 +15,7 @@ from warren.coordinator.compiled import Compiled, compile_policy
 from warren.coordinator.policies import policy_text
 from warren.coordinator.policy_topology import policy_node
 from warren.coordinator.records import NodeRecord, PolicyRecord
+from warren.coordinator.roles import OWNER, administers
 from warren.coordinator.snapshot import Snapshot
 from warren.netmap.derpmap import DERPMap
 from warren.netmap.filterrule import FilterRule
@@ -40,7 +41,6 @@ _EVERYONE: CapMap = {
     "probe-udp-lifetime": None,
 }
 _SSH: CapMap = {f"{_CAP}ssh": None, "ssh-behavior-v1": None, "ssh-env-vars": None}
-_ADMINS = ("owner", "admin", "it-admin", "network-admin")
 
 
 class Enforcement:
@@ -291,9 +291,9 @@ class Enforcement:
         known = self._nodes.get(node.id)
         if known is None:
             return found
-        if known.user is not None and known.user.role in _ADMINS:
+        if known.user is not None and administers(known.user.role):
             found[f"{_CAP}is-admin"] = None
-        if known.user is not None and known.user.role == "owner":
+        if known.user is not None and known.user.role == OWNER:
             found[f"{_CAP}is-owner"] = None
         found.update(self._world.checked.attributes.granted(known))
         return found

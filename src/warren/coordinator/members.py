@@ -19,7 +19,7 @@ from warren.coordinator.names import dns_label, is_tag, is_user_name, unique_lab
 from warren.coordinator.policies import ip_pools
 from warren.coordinator.records import NodeRecord, UserRecord
 from warren.coordinator.refusal import Conflict, NotFound, Refused
-from warren.coordinator.roles import OWNER, ROLES
+from warren.coordinator.roles import MEMBER, OWNER, ROLES
 from warren.coordinator.snapshot import Snapshot
 from warren.edge.entropy import Entropy
 
@@ -44,20 +44,22 @@ def create_user(snapshot: Snapshot, name: str, display_name: str, wall: datetime
         name=name,
         display_name=display_name or name,
         created=wall,
-        role="member" if snapshot.users else "owner",
+        role=MEMBER if snapshot.users else OWNER,
     )
     return Delta(users=(user,), settings={LAST_ID: str(user.id)})
 
 
 def delete_user(snapshot: Snapshot, name: str, *, with_nodes: bool = False) -> Delta:
-    """Remove a user with their keys, tokens and invites; one who owns nodes only with those."""
+    """Remove a user with their keys, tokens and invites; one who owns nodes only with those.
+
+    There is always an owner.
+    """
     user = find_user(snapshot, name)
     owned = tuple(node.id for node in snapshot.nodes.values() if node.user_id == user.id)
     if owned and not with_nodes:
         plural = "s" if len(owned) > 1 else ""
         raise Conflict(f"{user.name} still owns {len(owned)} node{plural}; delete those first")
-    if len(snapshot.users) > 1:
-        _check_not_last_owner(snapshot, user)
+    _check_not_last_owner(snapshot, user)
     keys = tuple(key.id for key in snapshot.auth_keys.values() if key.user_id == user.id)
     tokens = tuple(t.id for t in snapshot.credentials.values() if t.user_id == user.id)
     invites = tuple(invite.id for invite in snapshot.invites.values() if invite.user_id == user.id)

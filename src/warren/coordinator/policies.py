@@ -16,6 +16,7 @@ from warren.coordinator.delta import Delta
 from warren.coordinator.policy_topology import network_of, policy_user, topology_of
 from warren.coordinator.records import PolicyRecord, etag_of
 from warren.coordinator.refusal import Conflict, Refused
+from warren.coordinator.roles import ALL, ROLES, allows
 from warren.coordinator.snapshot import Snapshot
 from warren.policy.document import parse_policy_untrusted
 from warren.policy.malformed import MalformedPolicy
@@ -153,7 +154,7 @@ def not_owned(snapshot: Snapshot, tags: Collection[str], by: Collection[str]) ->
 
 
 def may_tag(snapshot: Snapshot, user_id: int, tag: str) -> bool:
-    """Whether `tagOwners` lets a user give a machine a tag; owners and admins may give any."""
+    """Whether `tagOwners` lets a user give a machine a tag; who may do all gives any there is."""
     user = snapshot.users.get(user_id)
     if user is None:
         return False
@@ -167,4 +168,4 @@ def may_tag(snapshot: Snapshot, user_id: int, tag: str) -> bool:
     targets = Targets(policy, Topology([me], [], any_domain=True))
     # A stored policy may name everyone, which no owner is.
     owned = any(targets.users(word) for word in policy.tag_owners[tag] if word != "*")
-    return owned or user.role in ("owner", "admin")
+    return owned or allows(ROLES.get(user.role, ()), ALL)

@@ -8,6 +8,7 @@ from ipaddress import ip_network
 from typing import Any, NamedTuple
 
 from warren.coordinator.records import NodeRecord, UserRecord
+from warren.coordinator.roles import OWNER
 from warren.coordinator.snapshot import Snapshot
 from warren.policy.logins import login_key
 from warren.policy.topology import Node, Topology, User
@@ -34,7 +35,7 @@ def network_of(snapshot: Snapshot, wall: datetime | None = None) -> Network:
     wall: only the machines that are in force then.
     """
     users = {number: policy_user(user) for number, user in snapshot.users.items()}
-    ordered = sorted(snapshot.users.values(), key=lambda user: (user.role != "owner", user.id))
+    ordered = sorted(snapshot.users.values(), key=lambda user: (user.role != OWNER, user.id))
     nodes = {
         number: policy_node(record, users)
         for number, record in sorted(snapshot.nodes.items())
@@ -108,7 +109,7 @@ def routes_of(texts: list[str] | tuple[str, ...]) -> list[str]:
 def shown_topology(snapshot: Snapshot) -> dict[str, Any]:
     """Return the network as JSON, in the form that `warren policy --topology` reads."""
     names = {user.id: user.name for user in snapshot.users.values()}
-    ordered = sorted(snapshot.users.values(), key=lambda user: (user.role != "owner", user.id))
+    ordered = sorted(snapshot.users.values(), key=lambda user: (user.role != OWNER, user.id))
     users = [
         {
             "id": user.id,

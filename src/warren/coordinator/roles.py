@@ -62,7 +62,15 @@ ROLES: Final[dict[str, frozenset[str]]] = {
     "billing-admin": frozenset(),
     MEMBER: frozenset(),
 }
-"""Role → what it may do. A member joins machines, and sees of the rest what the policy shows."""
+"""Role → what it may do. A member joins machines, and sees of the rest what the policy shows.
+
+The policy's `autogroup:ROLE` are these (a test asks), and what it decides by role, it asks here.
+"""
+
+
+def administers(role: str) -> bool:
+    """Whether a role may change anything of the network."""
+    return any(not scope.endswith(READ) for scope in ROLES.get(role, ()))
 
 
 def allows(held: Iterable[str], scope: str) -> bool:
@@ -73,6 +81,13 @@ def allows(held: Iterable[str], scope: str) -> bool:
     if scope.endswith(READ):
         return f"{ALL}{READ}" in held or scope.removesuffix(READ) in held
     return False
+
+
+def common(one: Iterable[str], other: Iterable[str]) -> frozenset[str]:
+    """Return the scopes that both allow."""
+    one, other = frozenset(one), frozenset(other)
+    every = (name + suffix for name in (*SCOPES, ALL) for suffix in ("", READ))
+    return frozenset(scope for scope in every if allows(one, scope) and allows(other, scope))
 
 
 def covers(held: Iterable[str], role: str) -> bool:

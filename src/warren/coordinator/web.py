@@ -7,6 +7,7 @@ import html
 from collections.abc import Callable, Sequence
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -33,13 +34,26 @@ def site(more: Sequence[Route]) -> Starlette:
     async def robots(request: Request) -> Response:
         return PlainTextResponse("User-agent: *\nDisallow: /\n")
 
-    return Starlette(
+    async def nothing(request: Request, error: Exception) -> Response:
+        # Of what is here and cannot be asked so, the router says how it can be.
+        status = error.status_code if isinstance(error, HTTPException) else 404
+        headers = (error.headers or {}) if isinstance(error, HTTPException) else {}
+        said = "There is no such page here." if status == 404 else "This page cannot be asked so."
+        response = page("Not found", f'<p>{said} <a href="/">Where to begin</a></p>', status)
+        response.headers.update(headers)
+        return response
+
+    made = Starlette(
         routes=[
             Route("/", front),
             Route("/robots.txt", robots),
             *more,
-        ]
+        ],
+        exception_handlers={404: nothing, 405: nothing},
     )
+    # It would lead to whatever host a request names.
+    made.router.redirect_slashes = False
+    return made
 
 
 def http_protocol(

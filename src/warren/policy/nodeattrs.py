@@ -29,7 +29,8 @@ _FUNNEL: dict[str, Any] = {
     f"{_CAP}funnel-ports?ports=443,8443,10000": None,
     f"{_CAP}warn-funnel-no-https": None,
 }
-_ADMINS = ("owner", "admin", "it-admin", "network-admin")
+ADMINS = ("owner", "admin", "it-admin", "network-admin")
+"""Roles whose machines are told that their user administers something."""
 
 
 @dataclass(slots=True)
@@ -142,7 +143,7 @@ class Attributes:
         found = dict(_EVERYONE)
         if node.user is None or node.user is owner:
             found[f"{_CAP}is-owner"] = None
-        if node.user is not None and node.user.role in _ADMINS:
+        if node.user is not None and node.user.role in ADMINS:
             found[f"{_CAP}is-admin"] = None
         if owner is not None:
             found["tailnet-display-name"] = [owner.login]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from coordinator_world import LONG_AGO, World, machine_key, node_key, request
 from msgspec.structs import replace
 
+from warren.coordinator import members
 from warren.coordinator.auth import registration
 from warren.coordinator.delta import Delta
+from warren.coordinator.policies import set_policy
 from warren.coordinator.records import NodeRecord
 from warren.coordinator.refusal import NotFound
 from warren.coordinator.settings import Settings
@@ -299,3 +302,99 @@ def test_hostinfo_of_any_shape(world: World, alice: int) -> None:
         world.register(f"m{number}", f"n{number}", auth_key=text, hostname=hostname)
     names = [node.name for node in world.snapshot.nodes.values()]
     assert names == ["node", "node-1", "aou", "a" * 63, "node-2", "x", "a-b-c"]
+
+
+def _approved(world: World, user_id: int, url: str, tags: tuple[str, ...] | None = None) -> None:
+    """An administrator lets a machine in that waits."""
+    name = url.rpartition("/")[2]
+    world.apply(registration.approve(world.desk(), name, user_id, tags)[0])
+
+
+def _joined(world: World, user_id: int, url: str, tags: tuple[str, ...] | None = None) -> None:
+    """Its user lets it in, who has logged in."""
+    world.apply(registration.join(world.desk(), url.rpartition("/")[2], user_id)[0])
+
+
+LET_IN = [pytest.param(_approved, id="approved"), pytest.param(_joined, id="joined")]
+
+
+@pytest.mark.parametrize("let_in", LET_IN)
+def test_a_tagged_machine_of_whom_logs_in_stays_the_same(
+    world: World, alice: int, let_in: Any
+) -> None:
+    bob = world.user("bob")
+    tagged, _ = world.auth_key(alice, tags=["tag:a"])
+    world.register("m", "n", auth_key=tagged, hostname="server")
+    before = only_node(world)
+    let_in(world, bob, world.register("m", "n2", old="n").response.auth_url)
+    after = only_node(world)
+    assert (after.id, after.ipv4, after.ipv6) == (before.id, before.ipv4, before.ipv6)
+    assert (after.user_id, after.tags) == (bob, ())
+    assert before.key_expiry is None
+    assert after.key_expiry == world.clock.wall() + timedelta(days=180)
+
+
+@pytest.mark.parametrize("let_in", LET_IN)
+def test_a_persons_machine_that_gets_tags_stays_the_same(
+    world: World, alice: int, let_in: Any
+) -> None:
+    bob = world.user("bob")
+    policy = '{"tagOwners": {"tag:a": ["bob@"]}}'
+    world.apply(set_policy(world.snapshot, policy, "", world.clock.wall()))
+    for number, user in enumerate((alice, bob)):
+        mine, _ = world.auth_key(user)
+        world.register(f"m{number}", f"n{number}", auth_key=mine, hostname=f"pc{number}")
+    before = dict(world.snapshot.nodes)
+    for number in range(2):
+        asked = world.register(
+            f"m{number}", f"o{number}", old=f"n{number}", request_tags=["tag:a"],
+            hostname=f"pc{number}",
+        )  # fmt: skip
+        let_in(world, bob, asked.response.auth_url)
+    assert world.snapshot.nodes.keys() == before.keys()
+    for name, node in world.snapshot.nodes.items():
+        assert (node.ipv4, node.name) == (before[name].ipv4, before[name].name)
+        assert (node.tags, node.key_expiry) == (("tag:a",), None)
+
+
+def test_with_keys_too(world: World, alice: int) -> None:
+    """A person's machine gets a tagged key, a person's own again, then another person's."""
+    bob = world.user("bob")
+    keys = [
+        world.auth_key(user, tags=tags)[0]
+        for user, tags in ((alice, ()), (bob, ["tag:a"]), (alice, ()), (bob, ()))
+    ]
+    world.register("m", "n0", auth_key=keys[0], hostname="pc")
+    first = only_node(world)
+    for number, tags in ((1, ("tag:a",)), (2, ())):
+        world.register(
+            "m", f"n{number}", old=f"n{number - 1}", auth_key=keys[number], hostname="pc"
+        )
+        now = only_node(world)
+        assert (now.id, now.ipv4, now.name, now.tags) == (first.id, first.ipv4, "pc", tags)
+        assert (now.key_expiry is None) == bool(tags)
+    world.register("m", "n3", old="n2", auth_key=keys[3], hostname="pc")
+    assert {node.user_id for node in world.snapshot.nodes.values()} == {alice, bob}
+    assert world.snapshot.nodes[first.id].user_id == alice, "bob has not taken her address"
+
+
+@pytest.mark.parametrize("let_in", LET_IN)
+def test_a_name_that_was_given_outlives_a_log_in(world: World, alice: int, let_in: Any) -> None:
+    world.register("m", "n", auth_key=world.auth_key(alice)[0], hostname="pc")
+    world.apply(members.rename(world.snapshot, only_node(world), "front"))
+    let_in(world, alice, world.register("m", "n2", old="n", hostname="other").response.auth_url)
+    assert only_node(world).name == "front"
+
+
+@pytest.mark.parametrize("let_in", LET_IN)
+def test_nobody_gets_the_address_of_another_machine(world: World, alice: int, let_in: Any) -> None:
+    """Whoever knows a node key, which is public, waits with it as the one before."""
+    world.register("m", "n", auth_key=world.auth_key(alice, tags=["tag:a"])[0])
+    before = only_node(world)
+    refused = world.register("thief", "n2", old="n").response
+    assert "another machine" in refused.error
+    waits = world.register("thief", "n3").response.auth_url
+    pending = world.snapshot.pending[waits.rpartition("/")[2]]
+    world.apply(Delta(pending=(replace(pending, old_node_key=before.node_key),)))
+    let_in(world, alice, waits)
+    assert world.snapshot.nodes[before.id] == before and len(world.snapshot.nodes) == 2

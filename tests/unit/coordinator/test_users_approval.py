@@ -60,7 +60,7 @@ def test_nothing_of_theirs_opens_anything_until_then(world: World, bob: UserReco
     for admit in (
         lambda: registration.approve(world.desk(), pending, bob.id, None),
         lambda: registration.join(world.desk(), pending, bob.id),
-        lambda: accounts.by_password(world.snapshot, bob.id, world.clock.wall()),
+        lambda: accounts.by_password(world.snapshot, bob.id, world.clock.wall(), "", ""),
         lambda: invites.make(world.snapshot, bob, wall=world.clock.wall(),
                              life=timedelta(days=1), entropy=world.entropy),
     ):  # fmt: skip

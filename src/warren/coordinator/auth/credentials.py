@@ -21,7 +21,7 @@ from warren.coordinator.auth.sealed import BrokenSeal, Seal
 from warren.coordinator.names import is_tag
 from warren.coordinator.records import CredentialRecord
 from warren.coordinator.refusal import Refused
-from warren.coordinator.roles import ROLES, allows, unknown
+from warren.coordinator.roles import ROLES, allows, common, unknown
 from warren.coordinator.snapshot import Snapshot
 from warren.edge.entropy import Entropy
 
@@ -155,9 +155,9 @@ class Gate:
             raise NotAllowed("the access token has expired; get a new one")
         # Descriptions are no names: several clients may have the same.
         name = f"{record.description} ({record.id})" if record.description else record.id
-        return Principal(
-            "client", name, record.user_id, frozenset(access.scopes), record.tags, record.id
-        )
+        # What was taken from the client since counts at once.
+        scopes = common(access.scopes, record.scopes)
+        return Principal("client", name, record.user_id, scopes, record.tags, record.id)
 
 
 def _known(text: str, kind: str, snapshot: Snapshot, wall: datetime) -> CredentialRecord:

@@ -101,17 +101,15 @@ def approve(
     for text in granted:
         if not is_tag(text):
             raise Refused(f"{text!r} is not a tag; write it like tag:server")
-    previous = desk.snapshot.node_with_key(pending.old_node_key)
-    if previous is None or previous.machine_key != pending.machine_key:
-        previous = _same_owner(desk, pending.machine_key, user_id, granted)
+    previous = _before(desk, pending, user_id, granted)
     return _admit_pending(desk, pending, previous, user_id, granted, authorized=True)
 
 
 def join(desk: Desk, pending_id: str, user_id: int) -> tuple[Delta, int]:
     """Admit a waiting machine because its user says so, having logged in; as `approve` returns.
 
-    It keeps address and name if it was theirs before. An administrator's approval, where that is
-    needed, it still waits for. Raises Refused.
+    It keeps address and name if it was theirs before, or nobody's. An administrator's approval,
+    where that is needed, it still waits for. Raises Refused.
     """
     pending = find_pending(desk, pending_id)
     members.check_active(desk.snapshot, user_id)
@@ -119,13 +117,7 @@ def join(desk: Desk, pending_id: str, user_id: int) -> tuple[Delta, int]:
     for tag in tags:
         if not is_tag(tag) or not may_tag(desk.snapshot, user_id, tag):
             raise Refused(f"the policy does not let you give a machine {tag[:64]!r}")
-    previous = desk.snapshot.node_with_key(pending.old_node_key)
-    if previous is not None and not (
-        previous.machine_key == pending.machine_key and _is_of(previous, user_id, tags)
-    ):
-        # It was somebody else's, or a server's: this is another machine in the network.
-        previous = None
-    previous = previous or _same_owner(desk, pending.machine_key, user_id, tags)
+    previous = _before(desk, pending, user_id, tags)
     authorized = not desk.settings.approve_machines or (
         previous is not None and previous.authorized
     )
@@ -213,7 +205,7 @@ def _with_auth_key(
     tags = key.tags or tuple(sorted(asked))
     if unknown:
         raise Refused(f"the auth key does not allow {', '.join(unknown)}")
-    if previous is None:
+    if previous is None or _is_anothers(previous, key.user_id, tags):
         previous = _same_owner(desk, machine, key.user_id, tags)
     already_approved = previous is not None and previous.authorized
     delta = _admit(
@@ -283,6 +275,28 @@ def _previous(desk: Desk, machine: MachinePublic, request: RegisterRequest) -> N
     if old is not None and old.machine_key != machine:
         raise Refused("the old node key belongs to another machine")
     return old
+
+
+def _before(
+    desk: Desk, pending: PendingRecord, user_id: int, tags: tuple[str, ...]
+) -> NodeRecord | None:
+    """The node that a waiting machine was, if a log-in of this user can be that node's."""
+    old = desk.snapshot.node_with_key(pending.old_node_key)
+    if (
+        old is not None
+        and old.machine_key == pending.machine_key
+        and not _is_anothers(old, user_id, tags)
+    ):
+        return old
+    return _same_owner(desk, pending.machine_key, user_id, tags)
+
+
+def _is_anothers(node: NodeRecord, user_id: int, tags: tuple[str, ...]) -> bool:
+    """Whether it was one person's and is to be another's: that is another node in the network.
+
+    A node with tags is nobody's, so it may become anybody's, and anybody's may get tags.
+    """
+    return node.user_id != user_id and not node.tags and not tags
 
 
 def _same_owner(

@@ -67,13 +67,20 @@ def invited_by_password(
     return Delta(users=(new,), removed_invites=links_of(snapshot, user.id)), user.id
 
 
-def by_password(snapshot: Snapshot, user_id: int, wall: datetime) -> tuple[Delta, int]:
-    """Note a log-in whose password was right. Raises Refused."""
+def by_password(
+    snapshot: Snapshot, user_id: int, wall: datetime, checked: str, renewed: str
+) -> tuple[Delta, int]:
+    """Note a log-in whose password was right. Raises Refused.
+
+    checked: the hash that it was the password of. renewed: the hash to keep from now on.
+    """
     user = snapshot.users.get(user_id)
     if user is None:
         raise Refused("this user has just been removed")
+    if user.password != checked:
+        raise Refused("this user has just got another password; log in with that")
     members.check_active(snapshot, user_id)
-    return Delta(users=(replace(user, last_login=wall),)), user_id
+    return Delta(users=(replace(user, password=renewed, last_login=wall),)), user_id
 
 
 def with_password(snapshot: Snapshot, user_id: int, password: str, wall: datetime) -> Delta:

@@ -9,11 +9,10 @@ from warren.coordinator import members
 from warren.coordinator.auth import authkeys
 from warren.coordinator.delta import Delta
 from warren.coordinator.login import invites
+from warren.coordinator.login.invites import OWNER_NAME
 from warren.coordinator.snapshot import Snapshot
 from warren.edge.entropy import Entropy
 
-OWNER_NAME = "admin"
-"""A stand-in, until the owner logs in by a provider that knows their name."""
 _LIFE = timedelta(hours=24)
 
 

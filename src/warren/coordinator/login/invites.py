@@ -16,11 +16,13 @@ from warren.coordinator.auth.authkeys import random_text
 from warren.coordinator.delta import Delta
 from warren.coordinator.records import InviteRecord, UserRecord
 from warren.coordinator.refusal import Refused
-from warren.coordinator.roles import ROLES
+from warren.coordinator.roles import OWNER, ROLES
 from warren.coordinator.snapshot import Snapshot
 from warren.edge.entropy import Entropy
 
 PATH = "/invite/"
+OWNER_NAME = "admin"
+"""A new server's owner: a stand-in, until they log in by a provider that knows their name."""
 _ID_LENGTH = 10
 _SECRET_LENGTH = 33
 
@@ -71,9 +73,7 @@ def invite(
         made = members.create_user(snapshot, name, display_name, wall)
         user = replace(made.users[0], role=role)
     # Whoever has logged in keeps the name.
-    renames = user.last_login is None and any(
-        record.renames for record in snapshot.invites.values() if record.user_id == user.id
-    )
+    renames = user.last_login is None and (user.name, user.role) == (OWNER_NAME, OWNER)
     delta, link = make(snapshot, user, wall=wall, life=life, entropy=entropy, renames=renames)
     users = (user,) if made.users else ()
     whole = Delta(**{**delta.__dict__, "users": users, "settings": made.settings})

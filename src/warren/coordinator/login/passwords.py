@@ -42,6 +42,13 @@ class Passwords:
         async with self._turn:
             return await asyncio.to_thread(self._fits, kept, password)
 
+    async def renewed(self, kept: str, password: str) -> str:
+        """Return a right password's hash with today's work, where it was made with another."""
+        if not self._hasher.check_needs_rehash(kept):
+            return kept
+        async with self._turn:
+            return await asyncio.to_thread(self._hasher.hash, password)
+
     def _fits(self, kept: str, password: str) -> bool:
         if not kept and not self._nobody:
             self._nobody = self._hasher.hash("nobody's")

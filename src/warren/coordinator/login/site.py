@@ -120,8 +120,9 @@ class Site:
             wrong, token = "Name or password are not right.", self._sessions.form_token(session)
             return pages.login(self._ways(), to, token, wrong=wrong, name=name, status=403)
         user_id, wall = user.id, self._clock.wall()
+        renewed = await self._passwords.renewed(kept, form.get("password", ""))
         return await self._visits.enter(
-            request, to, user, lambda now: accounts.by_password(now, user_id, wall)
+            request, to, user, lambda now: accounts.by_password(now, user_id, wall, kept, renewed)
         )
 
     async def _begin(self, request: Request) -> Response:
