@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -137,7 +137,16 @@ def check_sharing(policy: Enforcement, snapshot: Snapshot) -> None:
         assert made == alone.view(one, snapshot, policy, WALL)
 
 
+# A machine becomes an exit, and is one no more.
+EXIT: list[Any] = [
+    ("set", 1, {"tags": ("tag:r",)}),
+    ("set", 1, {"hostinfo": Hostinfo(os="linux", routable_ips=["0.0.0.0/0", "::/0"])}),
+    ("set", 1, {"hostinfo": Hostinfo(os="linux")}),
+]
+
+
 @given(st.integers(0, len(POLICIES) - 1), steps)
+@example(3, EXIT)
 @settings(max_examples=150, deadline=None)
 def test_following_is_compiling_anew(first: int, script: list[Any]) -> None:
     snapshot = Snapshot(users=USERS, nodes={n: node(n) for n in (1, 2, 3)})

@@ -49,7 +49,9 @@ plain = st.fixed_dictionaries(
         "srcPosture": st.just(["posture:linux"]),
     },
 )
-named = st.fixed_dictionaries({"src": some(SOURCES), "dst": some(PEOPLE + TAGS), "ip": some(IP)})
+named = st.fixed_dictionaries(
+    {"src": some(SOURCES), "dst": some([*PEOPLE, *TAGS, "autogroup:internet"]), "ip": some(IP)}
+)
 own = st.fixed_dictionaries(
     {"src": some(PEOPLE), "dst": st.just(["autogroup:self"]), "ip": some(IP)},
     optional={"app": st.just({"tailscale.com/cap/drive": []})},

@@ -9,7 +9,7 @@ from warren.netmap.filterrule import CapGrant, FilterRule, NetPortRange, PortRan
 from warren.policy.grants import Grant
 from warren.policy.meeting import Meeting, Resolved, Sources, overlap
 from warren.policy.ports import Ports
-from warren.policy.ranges import PUBLIC
+from warren.policy.ranges import PUBLIC, PUBLIC_FORMS
 from warren.policy.targets import INTERNET, SELF
 from warren.policy.template import Template, anonymous
 from warren.policy.topology import Node, User, is_exit
@@ -84,6 +84,10 @@ class Compiler:
             if not grant.app and not grant.via and self._is_plain(grant)
         }
         self.plain_own = not any(grant.app for grant in map(meeting.grants.__getitem__, self.own))
+        # What exits are told of these is not of their own addresses.
+        self.outward = {
+            number for number, grant in enumerate(meeting.grants) if INTERNET in grant.targets
+        }
         self.answered = {n for n, grant in enumerate(meeting.grants) if companions(grant)}
         self.claims: dict[_Key, _Order] = {}
         self._templates: dict[_Class, Template] = {}
@@ -108,7 +112,7 @@ class Compiler:
         found = []
         for protocol, by_target in grant.ports.items():
             words = sorted(by_target, key=self._rank)
-            found.append((protocol, [word for word in words if word not in (SELF, INTERNET)]))
+            found.append((protocol, [word for word in words if word != SELF]))
         return found
 
     def _rank(self, word: str) -> int:
@@ -119,7 +123,7 @@ class Compiler:
             return 2
         if word.startswith("group:"):
             return 3
-        return 4 if self.meeting.targets.names_nodes(word) else 1
+        return 4 if word == INTERNET or self.meeting.targets.names_nodes(word) else 1
 
     def filters(self, node: Node) -> list[FilterRule]:
         """Return a node's rules; the same list for nodes that only rules for all nodes meet."""
@@ -129,6 +133,7 @@ class Compiler:
             or (self.answered and not self.answered.isdisjoint(meeting.from_(node)))
             or (node.user is not None and not self.plain_own)
             or (meeting.inner and node in meeting.inner)
+            or (is_exit(node) and not self.outward.isdisjoint(numbers))
         ):
             return self.compiled(node)
         key: _Class = (frozenset(numbers), (), None, 0)
@@ -171,6 +176,8 @@ class Compiler:
         if word == "*":
             return [(0, "*")]
         targets = self.meeting.targets
+        if word == INTERNET:
+            return list(enumerate(PUBLIC_FORMS)) if is_exit(node) else []
         if targets.names_nodes(word) and not via and node not in self.meeting.inner:
             return list(enumerate(node.addresses)) if node.name in targets.names(word) else []
         routes = node.route_spans

@@ -57,6 +57,8 @@ class Entry:
     def text(self, name: str) -> str:
         """Return a word, or nothing."""
         value = self.members.get(name)
+        if type(value) is int:  # a protocol may be a number
+            return str(value)
         return value.strip() if isinstance(value, str) else ""
 
     def fail(
@@ -139,6 +141,7 @@ class _Reader:
         if "hosts" in found:
             for name, item in self.object(found["hosts"], "hosts").items():
                 policy.hosts[name] = self.word(item, f'hosts["{name}"]')
+                policy.words_at["hosts", name, ""] = self.text.place(found["hosts"].names[name])
                 if wire_form(policy.hosts[name]) is None:
                     raise self.fail(
                         item, f'hosts["{name}"]: "{policy.hosts[name]}": invalid address'
@@ -188,10 +191,24 @@ class _Reader:
         return found[name].value is True
 
     def known(self, item: Item, names: tuple[str, ...]) -> None:
-        for name in item.value:
-            if name not in names:
-                place = self.text.place(item.names[name])
-                raise MalformedPolicy(f'unknown field "{name}"', place, nearest(name, names))
+        """Look at the names of members, which may be in any case, and write them as they are known.
+
+        The stock client's own types have `tagowners`, and files of old have `ACLs` and `Users`.
+        """
+        spelt = {name.lower(): name for name in names}
+        members: dict[str, Item] = {}
+        places: dict[str, int] = {}
+        for name, value in item.value.items():
+            place = self.text.place(item.names[name])
+            if name.lower() not in spelt:
+                near = nearest(name.lower(), spelt)
+                hint = f'"{spelt[near[1:-1]]}"' if near else None
+                raise MalformedPolicy(f'unknown field "{name}"', place, hint)
+            right = spelt[name.lower()]
+            if right in members:
+                raise MalformedPolicy(f'"{right}" is given twice', place)
+            members[right], places[right] = value, item.names[name]
+        item.value, item.names = members, places
 
     def object(self, item: Item, name: str) -> dict[str, Item]:
         if not isinstance(item.value, dict):
@@ -241,6 +258,8 @@ class _Reader:
             rest = name.removeprefix("tag:")
             if rest == name:
                 raise self.fail(item, f"tagOwners[\"{name}\"]: tags must start with 'tag:'")
+            if not rest:
+                raise self.fail(item, f'tagOwners["{name}"]: tag names must not be empty')
             if not (rest[:1].isascii() and rest[:1].isalpha()):
                 raise self.fail(
                     item, f"tagOwners[\"{name}\"]: tag names must start with a letter, after 'tag:'"
@@ -271,8 +290,9 @@ class _Reader:
                 raise MalformedPolicy(f'posture not found: "{element.value}"', place, hint)
 
     def approvers(self, item: Item, policy: Policy) -> None:
-        members = self.object(item, "autoApprovers")
+        self.object(item, "autoApprovers")
         self.known(item, ("routes", "exitNode", "services"))
+        members: dict[str, Item] = item.value
         if "routes" in members:
             policy.route_approvers.update(self.word_lists(members["routes"], ROUTES, policy))
         if "exitNode" in members:
@@ -286,8 +306,9 @@ class _Reader:
             raise self.fail(item, f"{section}: expected a list")
         made = []
         for element in item.value:
-            members = self.object(element, section)
+            self.object(element, section)
             self.known(element, _MEMBERS[section])
+            members: dict[str, Item] = element.value
             for name, value in members.items():
                 self.check_member(section, name, value)
             places = {name: self.text.place(value.start) for name, value in members.items()}
@@ -304,6 +325,8 @@ class _Reader:
     def check_member(self, section: str, name: str, item: Item) -> None:
         """Words are words and lists are lists of words; capabilities are objects."""
         if item.value is None:
+            return
+        if name == "proto" and type(item.value) is int:
             return
         one_source = name == "src" and section in ("tests", "sshTests")
         if one_source or name in ("action", "proto", "checkPeriod", "user"):

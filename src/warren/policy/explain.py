@@ -9,9 +9,9 @@ from warren.policy.grants import Grant
 from warren.policy.malformed import MalformedPolicy
 from warren.policy.meeting import overlap
 from warren.policy.ports import ANY, PROTOCOLS, Ports, parse_ports, parse_protocol
-from warren.policy.ranges import PUBLIC, Span, span_of_network, wire_form
+from warren.policy.ranges import PUBLIC, PUBLIC_FORMS, Span, span_of_network, wire_form
 from warren.policy.targets import INTERNET, SELF
-from warren.policy.topology import Node
+from warren.policy.topology import Node, is_exit
 from warren.policy.verdict import World
 
 EVERY_PAIR = 500
@@ -64,13 +64,13 @@ def parse_end(text: str) -> tuple[str, Ports, int]:
     if not slash or ":" in name:
         rest, name = text, ""
     host, colon, port = rest.rpartition(":")
+    if not colon or not host:
+        raise MalformedPolicy(f"{text}: write HOST:PORT, such as web:443 or [fd7a::1]:53/udp")
     try:
         protocol = parse_protocol(name) or (PROTOCOLS["tcp"],)
         ports = parse_ports(port)
     except ValueError as error:
         raise MalformedPolicy(f"{text}: {error}") from None
-    if not colon or not host:
-        raise MalformedPolicy(f"{text}: write HOST:PORT, such as web:443 or [fd7a::1]:53/udp")
     return host.removeprefix("[").removesuffix("]"), ports, protocol[0]
 
 
@@ -216,7 +216,11 @@ def _sources(world: World, forms: list[str]) -> list[str]:
 
 def _places(ip: str, node: Node) -> list[str]:
     """Return what a destination is at a node: itself (nothing), or what lies behind it."""
+    if ip in PUBLIC_FORMS:
+        return ["the internet"]
     behind = [ip if ip != "*" else "its routes"] if overlap([ip], node.route_spans) else []
+    if ip == "*" and is_exit(node):
+        behind.append("the internet")
     return ([""] if overlap([ip], node.spans) else []) + behind
 
 

@@ -68,6 +68,8 @@ def read_acl(entry: Entry, targets: Targets) -> Grant:
         protocol = parse_protocol(entry.text("proto"))
     except UnknownProtocol as error:
         raise entry.fail(str(error), "proto", hint=error.hint) from None
+    except ValueError as error:
+        raise entry.fail(str(error), "proto") from None
     try:
         ends = [split_destination(text) for text in entry.words("dst", "ports")]
     except ValueError as error:
@@ -78,7 +80,7 @@ def read_acl(entry: Entry, targets: Targets) -> Grant:
         ports.setdefault(target, []).extend(ranges)
         if len(ports[target]) > _MAX_RANGES:
             raise entry.fail(f"more than {_MAX_RANGES:,} port ranges of one destination", "dst")
-    _check_targets(entry, list(ports), targets)
+    _check_targets(entry, list(ports), targets, quoted=True)
     if SELF in ports and not all(word == "*" or targets.is_people(word) for word in sources):
         raise entry.fail(_SELF_MISUSED, "src")
     postures = entry.words("srcPosture")
@@ -101,7 +103,7 @@ def read_grant(entry: Entry, targets: Targets) -> Grant:
         if name.partition("/")[0] == _OUR_DOMAIN and name not in _OPEN_CAPABILITIES:
             message = f"capability name must not be in the {_OUR_DOMAIN} domain"
             raise entry.fail(message, "app")
-        if "/" not in name.strip("/"):
+        if "://" in name or "/" not in name.strip("/"):
             raise entry.fail("capability name must have the form {domain}/{path}", "app")
     if app and INTERNET in ends:
         raise entry.fail(f"cannot use app grants with {INTERNET}", "dst")
@@ -138,22 +140,33 @@ def _check_ports(entry: Entry, protocol: tuple[int, ...], ports: list[Ports]) ->
 
 def _check_sources(entry: Entry, words: list[str], targets: Targets) -> None:
     for word in words:
-        if word in (SELF, INTERNET):
-            raise entry.fail(f'"{word}" not valid on the src side of a rule', "src")
+        check_source(entry, word)
         try:
             targets.check(word)
         except UnknownTarget as error:
             raise entry.fail(f"src={error}", "src", word, error.hint) from None
 
 
-def _check_targets(entry: Entry, words: list[str], targets: Targets) -> None:
+def check_source(entry: Entry, word: str) -> None:
+    """Refuse what may only be reached. Raises MalformedPolicy."""
+    if word in (SELF, INTERNET):
+        raise entry.fail(f'"{word}" not valid on the src side of a rule', "src", word)
+
+
+def _check_targets(
+    entry: Entry, words: list[str], targets: Targets, *, quoted: bool = False
+) -> None:
+    """Look at what is reached. quoted: the service names the target itself before what is wrong."""
     for word in words:
         if word == "autogroup:danger-all":
             raise entry.fail(f"cannot use {word} as a dst", "dst")
         try:
             targets.check(word)
         except UnknownTarget as error:
-            raise entry.fail(f"dst={error}", "dst", _written(entry, word), error.hint) from None
+            said = str(error)
+            if quoted:
+                said = f"dst={said}" if said.startswith(f'"{word}"') else f'dst="{word}": {said}'
+            raise entry.fail(said, "dst", _written(entry, word), error.hint) from None
 
 
 def _written(entry: Entry, target: str) -> str:

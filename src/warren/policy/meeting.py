@@ -173,16 +173,18 @@ class Meeting:
         return [node for node in nodes if self.postures.holds(wanted, node)]
 
     def _ends(self, grant: Grant, words: list[str]) -> frozenset[str]:
+        exits = self.addresses.exits if INTERNET in grant.targets and grant.ports else []
         if grant.via:
             tags, forms = set(grant.via), self.forms(words)
             return frozenset(
                 node.name
                 for node in self.addresses.routers
                 if grant.ports and tags & set(node.tags) and overlap(forms, node.route_spans)
-            )
+            ) | {node.name for node in exits if tags & set(node.tags)}
         if not grant.ports:
             return EVERYONE if "*" in words else self._named(words, None)
-        return self._named(words, self.forms(words))
+        named = self._named(words, self.forms(words))
+        return named if named is EVERYONE else named | {node.name for node in exits}
 
     def _named(self, words: list[str], forms: Iterable[str] | None) -> frozenset[str]:
         """Return the nodes that words mean. forms: what routes are looked at for; None: none."""
@@ -265,11 +267,14 @@ class _Words:
     def __init__(self, grants: list[Grant], targets: Targets) -> None:
         self._targets = targets
         self._always: set[int] = set()
+        self._outward: set[int] = set()
         self._by_word: dict[str, list[int]] = {}
         for number, grant in enumerate(grants):
             words = {*grant.sources, *grant.targets}
             if "*" in words or grant.via or any(map(targets.is_outward, words - {INTERNET})):
                 self._always.add(number)
+            if INTERNET in words:
+                self._outward.add(number)
             for word in words - {"*", SELF, INTERNET}:
                 self._by_word.setdefault(word, []).append(number)
         self._people = [word for word in self._by_word if targets.is_people(word)]
@@ -283,6 +288,8 @@ class _Words:
     def meeting(self, nodes: list[Node]) -> set[int]:
         """Return the numbers of the grants that any of these nodes may be an end of."""
         found = set(self._always)
+        if any(map(is_exit, nodes)):
+            found |= self._outward
         for node in nodes:
             if _is_inner(node):
                 return {n for numbers in self._by_word.values() for n in numbers} | found

@@ -17,7 +17,7 @@ from warren.policy.document import EXIT_NODE, ROUTES, SERVICES, Entry, Policy
 from warren.policy.grants import read_acl, read_grant
 from warren.policy.malformed import MalformedPolicy
 from warren.policy.nodeattrs import read_attribute
-from warren.policy.references import check_approved, check_member, check_owner
+from warren.policy.references import check_approved, check_host, check_member, check_owner
 from warren.policy.ssh import read_ssh
 from warren.policy.targets import Targets
 
@@ -60,8 +60,10 @@ def mended(policy: Policy, targets: Targets) -> tuple[Policy, list[MalformedPoli
     except MalformedPolicy as problem:
         problems.append(problem)
         ssh = []
+    hosts = good(lambda name: check_host(policy, name), list(policy.hosts))
     found = replace(
         policy,
+        hosts={name: policy.hosts[name] for name in hosts},
         groups=groups,
         tag_owners=owners("tagOwners", policy.tag_owners),
         route_approvers=owners(ROUTES, policy.route_approvers),

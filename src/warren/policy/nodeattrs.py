@@ -8,7 +8,7 @@ from ipaddress import IPv4Network, ip_network
 from typing import Any
 
 from warren.policy.document import Entry, Policy
-from warren.policy.targets import Targets, UnknownTarget
+from warren.policy.targets import INTERNET, SELF, Targets, UnknownTarget
 from warren.policy.topology import EXITS, Node
 from warren.policy.words_at import WordsAt
 
@@ -29,6 +29,7 @@ _FUNNEL: dict[str, Any] = {
     f"{_CAP}funnel-ports?ports=443,8443,10000": None,
     f"{_CAP}warn-funnel-no-https": None,
 }
+_NOT_TARGETS = (SELF, INTERNET, "autogroup:danger-all", "autogroup:shared")
 ADMINS = ("owner", "admin", "it-admin", "network-admin")
 """Roles whose machines are told that their user administers something."""
 
@@ -51,6 +52,8 @@ def read_attribute(entry: Entry, targets: Targets) -> Attribute:
     """Read a rule. Raises MalformedPolicy."""
     words = entry.words("target")
     for word in words:
+        if word in _NOT_TARGETS:
+            raise entry.fail(f'"{word}" not valid as a target of nodeAttrs', "target", word)
         try:
             targets.check(word)
         except UnknownTarget as error:

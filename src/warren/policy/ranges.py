@@ -120,14 +120,20 @@ def _form_of(family: int, first: int, last: int) -> str:
 
 
 def _internet() -> tuple[Span, ...]:
-    """Return the public addresses: what `autogroup:internet` means."""
+    """Return the addresses that `autogroup:internet` means (recorded of the real service)."""
     found = SpanSet()
     for text in ("0.0.0.0/0", "2000::/3"):
         found.add(span_of_network(ip_network(text)))
-    for text in ("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16",
-                 "172.16.0.0/12", "192.168.0.0/16", "224.0.0.0/3"):  # fmt: skip
+    for text in ("10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12",
+                 "192.168.0.0/16"):  # fmt: skip
         found.remove(span_of_network(ip_network(text)))
     return tuple(span for form in found.forms() for span in parse_spans(form))
 
 
 PUBLIC = _internet()
+PUBLIC_FORMS = tuple(
+    f"{kind(span.first)}-{kind(span.last)}"
+    for span in PUBLIC
+    for kind in (IPv4Address if span.family == 4 else IPv6Address,)
+)
+"""The same as it travels to an exit: always a range, even where a network would do."""

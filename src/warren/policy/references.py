@@ -5,6 +5,7 @@ Each must stand for something, so that a misspelt one is an error with its place
 
 from __future__ import annotations
 
+import re
 from graphlib import CycleError, TopologicalSorter
 from ipaddress import ip_network
 
@@ -23,6 +24,7 @@ from warren.policy.targets import (
 
 _OWNERS = (*MEMBERS, *ROLES, "autogroup:tagged")
 _EVERYONE_AT = "user:*@"
+_TAG = re.compile(r"tag:[A-Za-z0-9-]+")
 
 
 def check_references(policy: Policy, targets: Targets) -> None:
@@ -30,7 +32,10 @@ def check_references(policy: Policy, targets: Targets) -> None:
     for name, members in policy.groups.items():
         for word in members:
             check_member(policy, name, word)
+    for name in policy.hosts:
+        check_host(policy, name)
     for name, owners in policy.tag_owners.items():
+        check_approved(policy, "tagOwners", name)
         for word in owners:
             check_owner(policy, targets, "tagOwners", name, word)
     for section, lists in (
@@ -71,8 +76,18 @@ def check_owner(policy: Policy, targets: Targets, section: str, name: str, word:
         raise policy.fail(section, name, word, message)
 
 
+def check_host(policy: Policy, name: str) -> None:
+    """Look at a host's name: one like other words could never be meant. Raises MalformedPolicy."""
+    wrong = next((mark for mark in "*@:/" if mark in name), None)
+    if wrong is not None:
+        raise policy.fail("hosts", name, "", f'a host\'s name has no "{wrong}"')
+
+
 def check_approved(policy: Policy, section: str, name: str) -> None:
-    """Look at what is approved. Raises MalformedPolicy."""
+    """Look at what is owned or approved. Raises MalformedPolicy."""
+    if section == "tagOwners" and not _TAG.fullmatch(name):
+        message = "tag names can only contain numbers, letters, or dashes"
+        raise policy.fail(section, name, "", message)
     if section == SERVICES and not name.startswith(("svc:", "tag:")):
         raise policy.fail(section, name, "", "expected a service, such as svc:web")
     if section == ROUTES:

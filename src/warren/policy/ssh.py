@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from warren.policy.document import Entry, Policy
+from warren.policy.grants import check_source
 from warren.policy.logins import domain_key
 from warren.policy.malformed import nearest
 from warren.policy.postures import Postures
@@ -31,6 +32,8 @@ _CHECK = {
 _UNRECORDED = "This session must be recorded, and no recorder can be reached."
 _LOCAL_PART = re.compile(r"localpart:\*@(.+)")
 _EVERYONE_AT = re.compile(r"user:\*@(.+)")
+_PASSKEY = "passkey"
+"""Stands for a domain where people log in without one, and belongs to every network."""
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h)")
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
 
@@ -87,33 +90,40 @@ def _read(entry: Entry, targets: Targets) -> SshRule:
     users = entry.words("users")
     if not users:
         raise entry.fail("users must be specified")
+    for word in users:
+        if word in ("", "*"):
+            raise entry.fail(f'user "{word}" is not valid', "users", word)
     environment = entry.words("acceptEnv")
     if "" in environment:
         raise entry.fail("acceptEnv values cannot be empty", "acceptEnv")
     check_s = _read_check_s(entry)
     sources, ends = entry.words("src"), entry.words("dst")
-    home = targets.topology.domain
+    homes = (_PASSKEY, targets.topology.domain)
+    any_home = not targets.topology.domain
     foreign = (
         "is not associated with this Tailnet and cannot be used in user:*@<domain> expressions"
     )
     for word in sources:
-        if (found := _EVERYONE_AT.fullmatch(word)) and home not in ("", domain_key(found[1])):
-            raise entry.fail(f"[ssh] {found[1]} {foreign}", "src")
+        check_source(entry, word)
+        found = _EVERYONE_AT.fullmatch(word)
+        if found and not any_home and domain_key(found[1]) not in homes:
+            raise entry.fail(f"[ssh] {found[1]} {foreign}", "src", word)
         try:
             targets.check(word)
         except UnknownTarget as error:
-            raise entry.fail(f"src={error}", "src", word, error.hint) from None
+            raise entry.fail(str(error), "src", word, error.hint) from None
     _check_owners(entry, sources, ends, targets)
     for word in ends:
         if word != SELF and not targets.names_nodes(word):
-            raise entry.fail(f'invalid dst "{word}"', "dst")
+            raise entry.fail(f'invalid dst "{word}"', "dst", word)
         try:
             targets.check(word)
         except UnknownTarget as error:
-            raise entry.fail(f"dst={error}", "dst", word, error.hint) from None
+            raise entry.fail(str(error), "dst", word, error.hint) from None
     for word in users:
-        if (found := _LOCAL_PART.fullmatch(word)) and home not in ("", domain_key(found[1])):
-            raise entry.fail(f"{found[1]} {foreign}", "users")
+        found = _LOCAL_PART.fullmatch(word)
+        if found and not any_home and domain_key(found[1]) not in homes:
+            raise entry.fail(f"{found[1]} {foreign}", "users", word)
     recorders = entry.words("recorder")
     for word in recorders:
         if not word.startswith("tag:"):
@@ -121,7 +131,7 @@ def _read(entry: Entry, targets: Targets) -> SshRule:
         try:
             targets.check(word)
         except UnknownTarget as error:
-            raise entry.fail(f"recorder={error}", "recorder", word, error.hint) from None
+            raise entry.fail(str(error), "recorder", word, error.hint) from None
     enforced = entry.members.get("enforceRecorder") is True
     if enforced and not recorders:
         raise entry.fail("enforceRecorder needs a recorder", "enforceRecorder")
@@ -231,6 +241,8 @@ class SshCompiler:
         if reached:
             tagged = [a for n in self._tagged(rule) for a in n.addresses]
             made += self._rule(rule, _sorted(tagged), local_users(rule.users))
+        elif ends and node in self._tagged(rule):
+            made += self._rule(rule, _sorted(node.addresses), local_users(rule.users))
         return made
 
     def _people(self, rule: SshRule) -> tuple[list[User], frozenset[str]]:

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 from warren.policy.document import Entry, Policy
 from warren.policy.grants import Grant, is_address
-from warren.policy.malformed import MalformedPolicy, Place, readable
+from warren.policy.malformed import MalformedPolicy, Place, nearest, readable
 from warren.policy.ports import PROTOCOLS, Ports, parse_protocol, split_destination
 from warren.policy.postures import Postures
-from warren.policy.ranges import Span, parse_spans
+from warren.policy.ranges import Span, parse_spans, wire_form
 from warren.policy.ssh import NONROOT, SshRule, local_part
 from warren.policy.targets import INTERNET, SELF, Targets, UnknownTarget
 from warren.policy.topology import Node, User
@@ -83,9 +83,18 @@ class Trial:
         for entry in policy.ssh_tests:
             for word in entry.words("dst"):
                 if word.startswith("tag:") and word not in policy.tag_owners:
-                    raise entry.fail(f'SSH tests dst contains unknown tag "{word}"', "dst")
+                    message = f'SSH tests dst contains unknown tag "{word}"'
+                    raise entry.fail(message, "dst", word, nearest(word, policy.tag_owners, 0.7))
+                if word == INTERNET or self._is_network(word):
+                    message = f'SSH tests dst contains disallowed element "{word}"'
+                    raise entry.fail(message, "dst", word)
         found = [failure for entry in policy.tests for failure in self._test(entry)]
         return found + [failure for entry in policy.ssh_tests for failure in self._ssh_test(entry)]
+
+    def _is_network(self, word: str) -> bool:
+        """Whether a word is, or a host's name stands for, more than one address."""
+        form = wire_form(self.targets.policy.hosts.get(word, word))
+        return form is not None and any(one.first != one.last for one in parse_spans(form))
 
     # Packets.
 

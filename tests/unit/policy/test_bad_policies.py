@@ -29,7 +29,7 @@ def problem(source: str) -> str:
         ),
         (
             '"src": ["*"], "dst": [\n    "*:80",\n    "tag:wbe:443"]',
-            'line 6, column 5: dst=tag not found: "tag:wbe" (did you mean "tag:web"?)',
+            'line 6, column 5: dst="tag:wbe": tag not found: "tag:wbe" (did you mean "tag:web"?)',
         ),
         (
             '"src": ["autogroup:menber"], "dst": []',
@@ -49,7 +49,8 @@ def problem(source: str) -> str:
         ),
         (
             '"src": ["*"], "dst": [], "proto": "tpc"',
-            'line 4, column 58: unknown protocol "tpc" (did you mean "tcp"?)',
+            'line 4, column 58: proto name "tpc" not known; use protocol number 0-255'
+            ' (did you mean "tcp"?)',
         ),
         ('"src": ["*"], "dst": [80]', "line 4, column 46: acls.dst: expected a string"),
     ],
@@ -68,7 +69,8 @@ def test_the_place_and_the_nearest_right_spelling(rule: str, sentence: str) -> N
     [
         (
             '{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["tcp:80",\n"tpc:80"]}]}',
-            'line 2, column 1: unknown protocol "tpc" (did you mean "tcp"?)',
+            'line 2, column 1: proto name "tpc" not known; use protocol number 0-255'
+            ' (did you mean "tcp"?)',
         ),
         (
             '{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["tcp:80",\n"tcp:x"]}]}',

@@ -86,9 +86,9 @@ def test_the_rule_by_its_line(tmp_path: Path, network: list[str]) -> None:
     ("words", "sentence"),
     [
         (["who-can", "nobody:22"], "nobody: no machine, host or address is called so"),
-        (["who-can", "web"], "web: port range"),
+        (["who-can", "web"], "web: write HOST:PORT"),
         (["who-can", "web:x"], "invalid first integer"),
-        (["who-can", "web:22/nope"], 'unknown protocol "nope"'),
+        (["who-can", "web:22/nope"], 'proto name "nope" not known'),
         (["why", "nobody", "web:22"], "nobody: no machine is called so"),
     ],
 )
