@@ -9,8 +9,8 @@ from warren.netmap.filterrule import CapGrant, FilterRule, NetPortRange, PortRan
 from warren.policy.grants import Grant
 from warren.policy.meeting import Meeting, Resolved, Sources, overlap
 from warren.policy.ports import Ports
-from warren.policy.ranges import PUBLIC, PUBLIC_FORMS
-from warren.policy.targets import INTERNET, SELF
+from warren.policy.ranges import PUBLIC, PUBLIC_FORMS, networks_of
+from warren.policy.targets import DANGER_ALL, INTERNET, SELF
 from warren.policy.template import Template, anonymous
 from warren.policy.topology import Node, User, is_exit
 
@@ -174,7 +174,7 @@ class Compiler:
     def _addresses(self, word: str, node: Node, *, via: bool) -> list[tuple[int, str]]:
         """Return the addresses of a target that are the node's, or its routes', numbered."""
         if word == "*":
-            return [(0, "*")]
+            return [] if via else [(0, "*")]
         targets = self.meeting.targets
         if word == INTERNET:
             return list(enumerate(PUBLIC_FORMS)) if is_exit(node) else []
@@ -219,6 +219,7 @@ class Compiler:
 
     def _app(self, one: Resolved, node: Node, made: _Filter) -> None:
         ends = self._own_prefixes(node, self.meeting.forms(one.words))
+        ends += self._served_prefixes(node, one.words)
         if ends:  # even if nobody is meant, as the service does
             rule = _capabilities(list(one.sources), ends, one.grant.app)
             made.capability(one.number, _GIVEN, rule)
@@ -229,12 +230,29 @@ class Compiler:
         if not names:
             return
         mine = self._own_prefixes(node, one.sources)
+        if not self.meeting.asks_posture(one.grant):
+            mine += self._served_prefixes(node, one.grant.sources)
         targets = self.meeting.targets
         back = sorted({ip for word in one.words for ip in targets.source(word)})
-        if mine and back:
+        if mine:  # even if nobody is meant, as above
             for name in names:
                 rule = _capabilities(back, mine, {name: None})
                 made.capability(one.number, _ANSWER, rule)
+
+    def _served_prefixes(self, node: Node, words: list[str]) -> list[str]:
+        """Return words that are addresses behind a router, whole, as the service tells them."""
+        if not node.routes:
+            return []
+        targets = self.meeting.targets
+        forms = self.meeting.forms(
+            [w for w in words if w not in ("*", DANGER_ALL) and not targets.names_nodes(w)]
+        )
+        return [
+            str(network)
+            for form in forms
+            if overlap([form], node.route_spans)
+            for network in networks_of(form)
+        ]
 
     def _own_prefixes(self, node: Node, forms: list[str] | tuple[str, ...]) -> list[str]:
         pairs = zip(node.prefixes, node.spans, strict=True)

@@ -36,6 +36,11 @@ def _parts(policy: Policy) -> Iterator[Idle]:
     for name in policy.service_approvers:
         where = policy.words_at.get((SERVICES, name, ""))
         yield Idle(where, f"{name} has no effect: this server has no services with addresses")
+    for entry in policy.grants or ():
+        for word in entry.words("dst") if entry.words("via") else ():
+            if word == "*":
+                reason = "* means nothing with via: name a network, or autogroup:internet"
+                yield Idle(entry.words_at.get(("dst", word)), reason)
     for section in (policy.acls, policy.grants, policy.ssh, policy.node_attrs):
         for entry in section or ():
             yield from _words(entry)

@@ -60,8 +60,12 @@ class Resolved:
 
     @property
     def words(self) -> list[str]:
-        """Return the targets that stand for addresses whoever asks."""
-        return [word for word in self.grant.targets if word not in (SELF, INTERNET)]
+        """Return the targets that stand for addresses whoever asks.
+
+        A rule with `via` is for networks behind routers, and everything is none.
+        """
+        none = (SELF, INTERNET, "*") if self.grant.via else (SELF, INTERNET)
+        return [word for word in self.grant.targets if word not in none]
 
 
 class Addresses:
@@ -158,7 +162,7 @@ class Meeting:
 
     def _sources(self, grant: Grant) -> tuple[set[str], frozenset[str]]:
         targets, words = self.targets, grant.sources
-        if grant.postures or self.postures.default:
+        if self.asks_posture(grant):
             # Only machines have a posture: what stands behind a router has none.
             named = self._named(words, None)
             met = [n for name, n in self.nodes.items() if named is EVERYONE or name in named]
@@ -166,6 +170,10 @@ class Meeting:
             return {a for n in met for a in n.addresses}, frozenset(n.name for n in met)
         forms = {form for word in words for form in targets.source(word)}
         return forms, self._named(words, forms)
+
+    def asks_posture(self, grant: Grant) -> bool:
+        """Whether a grant is for machines of some posture alone."""
+        return bool(grant.postures or self.postures.default)
 
     def with_posture(self, grant: Grant, nodes: list[Node]) -> list[Node]:
         """Return the nodes that have the posture that a grant asks for."""
@@ -182,7 +190,7 @@ class Meeting:
                 if grant.ports and tags & set(node.tags) and overlap(forms, node.route_spans)
             ) | {node.name for node in exits if tags & set(node.tags)}
         if not grant.ports:
-            return EVERYONE if "*" in words else self._named(words, None)
+            return EVERYONE if "*" in words else self._named(words, self._beside_names(words))
         named = self._named(words, self.forms(words))
         return named if named is EVERYONE else named | {node.name for node in exits}
 
@@ -205,6 +213,10 @@ class Meeting:
     def forms(self, words: list[str]) -> list[str]:
         """Return the addresses that targets stand for."""
         return [form for word in words for form in self.targets.destination(word)]
+
+    def _beside_names(self, words: list[str]) -> list[str]:
+        """Return the addresses of targets that are addresses themselves."""
+        return self.forms([word for word in words if not self.targets.names_nodes(word)])
 
     # By node.
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+    summarize_address_range,
+)
 from typing import NamedTuple
 
 Network = IPv4Network | IPv6Network
@@ -54,6 +62,16 @@ def parse_spans(text: str) -> tuple[Span, ...]:
             raise ValueError("a range that ends before it begins")
         return (Span(first.version, int(first), int(last)),)
     return (span_of_network(ip_network(text, strict=False)),)
+
+
+def networks_of(form: str) -> list[Network]:
+    """Return the networks that a form on the wire is made of: one, or several of a range."""
+    return [
+        network
+        for span in parse_spans(form)
+        for kind in (IPv4Address if span.family == 4 else IPv6Address,)
+        for network in summarize_address_range(kind(span.first), kind(span.last))
+    ]
 
 
 def wire_form(text: str) -> str | None:

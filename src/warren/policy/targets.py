@@ -16,6 +16,7 @@ from warren.policy.topology import Node, Topology, User
 
 SELF = "autogroup:self"
 INTERNET = "autogroup:internet"
+DANGER_ALL = "autogroup:danger-all"
 IPSET = "ipset:"
 ROLES = {
     "autogroup:owner": "owner",
@@ -27,7 +28,7 @@ ROLES = {
 }
 MEMBERS = ("autogroup:member", "autogroup:members")
 _PEOPLE = (*MEMBERS, *ROLES)
-_SOURCES = (*_PEOPLE, "autogroup:tagged", "autogroup:shared", "autogroup:danger-all")
+_SOURCES = (*_PEOPLE, "autogroup:tagged", "autogroup:shared", DANGER_ALL)
 _DESTINATIONS = (*_PEOPLE, "autogroup:tagged", INTERNET, SELF)
 _MAX_IPSET = 1000
 _MAX_IPSET_LINES = 2000
@@ -233,7 +234,7 @@ class Targets:
     def _source(self, word: str) -> frozenset[str]:
         if word == "*":
             return frozenset(POOLS) | {r for node in self.topology.nodes for r in node.routes}
-        if word == "autogroup:danger-all":
+        if word == DANGER_ALL:
             return frozenset("*")
         return frozenset(self.destination(word))
 

@@ -26,7 +26,7 @@ class Sight:
             number
             for number, grant in enumerate(grants)
             if any(meeting.targets.is_outward(word) for word in grant.targets)
-            or ("*" in grant.targets and grant.ports)
+            or ("*" in grant.targets and grant.ports and not grant.via)
         }
         self.via = {n for n, grant in enumerate(grants) if grant.via and grant.ports}
         self.plain = {n for n, grant in enumerate(grants) if grant.ports and not grant.via}

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from test_verdict import BASE, TOPOLOGY, rules
 
+from warren.policy.document import parse_policy_untrusted
 from warren.policy.explain import difference
+from warren.policy.idle import idle_parts
 from warren.policy.topology import parse_topology_untrusted
 from warren.policy.verdict import World, read, verdict_untrusted
 
@@ -76,3 +78,23 @@ def test_a_difference_names_the_internet() -> None:
     assert not lost
     gained, _ = difference(world("autogroup:internet:443"), world("*:443"))
     assert ("router", "the internet port 443") not in {(one.target, one.what) for one in gained}
+
+
+def test_everything_is_no_network_that_a_rule_with_via_could_mean() -> None:
+    grant = {"src": ["ann@example.com"], "dst": ["*"], "ip": ["*"], "via": ["tag:router"]}
+    answer = ask("10.1.0.0/16", "0.0.0.0/0", "::/0", grants=[grant])
+    assert all(not rules(answer, name) and not node["peers"]
+               for name, node in answer["nodes"].items())  # fmt: skip
+    (idle,) = idle_parts(parse_policy_untrusted(json.dumps(BASE | {"grants": [grant]})))
+    assert "* means nothing with via" in idle.sentence() and idle.place
+
+
+@pytest.mark.parametrize("word", ["10.1.0.0/16", "net", "10.1.2.3"])
+def test_a_capability_for_what_lies_behind_a_router_is_told_to_the_router(word: str) -> None:
+    grant = {"src": ["ann@example.com"], "dst": [word], "app": {"example.com/cap": [1]}}
+    answer = ask("10.1.0.0/16", grants=[grant], hosts={"net": "10.0.0.0/8"})
+    (rule,) = answer["nodes"]["router"]["packet_filter_rules"]
+    told = {"10.1.0.0/16": "10.1.0.0/16", "net": "10.0.0.0/8", "10.1.2.3": "10.1.2.3/32"}[word]
+    assert rule["CapGrant"] == [{"Dsts": [told], "CapMap": {"example.com/cap": [1]}}]
+    assert "router" in answer["nodes"]["ann-pc"]["peers"]
+    assert not answer["nodes"]["bob-pc"]["peers"]
