@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from warren.control.aead import TAG_BYTES
+from warren.control.aead import TAG_BYTES, MakeCipher, Sodium
 from warren.control.noise import MalformedHandshake, SymmetricState
 from warren.control.records import RecordLayer
 from warren.keys import MachinePrivate, MachinePublic, MalformedKey
@@ -117,9 +117,15 @@ class Initiator:
 
 
 def respond(
-    initiation: bytes, server: MachinePrivate, ephemeral: bytes, minimum_version: int = 0
+    initiation: bytes,
+    server: MachinePrivate,
+    ephemeral: bytes,
+    minimum_version: int = 0,
+    cipher: MakeCipher = Sodium,
 ) -> Accepted:
     """Answer an initiation, as the server. `ephemeral` is 32 fresh random bytes.
+
+    cipher: what seals the session's records.
 
     Raises VersionTooOld below `minimum_version`, MalformedHandshake for anything that is not
     an initiation made for this server's key.
@@ -143,7 +149,7 @@ def respond(
     state.mix_key(_exchange(own, client.raw))
     response = _header(_RESPONSE, _RESPONSE_BODY_BYTES) + own_public + state.seal(b"")
     to_server, to_client = state.split()
-    records = RecordLayer(send_key=to_client, receive_key=to_server)
+    records = RecordLayer(send_key=to_client, receive_key=to_server, cipher=cipher)
     return Accepted(version, client, response, records)
 
 

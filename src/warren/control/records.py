@@ -8,8 +8,7 @@ The nonce is four zero bytes and a counter in *big* endian, where stock Noise ha
 
 from __future__ import annotations
 
-from warren.control import aead
-from warren.control.aead import TAG_BYTES
+from warren.control.aead import TAG_BYTES, MakeCipher, NotAuthentic, Sodium
 from warren.control.malformed import MalformedControl
 
 MAX_FRAME_BYTES = 4096
@@ -26,13 +25,13 @@ class MalformedRecord(MalformedControl):
 
 
 class RecordLayer:
-    """Both directions of one established Noise session."""
+    """Both directions of one established Noise session. cipher: what does the sealing."""
 
-    __slots__ = ("_buffer", "_failed", "_receive_count", "_receive_key", "_send_count", "_send_key")
+    __slots__ = ("_buffer", "_failed", "_opener", "_receive_count", "_sealer", "_send_count")
 
-    def __init__(self, send_key: bytes, receive_key: bytes) -> None:
-        self._send_key = send_key
-        self._receive_key = receive_key
+    def __init__(self, send_key: bytes, receive_key: bytes, cipher: MakeCipher = Sodium) -> None:
+        self._sealer = cipher(send_key)
+        self._opener = cipher(receive_key)
         self._send_count = 0
         self._receive_count = 0
         self._buffer = bytearray()
@@ -69,6 +68,8 @@ class RecordLayer:
 
         Raises OverflowError when the counter is used up (after 2⁶⁴-1 records).
         """
+        if len(plaintext) <= MAX_PLAINTEXT_BYTES:
+            return self._seal_one(plaintext) if plaintext else b""
         return b"".join(
             self._seal_one(plaintext[start : start + MAX_PLAINTEXT_BYTES])
             for start in range(0, len(plaintext), MAX_PLAINTEXT_BYTES)
@@ -77,18 +78,16 @@ class RecordLayer:
     def _seal_one(self, plaintext: bytes) -> bytes:
         if self._send_count > _LAST_COUNTER:
             raise OverflowError("the session has sent as many records as it may")
-        ciphertext = aead.seal(self._send_key, _nonce(self._send_count), plaintext)
+        ciphertext = self._sealer.seal(_nonce(self._send_count), plaintext)
         self._send_count += 1
-        return bytes([_RECORD_TYPE]) + len(ciphertext).to_bytes(2, "big") + ciphertext
+        return (_RECORD_TYPE << 16 | len(ciphertext)).to_bytes(3, "big") + ciphertext
 
     def _open(self, ciphertext: bytes) -> bytes:
         if self._receive_count > _LAST_COUNTER:
             raise MalformedRecord("the session has received as many records as it may")
         try:
-            plaintext = aead.open_untrusted(
-                self._receive_key, _nonce(self._receive_count), ciphertext
-            )
-        except aead.NotAuthentic as error:
+            plaintext = self._opener.open_untrusted(_nonce(self._receive_count), ciphertext)
+        except NotAuthentic as error:
             raise MalformedRecord("a record does not authenticate") from error
         self._receive_count += 1
         return plaintext

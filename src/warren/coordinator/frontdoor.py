@@ -22,6 +22,7 @@ from warren.control.upgrade import (
     initiation_from_target_untrusted,
     switching_response,
 )
+from warren.coordinator.cipher import OpenSsl
 from warren.coordinator.settings import MINIMUM_VERSION
 from warren.coordinator.ts2021 import ControlConnection, Handler
 from warren.edge.entropy import Entropy
@@ -56,7 +57,7 @@ def ts2021_taker(noise: MachinePrivate, handler: Handler, entropy: Entropy) -> M
                 initiation = initiation_from_headers_untrusted(
                     arrival.head.method, arrival.head.headers
                 )
-            accepted = respond(initiation, noise, entropy(32), MINIMUM_VERSION)
+            accepted = respond(initiation, noise, entropy(32), MINIMUM_VERSION, OpenSsl)
         except VersionTooOld as error:
             return _turn_away(arrival, websocket, _too_old(error.version))
         except MalformedControl as error:

@@ -53,8 +53,16 @@ class Reply(Protocol):
         """Send the status; the body follows."""
         ...
 
-    async def send(self, data: bytes) -> None:
-        """Send a piece of the body. Raises ConnectionError."""
+    def write(self, data: bytes) -> None:
+        """Send a piece of the body, without waiting."""
+        ...
+
+    def roomy(self) -> bool:
+        """Whether most of what was written is on its way."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait until it is. Raises ConnectionError."""
         ...
 
     def finish(self, data: bytes = b"") -> None:
@@ -171,7 +179,7 @@ class MachineApi:
         response = ghost_of(request.node_key, self._settings.domain, self._clock.wall())
         self._strangers += 1
         try:
-            await reply.send(frame(response))
+            reply.write(frame(response))
             await self._maps.keep_alive(reply)
         finally:
             self._strangers -= 1

@@ -128,7 +128,9 @@ class Mapper:
             del peers[node.id]
         entry = self._self_entry(node, policy, wall)
         asked = peers if node.hostinfo.peer_relay else seen.relays
-        return View(
+        # What a coordinator says nothing of is taken over, the same objects too.
+        return structs.replace(
+            before,
             node=_kept(before.node, entry),
             peers=_kept(before.peers, peers),
             derp_map=_kept(before.derp_map, policy.derp_map(self.derp_map)),

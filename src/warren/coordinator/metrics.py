@@ -31,21 +31,34 @@ _STATES = ("online", "offline", "expired", "unapproved")
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
+class _Sent(Collector):
+    """What left on long polls: counted by the loop alone, so without the lock of a `Counter`."""
+
+    def __init__(self) -> None:
+        self.messages = dict.fromkeys(("map", "question", "keepalive"), 0)
+        self.size = 0
+
+    def collect(self) -> Iterable[Metric]:
+        """Return both counters."""
+        sent = CounterMetricFamily(
+            "warren_map_messages", "Messages sent on long polls", labels=["kind"]
+        )
+        for kind, count in self.messages.items():
+            sent.add_metric([kind], count)
+        yield sent
+        yield CounterMetricFamily(
+            "warren_map_bytes", "Bytes sent on long polls, compressed", self.size
+        )
+
+
 class Meter:
     """Counts what passes. registry: holds all metrics of one server."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
         ProcessCollector(registry=self.registry)
-        self._messages = Counter(
-            "warren_map_messages",
-            "Messages sent on long polls",
-            ["kind"],
-            registry=self.registry,
-        )
-        self._bytes = Counter(
-            "warren_map_bytes", "Bytes sent on long polls, compressed", registry=self.registry
-        )
+        self._sent = _Sent()
+        self.registry.register(self._sent)
         self._joined = Counter(
             "warren_registrations", "Machines that joined", registry=self.registry
         )
@@ -70,16 +83,13 @@ class Meter:
             buckets=_BUCKETS_S,
             registry=self.registry,
         )
-        # Kept, since looking one up takes longer than counting.
-        kinds = ("map", "question", "keepalive")
-        self._messages_of = {kind: self._messages.labels(kind) for kind in kinds}
         for result in LogIn:
             self._log_ins.labels(result)
 
     def message_sent(self, kind: str, size: int) -> None:
         """A message of `size` bytes left on a long poll."""
-        self._messages_of[kind].inc()
-        self._bytes.inc(size)
+        self._sent.messages[kind] += 1
+        self._sent.size += size
 
     def log_in_tried(self, result: LogIn) -> None:
         """Somebody tried to log in in a browser."""

@@ -2,7 +2,8 @@
 
 A session holds what it sent last, and of which machines it has not told yet. A node that reads
 slowly therefore costs no more than one that reads at once; it only hears less often. Sessions
-tell in rounds, and those who have the same to tell send the same bytes.
+tell in rounds, and those who have the same to tell send the same bytes. A round tells through each
+session itself; the session's own task is woken only for what has to wait for a slow reader.
 """
 
 from __future__ import annotations
@@ -55,8 +56,16 @@ KEEP_ALIVE_JITTER_S = 9.0
 class Sink(Protocol):
     """Where a session's frames go."""
 
-    async def send(self, data: bytes) -> None:
-        """Send bytes; return once most of what was sent before is on its way.
+    def write(self, data: bytes) -> None:
+        """Send bytes, without waiting; nothing happens once the other side is gone."""
+        ...
+
+    def roomy(self) -> bool:
+        """Whether most of what was written is on its way; else `drain` comes before more."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait until there is room.
 
         Raises ConnectionError when the other side is gone or takes nothing for too long.
         """
@@ -96,6 +105,9 @@ class Session:
         self._over = False
         self._view: View = EMPTY
         self._questions: deque[PingRequest] = deque()
+        # While the task has nothing to do, so that others may tell in its place.
+        self._resting: Sink | None = None
+        self._fault: Exception | None = None
         # Seconds of the loop's clock; a timer that looks at it costs less than one a message.
         self._sent_at = 0.0
         self._silent = False
@@ -124,8 +136,17 @@ class Session:
         self._maps.wake_soon(self)
 
     def wake(self) -> None:
-        """Tell the node now what changed."""
-        self._wake.set()
+        """Tell the node now what changed; where it reads slowly, as soon as it takes more."""
+        sink = self._resting
+        if sink is None or not sink.roomy():
+            self._wake.set()
+            return
+        try:
+            self._tell_waiting(sink)
+        except Exception as fault:
+            # The request's fault, not the round's: its own task fails with it.
+            self._fault = fault
+            self._wake.set()
 
     def end(self) -> None:
         """Let the poll end: a newer one has taken its place, or the server stops."""
@@ -145,26 +166,40 @@ class Session:
     async def _serve(self, sink: Sink) -> None:
         # What came before is in the whole map.
         self._changed.clear()
-        await self._tell_all(sink)
+        self._tell_all(sink)
         while not self._over:
-            await self._wake.wait()
+            await sink.drain()
+            self._resting = sink
+            try:
+                await self._wake.wait()
+            finally:
+                self._resting = None
             self._wake.clear()
-            while self._questions:
-                # A keep-alive: a node takes the question from it and reads no map.
-                asked = MapResponse(keep_alive=True, ping_request=self._questions.popleft())
-                await self._send(sink, "question", frame(asked, self._compressed))
-            if self._silent:
-                self._silent = False
-                alive = KEEP_ALIVE if self._compressed else PLAIN_KEEP_ALIVE
-                await self._send(sink, "keepalive", alive)
-            if self._over:
-                return
+            if self._fault is not None:
+                raise self._fault
+            if not self._over:
+                await sink.drain()
+            self._tell_waiting(sink)
+
+    def _tell_waiting(self, sink: Sink) -> None:
+        """Write all that waits; wake the task if it has to wait for room, or is to end."""
+        while self._questions:
+            # A keep-alive: a node takes the question from it and reads no map.
+            asked = MapResponse(keep_alive=True, ping_request=self._questions.popleft())
+            self._send(sink, "question", frame(asked, self._compressed))
+        if self._silent:
+            self._silent = False
+            alive = KEEP_ALIVE if self._compressed else PLAIN_KEEP_ALIVE
+            self._send(sink, "keepalive", alive)
+        if not self._over:
             changed, self._changed = self._changed, set()
-            renew, self._renew = self._renew, False
-            if renew:
-                await self._tell_all(sink)
+            if self._renew:
+                self._renew = False
+                self._tell_all(sink)
             else:
-                await self._tell_of(sink, changed)
+                self._tell_of(sink, changed)
+        if self._over or not sink.roomy():
+            self._wake.set()
 
     def _rest(self, rest_s: float) -> None:
         """Let a keep-alive be sent once nothing was sent for this long."""
@@ -181,22 +216,22 @@ class Session:
         self._wake.set()
         self._rest(self._maps.keep_alive_s())
 
-    async def _tell_all(self, sink: Sink) -> None:
+    def _tell_all(self, sink: Sink) -> None:
         """Tell what the whole map has become."""
         view = self._maps.whole(self._node_id, self._view)
         if view is None or view.peers is not self._view.peers:
-            await self._tell(sink, view, None)
+            self._tell(sink, view, None)
         else:
-            await self._tell(sink, view, ())
+            self._tell(sink, view, ())
 
-    async def _tell_of(self, sink: Sink, changed: set[int]) -> None:
+    def _tell_of(self, sink: Sink, changed: set[int]) -> None:
         view = self._maps.advance(self._view, self._node_id, changed)
-        await self._tell(sink, view, changed)
+        self._tell(sink, view, changed)
 
-    async def _tell(self, sink: Sink, view: View | None, changed: Collection[int] | None) -> None:
+    def _tell(self, sink: Sink, view: View | None, changed: Collection[int] | None) -> None:
         """Send what leads to a view. changed: the peers that may be others; None: all."""
         if view is None:
-            await self._send(sink, "map", frame(self._maps.farewell(self._view), self._compressed))
+            self._send(sink, "map", frame(self._maps.farewell(self._view), self._compressed))
             self._over = True
             return
         before, self._view = self._view, view
@@ -205,11 +240,11 @@ class Session:
         else:
             told = self._maps.told_alike(before, view, changed, self._compressed)
         if told is not None:
-            await self._send(sink, "map", told)
+            self._send(sink, "map", told)
 
-    async def _send(self, sink: Sink, kind: str, data: bytes) -> None:
+    def _send(self, sink: Sink, kind: str, data: bytes) -> None:
         self._sent_at = asyncio.get_running_loop().time()
-        await sink.send(data)
+        sink.write(data)
         self._maps.meter.message_sent(kind, len(data))
 
 
@@ -385,8 +420,9 @@ class Maps:
     async def keep_alive(self, sink: Sink) -> None:
         """Keep a poll open that has nothing more to hear. Raises ConnectionError."""
         while True:
+            await sink.drain()
             await asyncio.sleep(self.keep_alive_s())
-            await sink.send(KEEP_ALIVE)
+            sink.write(KEEP_ALIVE)
 
     def completed(self, response: MapResponse, **fields: Any) -> MapResponse:
         """Add `fields`, and what every message, or every first one, says beside the map itself."""

@@ -119,11 +119,11 @@ class ControlConnection(asyncio.Protocol):
 
     async def drain(self, stream: int) -> None:
         """Wait until little of `stream` is queued. Raises ConnectionError."""
-        if self._roomy(stream) and self._transport is not None:
+        if self.roomy(stream) and self._transport is not None:
             return
         try:
             async with asyncio.timeout(STALL_S):
-                while not self._roomy(stream):
+                while not self.roomy(stream):
                     self._drained.clear()
                     await self._drained.wait()
                     if self._transport is None:
@@ -135,7 +135,8 @@ class ControlConnection(asyncio.Protocol):
         if self._transport is None:
             raise ConnectionError("the machine is gone")
 
-    def _roomy(self, stream: int) -> bool:
+    def roomy(self, stream: int) -> bool:
+        """Whether little of `stream` is queued."""
         return self._writable and self._channel.queued(stream) <= HIGH_WATER_BYTES
 
     def _receive(self, event: Event) -> None:
@@ -227,9 +228,16 @@ class _StreamReply:
         self.started = True
         self._connection.respond(self._stream, status, content_type)
 
-    async def send(self, data: bytes) -> None:
-        """Send a piece and wait until most of what is queued is on its way."""
+    def write(self, data: bytes) -> None:
+        """Send a piece, without waiting."""
         self._connection.send(self._stream, data, end=False)
+
+    def roomy(self) -> bool:
+        """Whether little of what was written is still queued."""
+        return self._connection.roomy(self._stream)
+
+    async def drain(self) -> None:
+        """Wait until it is. Raises ConnectionError."""
         await self._connection.drain(self._stream)
 
     def finish(self, data: bytes = b"") -> None:

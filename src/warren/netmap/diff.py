@@ -34,17 +34,18 @@ _PATCHABLE = frozenset(
 )
 
 
+_NOTHING = MapResponse()
+
+
 def diff(old: View, new: View, among: Collection[int] | None = None) -> MapResponse | None:
     """Return the response for which `fold(old, response) == new`, or None when nothing changed.
 
     `new.node` must be set: a coordinator that has no self node has nothing to say.
     among: the peers that may be others, where that is known; None: all.
     """
-    if _equal(old, new):
-        return None
     changed, removed, patches = _diff_peers(old.peers, new.peers, among)
     first = old.node is None
-    return MapResponse(
+    response = MapResponse(
         node=None if _same(old.node, new.node) else new.node,
         derp_map=_diff_derp_map(old.derp_map, new.derp_map, first=first),
         peers=_sorted(changed) if first and changed else None,
@@ -61,6 +62,8 @@ def diff(old: View, new: View, among: Collection[int] | None = None) -> MapRespo
         ssh_policy=_changed(old.ssh_policy, new.ssh_policy),
         tka_info=_diff_tka(old.tka, new.tka),
     )
+    # Most are asked for because something changed, so looking at the whole comes last.
+    return None if response == _NOTHING and _equal(old, new) else response
 
 
 def _same(old: object, new: object) -> bool:
@@ -129,6 +132,8 @@ def _diff_derp_map(old: DERPMap, new: DERPMap, *, first: bool) -> DERPMap | None
 def _diff_filters(
     old: dict[str, list[FilterRule]], new: dict[str, list[FilterRule]]
 ) -> dict[str, list[FilterRule] | None] | None:
+    if old is new:
+        return None
     changes: dict[str, list[FilterRule] | None] = {
         name: rules for name, rules in new.items() if old.get(name) != rules
     }

@@ -37,11 +37,18 @@ class Fake:
 
     def __init__(self, network: Network, node_id: int) -> None:
         self.network, self.frames, self.view = network, 0, EMPTY
-        self.parts = MapFrames()
+        self.parts, self.full = MapFrames(), False
         self.session = network.maps.open(node_id)
         self.task = asyncio.get_running_loop().create_task(self.session.run(self))
 
-    async def send(self, data: bytes) -> None:
+    def roomy(self) -> bool:
+        return not self.full
+
+    async def drain(self) -> None:
+        while self.full:
+            await asyncio.sleep(0.01)
+
+    def write(self, data: bytes) -> None:
         for message in self.parts.receive(data):
             response = decode_json_untrusted(message, MapResponse)
             self.view: View = fold(self.view, response, self.network.clock.wall())
@@ -85,6 +92,15 @@ class Network:
             return members.changed_node(node, facets, "test", **fields), None
 
         return await self.change(decide)
+
+    async def tell(self, name: str, **fields: Any) -> None:
+        """Change a machine, and do not wait for who hears of it."""
+
+        def decide(snapshot: Snapshot) -> Any:
+            node = members.find_node(snapshot, name)
+            return members.changed_node(node, Facet.PATHS, "test", **fields), None
+
+        await self.registry.commit(decide)
 
     async def change(self, decide: Any) -> set[str]:
         before = {name: fake.frames for name, fake in self.fakes.items()}
@@ -323,3 +339,39 @@ async def test_what_messages_begin_with_alike_is_compressed_once(
     assert len(set(await put("80"))) == 3
     assert len(set(await put("443"))) == 3
     assert not await put(*(str(port) for port in range(1, 40))), "the rest is worth compressing"
+
+
+async def test_who_reads_slowly_hears_late_and_once(network: Network) -> None:
+    await network.put(acls=[DB])
+    slow, other = network.fakes["web"], network.fakes["db"]
+    slow.full, before = True, (slow.frames, other.frames)
+    for endpoint in ("192.0.2.1:1", "192.0.2.1:2"):
+        for name in ("web", "db"):
+            await network.tell(name, endpoints=(endpoint,))
+        await asyncio.sleep(0.3)
+    assert (slow.frames, other.frames) == (before[0], before[1] + 2)
+    slow.full = False
+    await network.heard()
+    assert slow.frames == before[0] + 1
+    assert slow.peer("db").endpoints == ["192.0.2.1:2"]
+
+
+async def test_one_that_fails_in_a_round_fails_alone(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await network.put(acls=[DB, WEB])
+    broken, told = network.fakes["pc"], network.maps.told_alike
+    its = broken.session._view
+
+    def failing(before: View, *words: Any) -> bytes | None:
+        if before is its:
+            raise ZeroDivisionError
+        return told(before, *words)
+
+    monkeypatch.setattr(network.maps, "told_alike", failing)
+    await network.tell("web", endpoints=("192.0.2.1:1",))
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wait_for(broken.task, 5)
+    del network.fakes["pc"]
+    await network.heard()
+    assert network.fakes["db"].peer("web").endpoints == ["192.0.2.1:1"]
