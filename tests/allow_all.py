@@ -50,6 +50,9 @@ class AllowAll:
 
     says_who_relays = False
 
+    def preparation(self, snapshot: Snapshot, change: Change, wall: datetime) -> None:
+        """Nothing takes long."""
+
     def peers(self, viewer: NodeRecord) -> Collection[int] | None:
         """All."""
         return None

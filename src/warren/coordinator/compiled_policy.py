@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable
+from collections.abc import Callable, Collection, Hashable
 from datetime import datetime
 from typing import Any, Protocol
 
 from warren.coordinator.change import Change, Spread
+from warren.coordinator.compiled import Compiled
 from warren.coordinator.records import NodeRecord
 from warren.coordinator.snapshot import Snapshot
 from warren.netmap.derpmap import DERPMap
@@ -72,6 +73,15 @@ class CompiledPolicy(Protocol):
 
     def derp_map(self, regions: DERPMap) -> DERPMap:
         """Return the relay regions with what the policy says of them."""
+        ...
+
+    def preparation(
+        self, snapshot: Snapshot, change: Change, wall: datetime
+    ) -> Callable[[], Compiled] | None:
+        """Return what takes long of following a change, for a thread; None: nothing does.
+
+        What it returns is to be the change's `compiled`.
+        """
         ...
 
     def follow(self, snapshot: Snapshot, change: Change, wall: datetime) -> Spread:

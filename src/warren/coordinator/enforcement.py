@@ -6,8 +6,9 @@ resolves the rules that meet it, and forgets the filters of the machines that th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from warren.coordinator.change import Change, Facet, Spread
@@ -28,6 +29,7 @@ from warren.policy.mending import RELAY
 from warren.policy.routes import approve
 from warren.policy.targets import Pair
 from warren.policy.topology import Node, User
+from warren.policy.verdict import World
 
 _MANY = 50
 """Machines that change at once, from which on compiling everything anew is quicker."""
@@ -75,43 +77,46 @@ class Enforcement:
 
     def _replace(self, compiled: Compiled | None, snapshot: Snapshot, wall: datetime) -> None:
         """Put another policy in force. compiled: it, perhaps, for a network of before."""
-        if (
-            compiled is None
-            or compiled.text != policy_text(snapshot)
-            or _people_changed(snapshot, compiled.users)
-        ):
+        pairs = None if compiled is None else _behind(compiled, snapshot, wall)
+        if compiled is None or pairs is None:
             self._rebuild(snapshot, wall)
             return
         self._take(compiled, snapshot)
-        pairs = self._pairs(snapshot, compiled.behind(snapshot, wall), wall)
-        if len(pairs) > _MANY:
-            self._rebuild(snapshot, wall)
-        elif pairs:
+        if pairs:
             self._advance(pairs)
 
     def _pairs(self, snapshot: Snapshot, numbers: Iterable[int], wall: datetime) -> dict[int, Pair]:
         """Return those of some machines that have become others for the policy."""
-        asked = self._world.checked.postures.keys
-        return {
-            number: (self._nodes.get(number), node)
-            for number in numbers
-            if not _alike(
-                self._nodes.get(number), node := self._made(snapshot.nodes.get(number), wall), asked
-            )
-        }
+        known = self._nodes, self._users, self._world
+        return _differing(known, snapshot, numbers, wall)
+
+    def _is_other(self, snapshot: Snapshot) -> bool:
+        """Whether the policy, or whom it is about, is another one than it was compiled for."""
+        return snapshot.policy is not self._record or (
+            snapshot.users is not self._user_records and _people_changed(snapshot, self._users)
+        )
+
+    def preparation(
+        self, snapshot: Snapshot, change: Change, wall: datetime
+    ) -> Callable[[], Compiled] | None:
+        """Return what compiles the policy anew, where following a change asks for that."""
+        if self._is_other(snapshot):
+            if change.compiled is not None and _behind(change.compiled, snapshot, wall) is not None:
+                return None
+        elif len(change.nodes) <= _MANY or len(self._pairs(snapshot, change.nodes, wall)) <= _MANY:
+            return None
+        return partial(compile_policy, snapshot, policy_text(snapshot), wall)
 
     def follow(self, snapshot: Snapshot, change: Change, wall: datetime) -> Spread:
         """Take a change in; return it with whom it reaches."""
-        if snapshot.policy is not self._record or (
-            snapshot.users is not self._user_records and _people_changed(snapshot, self._users)
-        ):
+        if self._is_other(snapshot):
             self._replace(change.compiled, snapshot, wall)
             return Spread.wide(change.merge(Change(everything=True)))
         self._user_records = snapshot.users
         pairs = self._pairs(snapshot, change.nodes, wall)
         if len(pairs) > _MANY:
             before = {node.name for node in self._world.meeting.addresses.routers}
-            self._rebuild(snapshot, wall)
+            self._replace(change.compiled, snapshot, wall)
             routers = before | {node.name for node in self._world.meeting.addresses.routers}
             return Spread.wide(change.merge(_moved(int(name) for name in routers)))
         saw = {number: self._viewers(number) for number in change.nodes}
@@ -133,11 +138,6 @@ class Enforcement:
             return None if met else ()
         found = self._world.sight.viewers(node)
         return None if found is None else {int(name) for name in found}
-
-    def _made(self, record: NodeRecord | None, wall: datetime) -> Node | None:
-        if record is None or not record.in_force(wall):
-            return None
-        return policy_node(record, self._users)
 
     def _advance(self, pairs: dict[int, Pair]) -> tuple[list[int], Collection[int]]:
         """Bring the world up to nodes that changed.
@@ -330,6 +330,41 @@ class Enforcement:
         A person's relay serves that person's machines; a tagged one is everybody's.
         """
         return bool(relay.tags) or (not client.tags and relay.user_id == client.user_id)
+
+
+def _behind(compiled: Compiled, snapshot: Snapshot, wall: datetime) -> dict[int, Pair] | None:
+    """Return the machines of which a compiled policy knows only how they were.
+
+    None: it is of other words or people, or of so many such machines that compiling is quicker.
+    """
+    if compiled.text != policy_text(snapshot) or _people_changed(snapshot, compiled.users):
+        return None
+    known = compiled.nodes, compiled.users, compiled.world
+    pairs = _differing(known, snapshot, compiled.behind(snapshot, wall), wall)
+    return pairs if len(pairs) <= _MANY else None
+
+
+def _differing(
+    known: tuple[dict[int, Node], dict[int, User], World],
+    snapshot: Snapshot,
+    numbers: Iterable[int],
+    wall: datetime,
+) -> dict[int, Pair]:
+    """Return those of some machines that are others than a policy knows them.
+
+    known: its machines, its people, and what it was compiled to.
+    """
+    nodes, users, world = known
+    asked = world.checked.postures.keys
+    found = {}
+    for number in numbers:
+        record = snapshot.nodes.get(number)
+        made = None
+        if record is not None and record.in_force(wall):
+            made = policy_node(record, users)
+        if not _alike(nodes.get(number), made, asked):
+            found[number] = nodes.get(number), made
+    return found
 
 
 def _both(before: Collection[int] | None, after: Collection[int] | None) -> Collection[int] | None:

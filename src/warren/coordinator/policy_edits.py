@@ -1,4 +1,4 @@
-"""Replacing the policy of a running server."""
+"""Replacing the policy of a running server, and trying one: work of seconds, beside the loop."""
 
 from __future__ import annotations
 
@@ -31,3 +31,8 @@ async def edit_policy(
         return delta, delta.policies[0]
 
     return await registry.commit(decide, by)
+
+
+async def try_policy(registry: Registry, text: str) -> None:
+    """Check a policy for the network as it is, and run its tests. Raises PolicyRefused."""
+    await registry.beside(partial(policies.check_policy, registry.snapshot, text))

@@ -1,10 +1,11 @@
 """The one place where state changes: decide, write, show, tell; one after the other.
 
-A decision is a pure function from the present snapshot to a delta. Only once the database has
-the delta does the snapshot show it and are the sessions told, so nobody acts on a change that
-a crash could undo. What is asked while the database writes is decided together, each on what the
-ones before it leave, and written in one transaction; where that is refused, each is decided anew
-and written alone.
+Where showing takes long, a thread does what it can of that first, and the next change waits. A
+decision is a pure function from the present snapshot to a delta. Only once the database has the
+delta does the snapshot show it and are the sessions told, so nobody acts on a change that a crash
+could undo. What is asked while the database writes is decided together, each on what the ones
+before it leave, and written in one transaction; where that is refused, each is decided anew and
+written alone.
 """
 
 from __future__ import annotations
@@ -20,16 +21,19 @@ import structlog
 from warren.coordinator import audit
 from warren.coordinator.audit import SERVER, Actor
 from warren.coordinator.change import Change, Facet
+from warren.coordinator.compiled import Compiled
 from warren.coordinator.delta import Delta
 from warren.coordinator.doubt import Doubt
 from warren.coordinator.records import AuditRecord
 from warren.coordinator.snapshot import Snapshot
 from warren.coordinator.store import AuditQuestion, Store, StoreAway, StoreProblem
 from warren.coordinator.webhooks.outbox import with_events
+from warren.edge.aside import run_aside
 from warren.edge.clock import Clock
 
 _T = TypeVar("_T")
 Listener = Callable[[Change], None]
+Preparer = Callable[[Snapshot, Change], Callable[[], Compiled] | None]
 Watcher = Callable[[Delta], None]
 
 _log = structlog.get_logger("registry")
@@ -74,6 +78,8 @@ class Registry:
         self._worker: asyncio.Task[None] | None = None
         self._listeners: list[Listener] = []
         self._watchers: list[Watcher] = []
+        self._preparer: Preparer = lambda snapshot, change: None
+        self._one_beside = asyncio.Lock()
 
     @property
     def snapshot(self) -> Snapshot:
@@ -83,6 +89,19 @@ class Registry:
     def listen(self, listener: Listener) -> None:
         """Call `listener` after every change, in the event loop; it must not block."""
         self._listeners.append(listener)
+
+    def prepare(self, preparer: Preparer) -> None:
+        """Ask `preparer` what takes long of showing a change; a thread does it just before.
+
+        Meanwhile the state stays as it was and other decisions wait, so that what is made is for
+        the state that is shown next.
+        """
+        self._preparer = preparer
+
+    async def beside(self, work: Callable[[], _T]) -> _T:
+        """Do what takes long and changes nothing in a thread; one such thing after the other."""
+        async with self._one_beside:
+            return await run_aside(work)
 
     def watch(self, watcher: Watcher) -> None:
         """Call `watcher` with every delta once it is in force; it must not block."""
@@ -164,7 +183,7 @@ class Registry:
                 return
             _log.warning("a report was not stored", problem=str(problem))
         for draft in drafts:
-            self._answer(draft)
+            self._answer(await self._prepared(draft))
 
     def _draft(self, asked: _Asked, before: Snapshot) -> _Draft:
         try:
@@ -180,6 +199,22 @@ class Registry:
             return _Draft(asked, before, before.after(delta), delta, result, None)
         except Exception as error:
             return _Draft(asked, before, before, None, None, error)
+
+    async def _prepared(self, draft: _Draft) -> _Draft:
+        """Return a draft with what a thread made for its change."""
+        delta = draft.delta
+        if delta is None or not delta.change:
+            return draft
+        try:
+            work = self._preparer(draft.after, delta.change)
+            if work is None:
+                return draft
+            change = replace(delta.change, compiled=await run_aside(work))
+        except Exception:
+            # It is in the database, so it is shown; who follows it has to do without.
+            _log.exception("a change was not prepared")
+            return draft
+        return draft._replace(delta=replace(delta, change=change))
 
     def _answer(self, draft: _Draft) -> None:
         error = draft.error

@@ -275,6 +275,9 @@ class Maps:
         self._begun: dict[tuple[int, bytes], bytes | None] = {}
         self._rounds = Rounds(self._forget_written)
         registry.listen(self._changed)
+        registry.prepare(
+            lambda snapshot, change: policy.preparation(snapshot, change, clock.wall())
+        )
 
     def open(self, node_id: int, compressed: bool = True) -> Session:
         """Begin a node's long poll; an older one of the same node ends."""

@@ -110,7 +110,7 @@ def application(office: Office, more: Sequence[Route] = ()) -> Starlette:
         return await office.set_policy(by, await _body(request, shapes.NewPolicy))
 
     async def check_policy(request: Request) -> object:
-        return office.check_policy(await _body(request, shapes.NewPolicy))
+        return await office.check_policy(await _body(request, shapes.NewPolicy))
 
     async def policy_version(request: Request) -> object:
         return office.policy_version(request.path_params["version"])

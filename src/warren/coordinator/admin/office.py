@@ -17,7 +17,7 @@ from warren.coordinator.change import Facet
 from warren.coordinator.delta import Delta
 from warren.coordinator.durations import parse_duration
 from warren.coordinator.login import invites
-from warren.coordinator.policy_edits import edit_policy
+from warren.coordinator.policy_edits import edit_policy, try_policy
 from warren.coordinator.questions import Questions
 from warren.coordinator.records import (
     AuditRecord,
@@ -291,9 +291,9 @@ class Office:
         found = self._regions()
         return shown if found.derp_map.regions else replace(shown, warnings=found.problems[-1:])
 
-    def check_policy(self, new: shapes.NewPolicy) -> shapes.Problem:
+    async def check_policy(self, new: shapes.NewPolicy) -> shapes.Problem:
         """Say whether a policy would be taken, and change nothing."""
-        policies.check_policy(self._registry.snapshot, new.text)
+        await try_policy(self._registry, new.text)
         return shapes.Problem(message="this policy would be taken")
 
     def policy_version(self, version: int) -> shapes.Policy:

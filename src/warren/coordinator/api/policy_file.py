@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -90,13 +91,17 @@ async def validate(call: Call) -> object:
 
     The answer is an empty object, or one with a `message`.
     """
-    text = _text(call.body)
-    try:
-        given = _parse(text)
+    text, snapshot = _text(call.body), call.snapshot
+
+    def check() -> None:
+        given, asked = _parse(text), text
         if isinstance(given, list):
-            now: Any = _parse(policies.policy_text(call.snapshot))
-            text = msgspec.json.encode({**now, "tests": given}).decode()
-        policies.check_policy(call.snapshot, text)
+            now: Any = _parse(policies.policy_text(snapshot))
+            asked = msgspec.json.encode({**now, "tests": given}).decode()
+        policies.check_policy(snapshot, asked)
+
+    try:
+        await call.context.registry.beside(check)
     except PolicyRefused as error:
         return {"message": str(error), "data": failures(error)}
     return {}
@@ -108,27 +113,33 @@ async def preview(call: Call) -> shapes.Preview:
     `type`: `user`, with a log-in name as `previewFor`, or `ipport`, with `ADDRESS:PORT`.
     """
     kind, subject = call.query.get("type", ""), call.query.get("previewFor", "")
-    text = _text(call.body)
+    text, snapshot = _text(call.body), call.snapshot
+    find = _finder(snapshot, kind, subject)
     try:
-        world = World(read_policy(text, topology_of(call.snapshot)))
+        found = await call.context.registry.beside(
+            lambda: find(World(read_policy(text, topology_of(snapshot))))
+        )
     except MalformedPolicy as problem:
         raise PolicyRefused(problem) from problem
+    return shapes.Preview(
+        type=kind, preview_for=subject, matches=[_match(grant) for grant in found[:MAX_MATCHES]]
+    )
+
+
+def _finder(snapshot: Snapshot, kind: str, subject: str) -> Callable[[World], list[Grant]]:
+    """Return what looks for the rules that a preview asks for. Raises Refused."""
     if kind == "user":
-        user = call.snapshot.user_named(subject)
+        user = snapshot.user_named(subject)
         if user is None:
             raise Refused(f"there is no user {subject[:80]!r}")
-        found = rules_of(world, user.name)
-    elif kind == "ipport":
+        return lambda world: rules_of(world, user.name)
+    if kind == "ipport":
         try:
             end = Endpoint.parse(subject)
         except MalformedEndpoint as error:
             raise Refused(f"previewFor: {error}") from None
-        found = rules_to(world, str(end.ip), end.port)
-    else:
-        raise Refused(f"type is {kind[:40]!r}; it is user or ipport")
-    return shapes.Preview(
-        type=kind, preview_for=subject, matches=[_match(grant) for grant in found[:MAX_MATCHES]]
-    )
+        return lambda world: rules_to(world, str(end.ip), end.port)
+    raise Refused(f"type is {kind[:40]!r}; it is user or ipport")
 
 
 def _match(grant: Grant) -> shapes.PreviewMatch:
