@@ -193,6 +193,8 @@ class _Channel:
         waiting = self._waiting.get(stream)
         if waiting is None or waiting.end or self.closed:
             return
+        if not (end or waiting.data) and data and self._pass(stream, data):
+            return
         waiting.data += data
         waiting.end = end
         self._pump(stream)
@@ -264,23 +266,33 @@ class _Channel:
             self._waiting.pop(stream, None)
 
     def _send_data(self, stream: int, data: bytes, last: bool) -> None:
-        """Hand a frame to h2, or seal it at once where h2 would only count it.
+        if last or not self._pass(stream, data):
+            self._http.send_data(stream, data, end_stream=last)
+
+    def _pass(self, stream: int, data: bytes) -> bool:
+        """Seal a frame of a body at once where h2 would only count it, and flow control allows it.
 
         A long poll is one body of many small frames, and a change of policy one such frame to
         each of thousands: h2's own way takes about as long as compressing them.
         """
-        http = self._http
+        http, size = self._http, len(data)
         known = http.streams.get(stream)
-        if last or known is None or known.state_machine.state not in _SENDING:
-            http.send_data(stream, data, end_stream=last)
-            return
+        if (
+            known is None
+            or known.state_machine.state not in _SENDING
+            or size > http.outbound_flow_control_window
+            or size > known.outbound_flow_control_window
+            or size > http.max_outbound_frame_size
+        ):
+            return False
         if waiting := http.data_to_send():
             self._out += self._records.seal(waiting)
         # RFC 9113 section 6.1: length, type 0, no flags, stream.
-        head = len(data).to_bytes(3, "big") + b"\0\0" + stream.to_bytes(4, "big")
+        head = size.to_bytes(3, "big") + b"\0\0" + stream.to_bytes(4, "big")
         self._out += self._records.seal(head + data)
-        known.outbound_flow_control_window -= len(data)
-        http.outbound_flow_control_window -= len(data)
+        known.outbound_flow_control_window -= size
+        http.outbound_flow_control_window -= size
+        return True
 
     def _close(self, reason: str, events: list[Event]) -> None:
         if self.closed:

@@ -2,19 +2,30 @@
 
 One join is several changes, and many machines may join at once, so a round merges what came since
 the last. It wakes sessions some at a time, so that requests are taken in between; and after a long
-round there is a pause twice as long, so that telling takes a third of the time at most, and merges
-more the more there is.
+round there is a pause three times as long, so that telling takes a quarter of the time at most, and
+merges more the more there is. What somebody decided for many does not wait so long.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 WINDOW_S = 0.05
-LONGEST_PAUSE_S = 1.0
 _AT_ONCE = 50
+
+
+class Pause(NamedTuple):
+    """How long to wait after a round: so many times as long as it took, and no longer than this."""
+
+    times: float
+    longest_s: float
+
+
+USUAL = Pause(3.0, 3.0)
+"""For what machines report and where they come and go: in a storm of that, merging helps."""
+SOON = Pause(2.0, 1.0)
 
 
 class Sleeper(Protocol):
@@ -33,21 +44,36 @@ class Rounds:
         # A dict keeps their order.
         self._waiting: dict[Sleeper, None] = {}
         self._running = False
-        self._not_before = 0.0
-        """Seconds of the loop's clock."""
+        # When the next round begins, and the call of it. Seconds of the loop's clock.
+        self._armed: tuple[float, asyncio.TimerHandle] | None = None
+        self._soon = False
+        self._ended = self._took_s = 0.0
 
-    def join(self, sleeper: Sleeper) -> None:
-        """Take part in the next round."""
+    def join(self, sleeper: Sleeper, soon: bool = False) -> None:
+        """Take part in the next round. soon: let it come after the shorter pause."""
         self._waiting[sleeper] = None
-        self._arm()
+        if soon and not self._soon:
+            self._soon = True
+            self._arm()
+        elif self._armed is None:
+            self._arm()
 
     def _arm(self) -> None:
-        if not self._running and self._waiting:
-            self._running = True
-            loop = asyncio.get_running_loop()
-            loop.call_at(max(loop.time() + WINDOW_S, self._not_before), self._start)
+        """Let the next round come when it is due, unless one is going on; its end does it then."""
+        if self._running or not self._waiting:
+            return
+        pause = SOON if self._soon else USUAL
+        loop = asyncio.get_running_loop()
+        over = self._ended + min(pause.times * self._took_s, pause.longest_s)
+        due = max(loop.time() + WINDOW_S, over)
+        if self._armed is not None:
+            if self._armed[0] <= due:
+                return
+            self._armed[1].cancel()
+        self._armed = due, loop.call_at(due, self._start)
 
     def _start(self) -> None:
+        self._running, self._armed, self._soon = True, None, False
         self._forget()
         sleepers, self._waiting = iter(list(self._waiting)), {}
         self._step(sleepers, asyncio.get_running_loop().time())
@@ -64,7 +90,7 @@ class Rounds:
 
     def _end(self, began: float) -> None:
         self._forget()
-        now = asyncio.get_running_loop().time()
-        self._not_before = now + min(2 * (now - began), LONGEST_PAUSE_S)
+        self._ended = asyncio.get_running_loop().time()
+        self._took_s = self._ended - began
         self._running = False
         self._arm()

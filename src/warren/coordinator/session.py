@@ -133,7 +133,7 @@ class Session:
     def renew(self) -> None:
         """Remember that the whole map may be another."""
         self._renew = True
-        self._maps.wake_soon(self)
+        self._maps.wake_soon(self, soon=True)
 
     def wake(self) -> None:
         """Tell the node now what changed; where it reads slowly, as soon as it takes more."""
@@ -405,9 +405,9 @@ class Maps:
         self._begun.clear()
         self._sources.clear()
 
-    def wake_soon(self, session: Session) -> None:
+    def wake_soon(self, session: Session, soon: bool = False) -> None:
         """Let a session tell its node in the next round."""
-        self._rounds.join(session)
+        self._rounds.join(session, soon)
 
     def ask(self, node_id: int, request: PingRequest) -> bool:
         """Put a question to a node; False: it hangs on no long poll, or too many wait."""

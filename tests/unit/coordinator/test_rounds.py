@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 
 from warren.coordinator import rounds
-from warren.coordinator.rounds import LONGEST_PAUSE_S, WINDOW_S, Rounds
+from warren.coordinator.rounds import SOON, USUAL, WINDOW_S, Rounds
+
+
+class Timer:
+    cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
 
 
 class Loop:
@@ -18,22 +25,25 @@ class Loop:
 
     def __init__(self) -> None:
         self.now, self._order = 100.0, count()
-        self._calls: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._calls: list[tuple[float, int, Timer, Callable[..., None], tuple[Any, ...]]] = []
 
     def time(self) -> float:
         return self.now
 
-    def call_at(self, when: float, call: Callable[..., None], *words: Any) -> None:
-        heapq.heappush(self._calls, (when, next(self._order), call, words))
+    def call_at(self, when: float, call: Callable[..., None], *words: Any) -> Timer:
+        timer = Timer()
+        heapq.heappush(self._calls, (when, next(self._order), timer, call, words))
+        return timer
 
     def call_soon(self, call: Callable[..., None], *words: Any) -> None:
         self.call_at(self.now, call, *words)
 
     def run(self, until: float) -> None:
         while self._calls and self._calls[0][0] <= until:
-            when, _, call, words = heapq.heappop(self._calls)
-            self.now = max(self.now, when)
-            call(*words)
+            when, _, timer, call, words = heapq.heappop(self._calls)
+            if not timer.cancelled:
+                self.now = max(self.now, when)
+                call(*words)
         self.now = max(self.now, until)
 
 
@@ -73,8 +83,8 @@ def test_after_a_long_round_there_is_a_pause_and_no_longer(loop: Loop) -> None:
     loop.run(100 + WINDOW_S)
     ended = loop.now
     told.join(slow)
-    loop.run(ended + 1)
-    assert slow.woken[1] == pytest.approx(ended + 0.4)
+    loop.run(ended + 2)
+    assert slow.woken[1] == pytest.approx(ended + 0.6)
     told.join(slow)
     asked = loop.now
     loop.run(asked + 1)
@@ -87,8 +97,38 @@ def test_the_pause_is_bounded(loop: Loop) -> None:
     loop.run(101)
     ended = loop.now
     told.join(slow)
-    loop.run(ended + 2)
-    assert slow.woken[1] == pytest.approx(ended + LONGEST_PAUSE_S)
+    loop.run(ended + 5)
+    assert slow.woken[1] == pytest.approx(ended + USUAL.longest_s)
+
+
+def test_what_somebody_decided_does_not_wait_so_long(loop: Loop) -> None:
+    told, slow, other = Rounds(lambda: None), Sleeper(loop, takes_s=60), Sleeper(loop)
+    told.join(slow)
+    loop.run(101)
+    ended = loop.now
+    told.join(other)
+    told.join(slow, soon=True)
+    told.join(slow)
+    loop.run(ended + 5)
+    assert slow.woken[1] == pytest.approx(ended + SOON.longest_s)
+    assert other.woken == [slow.woken[1]], "whoever waits takes part, once"
+    loop.run(loop.now + 10)
+    assert len(slow.woken) == 2 and len(other.woken) == 1, "the later call is off"
+
+
+def test_who_joins_in_a_round_is_woken_in_the_next(loop: Loop) -> None:
+    told = Rounds(lambda: None)
+
+    class Again(Sleeper):
+        def wake(self) -> None:
+            super().wake()
+            if len(self.woken) == 1:
+                told.join(self, soon=True)
+
+    again = Again(loop)
+    told.join(again)
+    loop.run(102)
+    assert len(again.woken) == 2
 
 
 def test_many_are_woken_some_at_a_time(loop: Loop) -> None:
