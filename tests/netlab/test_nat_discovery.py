@@ -128,7 +128,9 @@ def test_ipv6_with_coturns_ends(world: World, name: str, address: str, filtering
         found = json.loads(host.run(argv, timeout_s=20))
         assert found["server"] == f"[{server}]:3478", found
         assert (found["mapping"], found["filtering"]) == ("endpoint-independent", filtering)
-        assert (found["mtu"], found["dropped"]) == (1500, {})
+        assert found["mtu"] == 1500
+        # A question that was sent twice, since the answer took long, is answered twice.
+        assert found["dropped"].keys() <= {"unknown transaction"}
 
 
 def test_a_liar_beside_coturn_and_ours_is_named(world: World) -> None:

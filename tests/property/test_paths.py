@@ -23,8 +23,8 @@ from warren.paths.machine import EndpointsWanted, Lease, PeerPaths, Relay
 
 REGION = 900
 LEASE_S = timing.TRUST_S
-SILENT_S = timing.BUSY_HEARTBEAT_S + timing.SUSPECT_AFTER_S
-"""A ping and the next one were lost at least, by then."""
+SILENT_S = 2 * timing.SUSPECT_AFTER_S
+"""A ping and one of those that follow a suspicion were lost at least, by then."""
 
 
 @dataclass

@@ -26,6 +26,8 @@ STUN_PORT = 3478
 """The ports that stock clients expect. One that has dialled the control plane in the last two
 minutes does not try port 80 again but goes to 443, so both must be the coordinator's."""
 
+_TALK_S, _PROBE_S, _PROBE_PAUSE_S = 20.0, 2.0, 0.2
+
 _COMMAND = (sys.executable, "-m", "warren")
 
 
@@ -295,8 +297,20 @@ class Node:
         return str(found["path"]["kind"]) if found else "none"
 
     def talk(self, peer: str) -> None:
-        """Send a probe through the tunnel, whatever the path, and wait for its answer."""
-        self._ping(peer, "tsmp", 10.0)
+        """Send probes through the tunnel, whatever the path, until one is answered.
+
+        Each may be lost, as any packet: while the path changes, or the tunnel's handshake is
+        repeated. Raises ProgramFailed after 20 s.
+        """
+        end = time.monotonic() + _TALK_S
+        while True:
+            try:
+                self._ping(peer, "tsmp", _PROBE_S)
+                return
+            except ProgramFailed:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(_PROBE_PAUSE_S)
 
     def ping(self, peer: str, timeout_s: float = 10.0) -> Pong:
         """One disco ping. Raises ProgramFailed if no pong came."""
