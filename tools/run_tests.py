@@ -30,8 +30,41 @@ LAB = ("tests/netlab", "tests/interop")
 LAB_WORKERS = 3
 """With two cores: more of them are too many for protocols with deadlines."""
 
-# Seconds on a slow machine with two cores, of the files that take longest; they are begun first.
-SLOWEST: tuple[str, ...] = ()
+# The files that take longest, as measured on a machine with two cores; they are begun first.
+SLOWEST = (
+    "tests/netlab/test_netcheck_kinds.py",
+    "tests/netlab/test_portmapping.py",
+    "tests/netlab/test_turn_mesh.py",
+    "tests/netlab/test_mesh.py",
+    "tests/interop/test_openid_login.py",
+    "tests/interop/test_wireguard_go.py",
+    "tests/netlab/test_faults.py",
+    "tests/interop/test_api_clients.py",
+    "tests/interop/test_postgresql.py",
+    "tests/netlab/test_roaming.py",
+    "tests/interop/test_backup_between_databases.py",
+    "tests/netlab/test_path_mtu.py",
+    "tests/interop/test_punching_stock.py",
+    "tests/interop/test_rough_paths.py",
+    "tests/netlab/test_grid.py",
+    "tests/interop/test_stock_client.py",
+    "tests/netlab/test_why_places.py",
+    "tests/interop/test_stock_grid.py",
+    "tests/netlab/test_nat_discovery.py",
+    "tests/netlab/test_why_ipv6.py",
+    "tests/netlab/test_peer_relay.py",
+    "tests/netlab/test_why_mesh.py",
+    "tests/netlab/test_one_machine.py",
+    "tests/netlab/test_bench.py",
+    "tests/netlab/test_hostile.py",
+    "tests/interop/test_two_stock_clients.py",
+    "tests/netlab/test_two_regions.py",
+    "tests/netlab/test_netcheck_networks.py",
+    "tests/interop/test_openid_stock.py",
+    "tests/netlab/test_demo.py",
+    "tests/netlab/test_ipv6_alone.py",
+    "tests/netlab/test_punching_nats.py",
+)
 # What another part builds meanwhile.
 LAST = ("tests/interop/test_rust_client.py",)
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from warren.cli import show
+from warren.cli.limits import MAX_PORT, MAX_THREADS
 from warren.node.client import (
     DaemonAbsent,
     DaemonOptions,
@@ -50,7 +51,7 @@ Tun = Annotated[
 ]
 Port = Annotated[
     int | None,
-    typer.Option(envvar="WARREN_PORT", min=0, max=65535, help="UDP port; 0 takes any."),
+    typer.Option(envvar="WARREN_PORT", min=0, max=MAX_PORT, help="UDP port; 0 takes any."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -283,7 +284,7 @@ def daemon(
         typer.Option(
             envvar="WARREN_THREADS",
             min=0,
-            max=16,
+            max=MAX_THREADS,
             help="Threads for packets each way; 0: one for two cores, four at most.",
         ),
     ] = 0,

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from warren.cli.limits import MAX_PORT, MAX_THREADS
+
 _DAEMON_OPTIONS = ("state", "socket", "tun", "port", "proxy", "threads")
-_MAX_PORT = 65_535
-_MAX_THREADS = 16
 
 
 def quick(args: Sequence[str]) -> Callable[[], int] | None:
@@ -72,7 +72,7 @@ def quick_daemon(args: Sequence[str]) -> Callable[[], int] | None:
             return None
         chosen[name[2:]] = words.pop(0)
     numbers: dict[str, int | None] = {}
-    for name, most in (("port", _MAX_PORT), ("threads", _MAX_THREADS)):
+    for name, most in (("port", MAX_PORT), ("threads", MAX_THREADS)):
         text = chosen[name]
         if text is not None and not (text.isascii() and text.isdigit() and int(text) <= most):
             return None
