@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from warren.nat.stun import (
@@ -46,11 +45,10 @@ from warren.nat.turn.framing import (
     is_channel_data,
     parse_channel_data_untrusted,
 )
+from warren.nat.turn.holdings import Holdings
 from warren.nat.turn.message import Message, encode_message, parse_message_untrusted, peer_value
 from warren.nat.turn.numbers import (
     DEFAULT_LIFETIME_S,
-    FIRST_CHANNEL,
-    LAST_CHANNEL,
     Attribute,
     Class,
     Code,
@@ -67,11 +65,8 @@ from warren.nat.turn.transactions import (
 )
 from warren.netmap.endpoint import Endpoint
 
-MAX_PEERS = 512
 MAX_DATA_BYTES = 65_000
 MAX_EVENTS = 4096
-RENEW_PEER_S = 240.0
-"""Permissions last 300 s and can't be asked for longer."""
 BUSY_RETRY_S = 60.0
 """After 486 and 508 (RFC 8656 §7.4)."""
 
@@ -111,14 +106,6 @@ class _Signing(NamedTuple):
     session: Session
 
 
-@dataclass
-class _Peer:
-    """A permission or a channel: whether the server has granted it, and when to renew it."""
-
-    granted: bool = False
-    renew_at: float | None = None
-
-
 class TurnClient:
     """Verbs: receive, handle_timeout, poll_transmit, poll_event, next_timeout.
 
@@ -152,10 +139,7 @@ class TurnClient:
         self._ended = False
         self._freed_once = False
         self._refresh_at: float | None = None
-        self._permissions: dict[IPAddress, _Peer] = {}
-        self._channels: dict[Endpoint, _Peer] = {}
-        self._numbers: dict[Endpoint, int] = {}
-        self._peers: dict[int, Endpoint] = {}
+        self._held = Holdings()
         self._ask_allocation(now)
 
     # What the owner asks for.
@@ -172,58 +156,47 @@ class TurnClient:
 
     def channel_of(self, peer: Endpoint) -> int | None:
         """Return the channel that is open to a peer."""
-        state = self._channels.get(peer)
-        return self._numbers[peer] if state is not None and state.granted else None
+        return self._held.number_of(peer) if self._held.is_granted(peer) else None
 
     def peer_of(self, channel: int) -> Endpoint | None:
         """Return the peer of a channel, for who takes ChannelData apart itself."""
-        return self._peers.get(channel)
+        return self._held.peer_of(channel)
 
     def permit(self, ip: IPAddress, now: float) -> bool:
         """Let peers at an address send to us, until `forget`. False: it can't be asked for."""
-        if self._allocated is None or (self._full() and ip not in self._permissions):
+        if self._allocated is None or not self._held.has_room_for(ip):
             return False
-        if ip not in self._permissions:
-            self._permissions[ip] = _Peer()
+        if not self._held.has(ip):
+            self._held.add_permission(ip)
             self._ask_permission(ip, now)
         return True
 
     def open_channel(self, peer: Endpoint, now: float) -> bool:
         """Ask for a channel, which is a permission too, until `forget`; as `permit`."""
-        if self._allocated is None or (self._full() and peer not in self._channels):
+        if self._allocated is None or not self._held.has_room_for(peer):
             return False
-        if peer not in self._channels:
-            # A number is not used for another peer while the allocation lives (RFC 8656 §12).
-            number = self._numbers.get(peer, FIRST_CHANNEL + len(self._numbers))
-            if number > LAST_CHANNEL:
+        if not self._held.has(peer):
+            if not self._held.add_channel(peer):
                 return self.permit(peer.ip, now)
-            self._numbers[peer] = number
-            self._channels[peer] = _Peer()
             self._ask_channel(peer, now)
         return True
 
     def forget(self, peer: Endpoint | IPAddress) -> None:
         """Let a permission or a channel run out."""
-        if isinstance(peer, Endpoint):
-            self._channels.pop(peer, None)
-        else:
-            self._permissions.pop(peer, None)
+        self._held.forget(peer)
 
     def send(self, peer: Endpoint, data: bytes) -> bool:
         """Send a datagram to a peer; False where there is no permission (yet), or it is too long.
 
         A datagram is never kept for later: what is inside is sent again by its own protocol.
         """
-        channel = self._channels.get(peer)
         if len(data) > MAX_DATA_BYTES or self._ended:
             self.counters.unsent += 1
             return False
-        if channel is not None and channel.granted:
-            padded = self._stream is not None
-            self._out.append(encode_channel_data(self._numbers[peer], data, padded))
+        if (number := self.channel_of(peer)) is not None:
+            self._out.append(encode_channel_data(number, data, self._stream is not None))
             return True
-        permission = self._permissions.get(peer.ip)
-        if permission is None or not permission.granted:
+        if not self._held.is_granted(peer.ip):
             self.counters.unsent += 1
             return False
         tx_id = TxId(self._entropy(TX_ID_BYTES))
@@ -303,12 +276,11 @@ class TurnClient:
             return
         if self._refresh_at is not None and self._refresh_at <= now:
             self._ask_refresh(now)
-        for ip, peer in self._permissions.items():
-            if peer.renew_at is not None and peer.renew_at <= now:
-                self._ask_permission(ip, now)
-        for endpoint, peer in self._channels.items():
-            if peer.renew_at is not None and peer.renew_at <= now:
-                self._ask_channel(endpoint, now)
+        for holder in self._held.due(now):
+            if isinstance(holder, Endpoint):
+                self._ask_channel(holder, now)
+            else:
+                self._ask_permission(holder, now)
 
     def poll_transmit(self) -> bytes | None:
         """Return the next bytes for the server."""
@@ -322,9 +294,7 @@ class TurnClient:
         """Return when `handle_timeout` is to be called; None: not until something comes."""
         if self._ended:
             return None
-        times = [self._requests.next_timeout(), self._refresh_at]
-        times += [peer.renew_at for peer in self._permissions.values()]
-        times += [peer.renew_at for peer in self._channels.values()]
+        times = [self._requests.next_timeout(), self._refresh_at, self._held.next_renewal()]
         return min((time for time in times if time is not None), default=None)
 
     # What comes.
@@ -346,7 +316,7 @@ class TurnClient:
 
     def _take_channel_data(self, data: bytes) -> None:
         channel, payload = parse_channel_data_untrusted(data)
-        peer = self._peers.get(channel)
+        peer = self._held.peer_of(channel)
         if peer is None:
             self.counters.unexpected += 1
             return
@@ -360,8 +330,7 @@ class TurnClient:
         if message.unknown(_KNOWN_IN_DATA):
             self.counters.unexpected += 1
             return
-        permitted = peer.ip in self._permissions or any(p.ip == peer.ip for p in self._channels)
-        if not permitted:
+        if not self._held.lets_in(peer.ip):
             self.counters.unexpected += 1
             return
         self._tell(Received(peer, data))
@@ -401,26 +370,17 @@ class TurnClient:
             case _Free(again=again):
                 self._freed(again, now)
             case _Permit(ip=ip):
-                self._grant(self._permissions.get(ip), Permitted(ip), now)
+                if self._held.grant(ip, now):
+                    self._tell(Permitted(ip))
             case _Bind(peer=peer):
-                if peer in self._channels:
-                    self._peers[self._numbers[peer]] = peer
-                    opened = ChannelOpen(peer, self._numbers[peer])
-                    self._grant(self._channels[peer], opened, now)
+                if self._held.grant(peer, now):
+                    self._tell(ChannelOpen(peer, self._held.number_of(peer)))
 
     def _take_allocation(self, message: Message, now: float) -> None:
         self._allocated = read_allocation_untrusted(message)
         self._freed_once = False
         self._refresh_later(self._allocated.lifetime_s, now)
         self._tell(self._allocated)
-
-    def _grant(self, peer: _Peer | None, event: Event, now: float) -> None:
-        if peer is None:
-            return  # forgotten meanwhile
-        peer.renew_at = now + RENEW_PEER_S
-        if not peer.granted:
-            peer.granted = True
-            self._tell(event)
 
     # What goes wrong.
 
@@ -446,11 +406,10 @@ class TurnClient:
             case _Refresh():
                 self._fail(Cause.PROTOCOL, code, reason, retry_after_s=BUSY_RETRY_S)
             case _Permit(ip=ip):
-                self._permissions.pop(ip, None)
+                self._held.refuse(ip)
                 self._tell(Refused(ip, code, reason))
             case _Bind(peer=peer):
-                self._channels.pop(peer, None)
-                self._peers.pop(self._numbers[peer], None)
+                self._held.refuse(peer)
                 self._tell(Refused(peer, code, reason))
 
     def _may_sign(self, request: Request, message: Message) -> bool:
@@ -552,8 +511,7 @@ class TurnClient:
     def _drop_allocation(self) -> None:
         self._allocated = None
         self._refresh_at = None
-        for state in (self._permissions, self._channels, self._numbers, self._peers):
-            state.clear()
+        self._held.clear()
 
     # What is asked for.
 
@@ -571,13 +529,13 @@ class TurnClient:
         self._ask(Method.REFRESH, _lasting(self._lifetime_s), _Refresh(), now, tries)
 
     def _ask_permission(self, ip: IPAddress, now: float) -> None:
-        self._permissions[ip].renew_at = None
+        self._held.asked(ip)
         any_port = Endpoint(ip, 0)
         self._ask(Method.CREATE_PERMISSION, lambda tx: [peer_value(any_port, tx)], _Permit(ip), now)
 
     def _ask_channel(self, peer: Endpoint, now: float) -> None:
-        self._channels[peer].renew_at = None
-        number = self._numbers[peer].to_bytes(2, "big") + bytes(2)
+        self._held.asked(peer)
+        number = self._held.number_of(peer).to_bytes(2, "big") + bytes(2)
 
         def build(tx_id: TxId) -> list[tuple[int, bytes]]:
             return [(Attribute.CHANNEL_NUMBER, number), peer_value(peer, tx_id)]
@@ -587,9 +545,6 @@ class TurnClient:
     def _refresh_later(self, lifetime_s: int, now: float) -> None:
         # A minute before the end, so that every try of a datagram fits in.
         self._refresh_at = now + max(lifetime_s - 60, lifetime_s / 2)
-
-    def _full(self) -> bool:
-        return len(self._permissions) + len(self._channels) >= MAX_PEERS
 
     def _tell(self, event: Event) -> None:
         if isinstance(event, Received) and len(self._events) >= MAX_EVENTS:

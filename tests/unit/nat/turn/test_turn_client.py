@@ -10,7 +10,7 @@ from turn_world import ALICE, BOB, PEER, PEER_V6, RELAY_V4, RELAY_V6, World, flo
 
 from warren.nat.stun import TxId, encode_xor_address
 from warren.nat.turn.allocation import Transport
-from warren.nat.turn.client import MAX_PEERS, TurnClient
+from warren.nat.turn.client import TurnClient
 from warren.nat.turn.credentials import Credentials, long_term_key
 from warren.nat.turn.events import (
     Allocated,
@@ -23,6 +23,7 @@ from warren.nat.turn.events import (
     Released,
 )
 from warren.nat.turn.framing import encode_channel_data
+from warren.nat.turn.holdings import MAX_PEERS
 from warren.nat.turn.message import Message, encode_message, parse_message_untrusted
 from warren.nat.turn.numbers import Algorithm, Attribute, Class, Method
 from warren.netmap.endpoint import Endpoint
