@@ -56,7 +56,8 @@ from warren.node.path_commands import lease_command, no_path, transmit_command
 from warren.node.peer_relay import PeerRelays
 from warren.node.probes import parse_answer_untrusted
 from warren.node.turn_peers import ProxyOf, TurnPath, TurnPeer
-from warren.node.turning import FIRST_STREAM, Turns
+from warren.node.turn_ways import FIRST_STREAM
+from warren.node.turning import Turns
 from warren.node.waiters import Pong, Waiters
 from warren.paths.machine import (
     EndpointsWanted,

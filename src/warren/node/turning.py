@@ -7,7 +7,6 @@ keeper become commands of the engine.
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -19,12 +18,8 @@ from warren.edge.clock import Clock
 from warren.edge.entropy import Entropy
 from warren.engine.commands import (
     AnyCommand,
-    CloseSockets,
-    OpenStream,
-    RelayNode,
     SendDatagram,
     SetPath,
-    SetTurn,
 )
 from warren.engine.events import Datagram, StreamState
 from warren.engine.protocol import Engine
@@ -39,13 +34,14 @@ from warren.nat.turn.events import (
     Received,
     Refused,
 )
-from warren.nat.turn.keeper import KeeperEvent, Left, Server, Trying, TurnKeeper, Unserved
+from warren.nat.turn.keeper import KeeperEvent, Left, Trying, TurnKeeper, Unserved
 from warren.nat.turn.numbers import Code
 from warren.netmap.endpoint import Endpoint
 from warren.netmap.view import View
 from warren.node.alarm import Alarm
 from warren.node.turn_peers import Address, Peers, ProxyOf, TurnPath, TurnPeer
 from warren.node.turn_servers import Resolve, TurnServers, look_up
+from warren.node.turn_ways import TurnWays, is_turn
 from warren.paths.machine import Relay, Via
 from warren.paths.punching.sockets import Aside
 from warren.paths.scoring import is_private
@@ -70,8 +66,6 @@ _NEVER = frozenset({Code.FORBIDDEN, Code.PEER_FAMILY_MISMATCH})
 PERMITS_MAX = 8
 """Addresses of one peer that are let in."""
 TROUBLES_MAX = 8
-FIRST_STREAM = 1 << 31
-"""Socket groups from here on are streams to TURN servers; those for punching count from 1."""
 STREAMS = (Transport.TLS, Transport.TCP)
 ALL_TRANSPORTS = (Transport.UDP, *STREAMS)
 """The best first: a stream delays what is behind a lost packet."""
@@ -95,7 +89,6 @@ class Turns:
         self._clock = clock
         self._entropy = entropy
         self._peers = peers
-        self._proxy_of = proxy_of
         self._own_key = NodePublic.zero()
         self._udp = True
         self.keeper = TurnKeeper(entropy)
@@ -109,9 +102,7 @@ class Turns:
         self.permitted: dict[Address, float] = {}
         """Who is let in, and until when this was of use at least."""
         self._channels: dict[Endpoint, NodePublic] = {}
-        self._numbers = itertools.count(FIRST_STREAM)
-        self._ways: dict[Server, int] = {}
-        """The servers that are spoken to, and each one's stream; 0 where that is by UDP."""
+        self._ways = TurnWays(proxy_of)
         self._touched: set[NodePublic] = set()
         """Peers whose machines may have something to say."""
         self.troubles: deque[tuple[float, str]] = deque(maxlen=TROUBLES_MAX)
@@ -184,8 +175,7 @@ class Turns:
 
         Returns the disco packets that came in it, with the way that they came.
         """
-        ways = self._ways.items()
-        server = next((s for s, group in ways if s.at == src and group == event.group), None)
+        server = self._ways.server_at(src, event.group)
         if server is None or (event.channel and server != self.keeper.server):
             if event.channel:
                 self.drops["turn of another server"] += 1
@@ -197,7 +187,7 @@ class Turns:
                 self.drops["turn channel of no peer"] += 1
                 return []
             return [(Way(peer, own=True), event.data)]
-        if not _is_turn(event.data) or not self.keeper.receive(event.data, server, now):
+        if not is_turn(event.data) or not self.keeper.receive(event.data, server, now):
             return None
         found = self._take_keeper_events(now)
         self._turn()
@@ -205,7 +195,7 @@ class Turns:
 
     def take_stream(self, event: StreamState, now: float) -> None:
         """Take what became of a stream."""
-        server = next((s for s, group in self._ways.items() if group == event.group), None)
+        server = self._ways.server_of(event.group)
         if not event.open and server is not None:
             self.keeper.end_stream(server, event.error, now)
             self._turn()
@@ -395,9 +385,9 @@ class Turns:
 
     def _take_keeper_event(self, event: KeeperEvent, now: float) -> None:
         if isinstance(event, Trying):
-            self._begin(event.server)
+            self._pending += self._ways.begin(event.server)
         elif isinstance(event, Left):
-            self._end(event.server)
+            self._pending += self._ways.end(event.server)
         elif isinstance(event, Allocated):
             self.allocated, self.allocated_at = event, now
             log.info(
@@ -433,27 +423,8 @@ class Turns:
     def _send_waiting(self) -> None:
         """Hand over the keeper's messages; a stream that was left took its allocation along."""
         while (out := self.keeper.poll_transmit()) is not None:
-            group = self._ways.get(out.to, 0)
-            if group or out.to.transport is Transport.UDP:
-                self._pending.append(SendDatagram(to=str(out.to.at), data=out.data, group=group))
-
-    def _begin(self, server: Server) -> None:
-        """Speak to a server: open its stream, let its datagrams in."""
-        group = 0
-        if server.transport is not Transport.UDP:
-            group = next(self._numbers)
-            to = _stream_to(server, self._proxy_of(server.name or str(server.at.ip)))
-            self._pending.append(OpenStream(group=group, to=to))
-        if all(other.at != server.at for other in self._ways):
-            self._pending.append(SetTurn(server=str(server.at)))
-        self._ways[server] = group
-
-    def _end(self, server: Server) -> None:
-        group = self._ways.pop(server)
-        if group:
-            self._pending.append(CloseSockets(group=group))
-        if all(other.at != server.at for other in self._ways):
-            self._pending.append(SetTurn(server=str(server.at), on=False))
+            if (command := self._ways.message(out.to, out.data)) is not None:
+                self._pending.append(command)
 
     def _take_refusal(self, event: Refused, now: float) -> None:
         ip = event.peer.ip if isinstance(event.peer, Endpoint) else event.peer
@@ -511,9 +482,7 @@ class Turns:
         client, server = self.keeper.client, self.keeper.server
         channel = client.channel_of(way.to) if client is not None else None
         if channel is not None and server is not None:
-            to = str(server.at)
-            group = self._ways[server]
-            self._pending.append(SendDatagram(to=to, data=data, channel=channel, group=group))
+            self._pending.append(self._ways.datagram(server, channel, data))
 
     def _path_command(self, key: NodePublic, lease: TurnLease) -> SetPath:
         gone = SetPath(peer=key.raw, addr=None, lease_ms=0)
@@ -526,13 +495,7 @@ class Turns:
         channel = client.channel_of(way.to) if client is not None else None
         if channel is None or server is None:
             return gone
-        return SetPath(
-            peer=key.raw,
-            addr=str(server.at),
-            lease_ms=lease.lease_ms,
-            channel=channel,
-            group=self._ways[server],
-        )
+        return self._ways.path(server, channel, key, lease.lease_ms)
 
     def _path(self, way: Way, latency_s: float) -> TurnPath | None:
         if not way.own:
@@ -583,19 +546,3 @@ class Turns:
                     self.keeper.client.forget(peer)
         self._turn(*self._machines)
         self._let_lapse(now)
-
-
-def _stream_to(server: Server, proxy: str | None) -> RelayNode:
-    """Return how a server is dialled: by TLS its certificate is checked for its name or pin."""
-    return RelayNode(
-        addrs=[str(server.at)],
-        server_name=server.name or str(server.at.ip),
-        cert_sha256=server.pin,
-        plain=server.transport is Transport.TCP,
-        proxy=proxy,
-    )
-
-
-def _is_turn(data: bytes) -> bool:
-    """Whether a STUN message is of another method than Binding (RFC 8489 §5)."""
-    return len(data) >= 20 and data[0] < 0x40 and int.from_bytes(data[:2], "big") & 0x3EEF != 1
