@@ -11,6 +11,7 @@ import typer
 
 from warren.cli import show
 from warren.cli.limits import MAX_PORT, MAX_THREADS
+from warren.cli.quick import print_status
 from warren.node.client import (
     DaemonAbsent,
     DaemonOptions,
@@ -160,13 +161,8 @@ def status(
     socket: Socket = None,
 ) -> None:
     """Show this machine, its peers, and how each is reached. Exit code 1 unless running."""
-    result = NodeClient(places(None, socket).socket).status(peers=peers)
-    if json:
-        show.json(result)
-    else:
-        show.status(result)
-    if result.state != "running":
-        raise typer.Exit(1)
+    if code := print_status(json, peers, socket):
+        raise typer.Exit(code)
 
 
 def ip(
