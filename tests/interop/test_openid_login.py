@@ -20,11 +20,14 @@ from login_office import Office  # isort: skip
 from web_browser import Browser, Page  # isort: skip
 
 from warren.coordinator import members
+from warren.coordinator.auth import authkeys
 from warren.coordinator.config import identity_providers, load
 from warren.coordinator.delta import Delta
+from warren.coordinator.enforcement import Enforcement
 from warren.coordinator.login.oidc import SKEW_S, Provider
 from warren.coordinator.login.opening import check_providers
 from warren.coordinator.login.providers import ProviderConfig
+from warren.coordinator.policies import set_policy
 from warren.coordinator.settings import APPROVE_USERS
 from warren.coordinator.store import AuditQuestion
 from warren.edge.clock import SystemClock
@@ -88,7 +91,13 @@ def openid(running: OpenIdProvider) -> Iterator[OpenIdProvider]:
 class Network(Office):
     """A server whose people log in by the provider."""
 
-    def __init__(self, directory: Path, openid: OpenIdProvider, **more: Any) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        openid: OpenIdProvider,
+        elsewhere: OpenIdProvider | None = None,
+        **more: Any,
+    ) -> None:
         world = World(clock=ShiftedClock())  # type: ignore[arg-type]
         fields = {
             "name": "company", "title": "The Company", "issuer": openid.issuer,
@@ -97,8 +106,9 @@ class Network(Office):
         self.openid = openid
         self.config = ProviderConfig(**{**fields, **more})  # type: ignore[arg-type]
         second = ProviderConfig(
-            name="second", issuer=openid.issuer, client_id="public", groups_domain="second.example"
-        )
+            name="second", issuer=(elsewhere or openid).issuer, client_id="public",
+            scopes=["openid", "profile", "email", "groups"], groups_domain="second.example",
+        )  # fmt: skip
         providers = {
             one.name: Provider(
                 one, secret, f"http://warren.test/login/{one.name}/callback", world.clock,
@@ -340,6 +350,122 @@ async def test_a_second_provider_without_a_secret(network: Network) -> None:
     page = await browser.get("/login/second?to=//evil.example")
     page = await network.openid.log_in(browser, page, "alice")
     assert page.url == "http://warren.test/account" and "You are alice@example.com" in page
+
+
+async def test_two_providers_that_call_two_people_the_same(
+    tmp_path: Path, openid: OpenIdProvider
+) -> None:
+    """A subject is a person at its own provider only (OpenID Connect Core §2)."""
+    program, callback = node(), "http://warren.test/login/second/callback"
+    assert program is not None
+    others = {
+        "alice": {"email": "alice@second.example", "email_verified": True, "groups": ["staff"]},
+        "bob": {"email": "bob@example.com", "email_verified": True},
+    }
+    elsewhere = OpenIdProvider(program, [callback], others)
+    network = Network(tmp_path, openid, elsewhere)
+    await network.user("root")
+
+    async def at_second(login: str) -> Page:
+        browser = network.browser()
+        return await elsewhere.log_in(browser, await browser.get("/login/second"), login)
+
+    assert "You are alice@example.com" in (await network.log_in("alice"))[1]
+    assert "You are alice@second.example" in await at_second("alice")
+    one, other = network.known("alice@example.com"), network.known("alice@second.example")
+    assert one.id != other.id and one.subject == other.subject == "alice"
+    assert (one.issuer, other.issuer) == (openid.issuer, elsewhere.issuer)
+    assert "group:staff@example.com" in one.groups and other.groups == (
+        "group:staff@second.example",
+    )
+    # Nor does one speak for whom the other knows, though it vouches for the same address.
+    assert "You are bob" in (await network.log_in("bob"))[1]
+    page = await at_second("bob")
+    assert page.status == 403 and "logs in another way" in page
+    assert network.known("bob@example.com").issuer == openid.issuer
+    # An answer of the one is not the other's, whoever's window it is.
+    browser = network.browser()
+    page = await network.begun(browser)
+    page = await openid.log_in(browser, page, "alice", follow=False)
+    url = page.answer.headers["location"].replace("/company/", "/second/")
+    assert "not begun in this window" in await browser.get(url)
+    network.store.close()
+    elsewhere.stop()
+
+
+async def test_groups_that_change_count_from_that_log_in_on(network: Network) -> None:
+    wall = network.world.clock.wall()
+    policy = """{"grants": [
+        {"src": ["group:engineering@example.com"], "dst": ["tag:web"], "ip": ["*"]}],
+        "tagOwners": {"tag:web": []}}"""
+    text, key = authkeys.mint(
+        user_id=network.known("root").id, wall=wall, entropy=network.world.entropy,
+        life=timedelta(hours=1), tags=["tag:web"],
+    )  # fmt: skip
+    await network.registry.commit(lambda now: (Delta(auth_keys=(key,)), None))
+    await network.registry.commit(lambda now: (set_policy(now, policy, "", wall), None))
+    await network.registration.register(
+        machine_key("web").public(), request("web", auth_key=text, hostname="web")
+    )
+    way = await network.waiting("laptop")
+    browser, page = await network.log_in("alice", way)
+    await browser.submit(page, way)
+    enforced = Enforcement(network.registry.snapshot, wall)
+    network.registry.listen(lambda change: enforced.follow(network.registry.snapshot, change, wall))
+
+    def reaches() -> bool:
+        nodes = {node.name: node for node in network.registry.snapshot.nodes.values()}
+        return enforced.visible(nodes["laptop"], nodes["web"])
+
+    assert reaches()
+    for groups, may in ((["sales"], False), (["sales", "/Engineering"], True), (None, False)):
+        told = {**PEOPLE["alice"], "groups": groups}
+        if groups is None:
+            del told["groups"]
+        network.openid.tell(accounts={**PEOPLE, "alice": told})
+        assert reaches() != may, "what the provider tells counts from the next log-in"
+        assert "You are alice" in (await network.log_in("alice"))[1]
+        assert reaches() == may
+        (entry, *_) = await network.registry.history(AuditQuestion())
+        assert entry.target_kind == "user" and entry.after is not None
+        assert ("group:engineering@example.com" in entry.after["groups"]) == may
+        assert ("group:engineering@example.com" in (entry.before or {})["groups"]) != may
+        assert (entry.actor, entry.origin) == ("alice@example.com", "192.0.2.7")
+
+
+async def test_a_link_that_two_people_use_at_once(network: Network) -> None:
+    link = await network.user("stand-in")
+    browsers, answers = [], []
+    for login in ("alice", "bob"):
+        browser = network.browser()
+        page = await browser.get(link)
+        (way,) = [to for to in page.links if to.startswith("/login/company?")]
+        page = await network.openid.log_in(browser, await browser.get(way), login, follow=False)
+        browsers.append(browser)
+        answers.append(page.answer.headers["location"])
+    found = await asyncio.gather(
+        *(browser.get(url) for browser, url in zip(browsers, answers, strict=True))
+    )
+    assert sorted(page.status for page in found) == [200, 403]
+    (refused,) = (page for page in found if page.status == 403)
+    assert "link has been used" in refused
+    users = network.registry.snapshot.users.values()
+    assert {user.name for user in users} == {"root", "stand-in"}, "nobody was made beside them"
+
+
+async def test_a_provider_that_goes_while_somebody_logs_in(network: Network) -> None:
+    """It gave the code and is away when that is exchanged: nothing is half done."""
+    browser, url = await network.back("alice")
+    network.openid.stop()
+    page = await browser.get(url)
+    assert page.status == 502 and "try again later" in page and "/login" in page.links
+    assert network.registry.snapshot.user_named("alice@example.com") is None
+    network.openid.start()
+    again = await browser.get(url)
+    assert again.status == 403 and "begin it again" in again and "/login" in again.links
+    page = await network.openid.log_in(browser, await network.begun(browser), "alice")
+    # Its keys are others now, and it has forgotten the browser: that is no other person.
+    assert "You are alice" in page
 
 
 async def test_a_suspended_person_stays_out(network: Network) -> None:

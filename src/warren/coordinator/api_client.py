@@ -408,6 +408,9 @@ def _user(user: wire.User) -> shapes.User:
         nodes=user.device_count,
         suspended=user.status == "suspended",
         approved=user.status != "needs-approval",
+        logs_in=user.logs_in_by,
+        groups=user.groups,
+        last_login=user.last_login,
     )
 
 

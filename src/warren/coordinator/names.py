@@ -38,8 +38,11 @@ def unique_label(label: str, taken: Container[str]) -> str:
 
 
 def is_user_name(text: str) -> bool:
-    """Whether a user may be called so: an e-mail address or a plain name, without spaces."""
-    return _USER.fullmatch(text) is not None
+    """Whether a user may be called so: an e-mail address or a plain name, without spaces.
+
+    What cannot be seen, or turns text around, would make two names look alike.
+    """
+    return _USER.fullmatch(text) is not None and text.isprintable()
 
 
 def is_host_name(text: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime
+from functools import lru_cache
 from ipaddress import IPv4Network
 
 from warren.coordinator.change import Change
@@ -18,7 +19,7 @@ from warren.coordinator.records import PolicyRecord, etag_of
 from warren.coordinator.refusal import Conflict, Refused
 from warren.coordinator.roles import ALL, ROLES, allows
 from warren.coordinator.snapshot import Snapshot
-from warren.policy.document import parse_policy_untrusted
+from warren.policy.document import Policy, parse_policy_untrusted
 from warren.policy.malformed import MalformedPolicy
 from warren.policy.nodeattrs import Attributes, read_attributes
 from warren.policy.targets import Targets
@@ -47,6 +48,12 @@ class PolicyRefused(Refused):
 
 class PolicyChanged(Conflict):
     """Someone else changed the policy since it was read."""
+
+
+@lru_cache(maxsize=1)
+def _stored(text: str) -> Policy:
+    """Read the policy in force. It is kept here, whatever others are looked at meanwhile."""
+    return parse_policy_untrusted(text)
 
 
 def policy_text(snapshot: Snapshot) -> str:
@@ -131,7 +138,7 @@ def ip_pools(snapshot: Snapshot, user_id: int, tags: Collection[str]) -> list[IP
     """
     text = policy_text(snapshot)
     try:
-        policy = parse_policy_untrusted(text)
+        policy = _stored(text)
         if not any(entry.words("ipPool") for entry in policy.node_attrs):
             return []
         users = {number: policy_user(user) for number, user in snapshot.users.items()}
@@ -147,7 +154,7 @@ def ip_pools(snapshot: Snapshot, user_id: int, tags: Collection[str]) -> list[IP
 def not_owned(snapshot: Snapshot, tags: Collection[str], by: Collection[str]) -> list[str]:
     """Return the tags that who bears the tags `by` may not give: neither those nor theirs."""
     try:
-        owners = parse_policy_untrusted(policy_text(snapshot)).tag_owners
+        owners = _stored(policy_text(snapshot)).tag_owners
     except MalformedPolicy:
         owners = {}  # nobody owns anything until it is mended
     return sorted(tag for tag in {*tags} - {*by} if not {*by} & {*owners.get(tag, ())})
@@ -159,7 +166,7 @@ def may_tag(snapshot: Snapshot, user_id: int, tag: str) -> bool:
     if user is None:
         return False
     try:
-        policy = parse_policy_untrusted(policy_text(snapshot))
+        policy = _stored(policy_text(snapshot))
     except MalformedPolicy:
         return False  # nobody owns anything until it is mended
     if tag not in policy.tag_owners:

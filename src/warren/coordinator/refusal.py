@@ -13,3 +13,7 @@ class NotFound(Refused):
 
 class Conflict(Refused):
     """The request clashes with what exists."""
+
+
+class Busy(Refused):
+    """Too much of this is being done already; it can be asked again soon."""

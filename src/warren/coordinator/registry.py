@@ -79,7 +79,6 @@ class Registry:
         self._listeners: list[Listener] = []
         self._watchers: list[Watcher] = []
         self._preparer: Preparer = lambda snapshot, change: None
-        self._one_beside = asyncio.Lock()
 
     @property
     def snapshot(self) -> Snapshot:
@@ -97,11 +96,6 @@ class Registry:
         the state that is shown next.
         """
         self._preparer = preparer
-
-    async def beside(self, work: Callable[[], _T]) -> _T:
-        """Do what takes long and changes nothing in a thread; one such thing after the other."""
-        async with self._one_beside:
-            return await run_aside(work)
 
     def watch(self, watcher: Watcher) -> None:
         """Call `watcher` with every delta once it is in force; it must not block."""

@@ -38,8 +38,10 @@ def site(more: Sequence[Route]) -> Starlette:
         # Of what is here and cannot be asked so, the router says how it can be.
         status = error.status_code if isinstance(error, HTTPException) else 404
         headers = (error.headers or {}) if isinstance(error, HTTPException) else {}
-        said = "There is no such page here." if status == 404 else "This page cannot be asked so."
-        response = page("Not found", f'<p>{said} <a href="/">Where to begin</a></p>', status)
+        title, said = "Not found", "There is no such page here."
+        if status == 405:
+            title, said = "Not so", f"This page cannot be asked with {html.escape(request.method)}."
+        response = page(title, f'<p>{said} <a href="/">Where to begin</a></p>', status)
         response.headers.update(headers)
         return response
 

@@ -20,6 +20,7 @@ from warren.coordinator.admin import shapes
 from warren.coordinator.api import shapes as wire
 from warren.coordinator.api_client import ApiClient
 from warren.coordinator.client import AdminClient, AdminError
+from warren.coordinator.delta import Delta
 from warren.edge.linux.local_socket import account_name
 
 
@@ -30,10 +31,14 @@ async def far_client(running: Running) -> ApiClient:
 
 async def test_it_says_what_the_socket_says(running: Running) -> None:
     async with joined(running, "one", "two"):
-        far = await far_client(running)
+        far, registry = await far_client(running), running.server._registry
+        known = next(iter(registry.snapshot.users.values()))
+        logged_in = replace(known, last_login=known.created, password="…", groups=("group:a@b.c",))
+        await registry.commit(lambda now: (Delta(users=(logged_in,)), None))
 
         def compare(near: AdminClient) -> None:
             assert far.users() == near.users()
+            assert far.users()[0].last_login and far.users()[0].logs_in == "password"
             assert far.tokens() == [replace(t, role="its user") for t in near.tokens()]
             untold = {"capability_version": 0, "home_region": 0, "disco_key": "", "last_seen": None}
             assert far.nodes().nodes == [replace(node, **untold) for node in near.nodes().nodes]

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from warren.coordinator.api import policy_file
 from warren.coordinator.audit import SERVER
 from warren.coordinator.change import Change, Facet
 from warren.coordinator.delta import Delta
-from warren.coordinator.policy_edits import edit_policy, try_policy
+from warren.coordinator.policy_edits import Questions, edit_policy
 from warren.coordinator.snapshot import Snapshot
 
 ADMINS = {"action": "accept", "src": ["autogroup:admin"], "dst": ["tag:web:80"]}
@@ -242,9 +243,7 @@ async def test_checks_over_the_api(
     assert threads and threading.main_thread() not in threads
 
 
-async def test_checks_over_the_admin_socket(
-    network: Network, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_questions_about_policies(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     threads, reads = list[threading.Thread](), policies.read
 
     def noted(*words: Any) -> Any:
@@ -252,7 +251,8 @@ async def test_checks_over_the_admin_socket(
         return reads(*words)
 
     monkeypatch.setattr(policies, "read", noted)
-    await try_policy(network.registry, '{"acls": []}')
+    questions, snapshot = Questions(), network.registry.snapshot
+    await questions.answer(partial(policies.check_policy, snapshot, '{"acls": []}'))
     with pytest.raises(policies.PolicyRefused):
-        await try_policy(network.registry, '{"acls": 1}')
+        await questions.answer(partial(policies.check_policy, snapshot, '{"acls": 1}'))
     assert len(threads) == 2 and threading.main_thread() not in threads

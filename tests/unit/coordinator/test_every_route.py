@@ -73,6 +73,13 @@ async def test_what_the_door_answers_by_itself(running: Running) -> None:
                 assert answer.status_code < 500, (method, path)
 
 
+async def test_what_cannot_be_asked_so(running: Running) -> None:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{running.http}") as http:
+        answer = await http.delete("/account")
+    assert answer.status_code == 405 and "GET" in answer.headers["allow"]
+    assert "cannot be asked with DELETE" in answer.text
+
+
 @pytest.mark.parametrize(
     "path",
     ["/account/", "//account", "//evil.example/account/", "/login//", "/%2faccount/", "/nowhere",

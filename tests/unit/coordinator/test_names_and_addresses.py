@@ -62,7 +62,10 @@ def test_user_names(name: str) -> None:
     assert is_user_name(name)
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a\n", "a/b", "<b>", "a\x00", "x" * 255, "a:b"])
+@pytest.mark.parametrize(
+    "name",
+    ["", "a b", "a\n", "a/b", "<b>", "a\x00", "x" * 255, "a:b", "a\u202e", "a\u200bb"],
+)
 def test_bad_user_names(name: str) -> None:
     assert not is_user_name(name)
 

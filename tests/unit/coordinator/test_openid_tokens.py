@@ -213,6 +213,9 @@ async def test_keys_are_asked_for_once_a_while_whatever_tokens_name() -> None:
         {"token_endpoint": "http://login.example.com/token"}, {"jwks_uri": "file:///etc/passwd"},
         {"authorization_endpoint": "javascript:alert(1)"}, {"userinfo_endpoint": "ftp://x"},
         {"jwks_uri": "https://user@evil.example/"}, {"jwks_uri": "https://[::1"},
+        {"authorization_endpoint": "https://login.example.com/a\r\nset-cookie: x=y"},
+        {"token_endpoint": "https://login.example.com/\ttoken"},
+        {"authorization_endpoint": "https://login.example.com/\u202e"},
     ],
     ids=str,
 )  # fmt: skip

@@ -17,7 +17,7 @@ from warren.coordinator.admin import shapes
 from warren.coordinator.admin.local import local_actor
 from warren.coordinator.admin.office import Office
 from warren.coordinator.audit import Actor
-from warren.coordinator.refusal import Conflict, NotFound, Refused
+from warren.coordinator.refusal import Busy, Conflict, NotFound, Refused
 from warren.coordinator.store import AuditQuestion, StoreProblem
 
 _T = TypeVar("_T")
@@ -179,6 +179,8 @@ def _route(method: str, path: str, work: Callable[[Request], Awaitable[object]])
             return _problem(404, str(error))
         except Conflict as error:
             return _problem(409, str(error))
+        except Busy as error:
+            return _problem(503, str(error))
         except Refused as error:
             return _problem(400, str(error))
         except StoreProblem as error:

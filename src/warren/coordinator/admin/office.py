@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 import msgspec
 from msgspec.structs import replace
@@ -17,7 +18,8 @@ from warren.coordinator.change import Facet
 from warren.coordinator.delta import Delta
 from warren.coordinator.durations import parse_duration
 from warren.coordinator.login import invites
-from warren.coordinator.policy_edits import edit_policy, try_policy
+from warren.coordinator.policy_edits import Questions as PolicyQuestions
+from warren.coordinator.policy_edits import edit_policy
 from warren.coordinator.questions import Questions
 from warren.coordinator.records import (
     AuditRecord,
@@ -64,6 +66,7 @@ class Office:
         self._about = about
         self._questions = questions
         self._regions = regions
+        self._looking = PolicyQuestions()
 
     def status(self) -> shapes.ServerStatus:
         """Return the server at a glance."""
@@ -292,8 +295,9 @@ class Office:
         return shown if found.derp_map.regions else replace(shown, warnings=found.problems[-1:])
 
     async def check_policy(self, new: shapes.NewPolicy) -> shapes.Problem:
-        """Say whether a policy would be taken, and change nothing."""
-        await try_policy(self._registry, new.text)
+        """Say whether a policy would be taken, and change nothing. Raises Busy too."""
+        work = partial(policies.check_policy, self._registry.snapshot, new.text)
+        await self._looking.answer(work)
         return shapes.Problem(message="this policy would be taken")
 
     def policy_version(self, version: int) -> shapes.Policy:

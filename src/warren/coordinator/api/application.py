@@ -44,7 +44,7 @@ from warren.coordinator.api.throttle import Throttle, place_of
 from warren.coordinator.audit import Actor
 from warren.coordinator.auth.credentials import ACCESS_LIFE, Gate, NotAllowed, Principal
 from warren.coordinator.policies import PolicyRefused
-from warren.coordinator.refusal import Conflict, NotFound, Refused
+from warren.coordinator.refusal import Busy, Conflict, NotFound, Refused
 from warren.coordinator.roles import allows
 from warren.coordinator.snapshot import Snapshot
 from warren.coordinator.store import StoreProblem
@@ -201,6 +201,8 @@ class Api:
             raise _Stop(404, str(error)) from None
         except Conflict as error:
             raise _Stop(409, str(error)) from None
+        except Busy as error:
+            raise _Stop(503, str(error), {"retry-after": "5"}) from None
         except Refused as error:
             raise _Stop(400, str(error)) from None
         except StoreProblem as error:

@@ -12,6 +12,7 @@ from warren.coordinator.audit import Actor
 from warren.coordinator.auth.credentials import Principal
 from warren.coordinator.auth.flow import Registration
 from warren.coordinator.delta import Delta
+from warren.coordinator.policy_edits import Questions
 from warren.coordinator.records import NodeRecord
 from warren.coordinator.refusal import NotFound, Refused
 from warren.coordinator.registry import Registry
@@ -69,6 +70,8 @@ class Context:
     """Why a webhook was not reached the last time; empty: it was."""
     regions: Callable[[], Mapping[int, str]] = dict
     """Names of the relay regions."""
+    questions: Questions = field(default_factory=Questions)
+    """Looks at policies beside the event loop."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -155,6 +155,9 @@ def _show(call: Call, user: UserRecord) -> shapes.User:
         device_count=len(owned),
         last_seen=max(seen, default=None),
         currently_connected=connected,
+        last_login=user.last_login,
+        logs_in_by=user.issuer or ("password" if user.password else ""),
+        groups=list(user.groups),
     )
 
 

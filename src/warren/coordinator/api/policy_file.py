@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -31,7 +31,7 @@ _DEFAULT = "ts-default"
 
 async def read(call: Call) -> Answer:
     """Return the policy: as its author wrote it, or with `Accept: application/json` as JSON."""
-    return _answer(call, call.snapshot)
+    return await _answer(call)
 
 
 async def write(call: Call) -> Answer:
@@ -47,7 +47,7 @@ async def write(call: Call) -> Answer:
         await edit_policy(call.context.registry, text, by.name, wall, edited, by)
     except PolicyChanged as error:
         raise Changed(f"precondition failed, invalid old hash: {error}") from error
-    return _answer(call, call.snapshot)
+    return await _answer(call)
 
 
 async def versions(call: Call) -> shapes.PolicyVersions:
@@ -93,15 +93,15 @@ async def validate(call: Call) -> object:
     """
     text, snapshot = _text(call.body), call.snapshot
 
-    def check() -> None:
-        given, asked = _parse(text), text
+    def look() -> None:
+        whole, given = text, _parse(text)
         if isinstance(given, list):
             now: Any = _parse(policies.policy_text(snapshot))
-            asked = msgspec.json.encode({**now, "tests": given}).decode()
-        policies.check_policy(snapshot, asked)
+            whole = msgspec.json.encode({**now, "tests": given}).decode()
+        policies.check_policy(snapshot, whole)
 
     try:
-        await call.context.registry.beside(check)
+        await call.context.questions.answer(look)
     except PolicyRefused as error:
         return {"message": str(error), "data": failures(error)}
     return {}
@@ -113,32 +113,30 @@ async def preview(call: Call) -> shapes.Preview:
     `type`: `user`, with a log-in name as `previewFor`, or `ipport`, with `ADDRESS:PORT`.
     """
     kind, subject = call.query.get("type", ""), call.query.get("previewFor", "")
-    text, snapshot = _text(call.body), call.snapshot
-    find = _finder(snapshot, kind, subject)
-    try:
-        found = await call.context.registry.beside(
-            lambda: find(World(read_policy(text, topology_of(snapshot))))
-        )
-    except MalformedPolicy as problem:
-        raise PolicyRefused(problem) from problem
+    look = partial(_meeting, call.snapshot, _text(call.body), kind, subject)
+    found = await call.context.questions.answer(look)
     return shapes.Preview(
         type=kind, preview_for=subject, matches=[_match(grant) for grant in found[:MAX_MATCHES]]
     )
 
 
-def _finder(snapshot: Snapshot, kind: str, subject: str) -> Callable[[World], list[Grant]]:
-    """Return what looks for the rules that a preview asks for. Raises Refused."""
+def _meeting(snapshot: Snapshot, text: str, kind: str, subject: str) -> list[Grant]:
+    """Return the rules of a policy that meet a user, or an address and port. Raises Refused."""
+    try:
+        world = World(read_policy(text, topology_of(snapshot)))
+    except MalformedPolicy as problem:
+        raise PolicyRefused(problem) from problem
     if kind == "user":
         user = snapshot.user_named(subject)
         if user is None:
             raise Refused(f"there is no user {subject[:80]!r}")
-        return lambda world: rules_of(world, user.name)
+        return rules_of(world, user.name)
     if kind == "ipport":
         try:
             end = Endpoint.parse(subject)
         except MalformedEndpoint as error:
             raise Refused(f"previewFor: {error}") from None
-        return lambda world: rules_to(world, str(end.ip), end.port)
+        return rules_to(world, str(end.ip), end.port)
     raise Refused(f"type is {kind[:40]!r}; it is user or ipport")
 
 
@@ -166,12 +164,14 @@ def failures(error: PolicyRefused) -> list[shapes.TestFailure]:
     return [shapes.TestFailure(errors=[failure.sentence()]) for failure in error.failures[:100]]
 
 
-def _answer(call: Call, snapshot: Snapshot) -> Answer:
+async def _answer(call: Call) -> Answer:
+    snapshot = call.snapshot
     text, etag = policies.policy_text(snapshot), policies.policy_etag(snapshot)
     headers = {"ETag": f'"{etag}"'}
     if HUJSON in call.headers.get("accept", "") or "json" not in call.headers.get("accept", ""):
         return Answer(text.encode(), HUJSON, headers)
-    plain = msgspec.json.format(msgspec.json.encode(_parse(text)), indent=2)
+    value = await call.context.questions.answer(partial(_parse, text))
+    plain = msgspec.json.format(msgspec.json.encode(value), indent=2)
     return Answer(plain, "application/json", headers)
 
 

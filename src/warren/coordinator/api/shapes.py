@@ -264,6 +264,10 @@ class User(Shape, kw_only=True):
     device_count: int
     last_seen: datetime | None
     currently_connected: bool
+    last_login: datetime | None = None
+    """This, how they log in and their groups the service has not: Warren's own."""
+    logs_in_by: str = ""
+    groups: list[str] = []
 
 
 class Users(Shape, kw_only=True):

@@ -27,9 +27,10 @@ class Ways(NamedTuple):
 
 
 def problem(title: str, reason: str, status: int) -> Response:
-    """Say why something does not go on."""
+    """Say why something does not go on, and where it begins."""
     sentence = reason[:1].upper() + reason[1:] + ("" if reason.endswith((".", "?", "!")) else ".")
-    return page(escape(title), f'<p class="wrong">{escape(sentence)}</p>', status)
+    begin = '<p><a href="/login">To the log-in</a></p>'
+    return page(escape(title), f'<p class="wrong">{escape(sentence)}</p>{begin}', status)
 
 
 def waits_for_approval(user: UserRecord) -> Response:

@@ -108,7 +108,8 @@ def client_secret(provider: ProviderConfig, environ: Mapping[str, str] = os.envi
 
 def is_safe_url(text: object) -> bool:
     """Whether this is an https:// URL, or one of this machine itself."""
-    if not isinstance(text, str) or len(text) > 2048:
+    # Before it is read: urlsplit leaves out line ends, which a header must not have.
+    if not isinstance(text, str) or len(text) > 2048 or not (text.isascii() and text.isprintable()):
         return False
     try:
         url = urlsplit(text)
