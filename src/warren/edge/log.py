@@ -28,6 +28,7 @@ def configure_logging(level: str, form: str) -> None:
         processors += [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
     else:
         processors += [
+            _in_plain_sight,
             structlog.processors.format_exc_info,
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), sort_keys=False),
         ]
@@ -38,6 +39,18 @@ def configure_logging(level: str, form: str) -> None:
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(handlers=[_FromLibraries()], level=logging.WARNING, force=True)
+
+
+def _in_plain_sight(
+    logger: object, method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Write out what would move a terminal's cursor or turn text around: it may be a stranger's."""
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[name] = "".join(
+                c if c.isprintable() else c.encode("unicode_escape").decode() for c in value
+            )
+    return event
 
 
 class _FromLibraries(logging.Handler):

@@ -19,6 +19,7 @@ import pytest
 from api_office import Office
 from coordinator_server import Running
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from warren.coordinator import members
 from warren.coordinator.api import shapes
@@ -336,6 +337,34 @@ async def test_it_is_sent_again(office: Office) -> None:
         await at.settled()
         assert len(json.loads(at.receiver.got[-1][1])) == 1
         assert "problem" not in await office.told("GET", f"/webhooks/{made['endpointId']}")
+
+
+async def test_no_secret_is_in_the_log(office: Office) -> None:
+    """Neither what signs, nor the address: those of chat programs are secrets themselves."""
+    with capture_logs() as told:
+        async with post(office) as at:
+            made = await hook(office, f"http://hooks.example:{at.port}/services/T0KEN?key=T0KEN")
+            path = f"/webhooks/{made['endpointId']}"
+            for count, answer in enumerate((b"HTTP/1.1 500 T0KEN\r\n\r\n", b"T0KEN\r\n\r\n"), 1):
+                at.receiver.answer = answer
+                await office.told("POST", f"{path}/test", status=202)
+                await at.failed(count)
+                shown = await office.told("GET", path)
+                assert "T0KEN" not in shown["problem"]
+                await at.later(30)
+            at.receiver.answer = b"HTTP/1.1 204 No Content\r\n\r\n"
+            await at.later(300)
+            await at.settled()
+            rotated = await office.told("POST", f"{path}/rotate")
+            signed = at.receiver.got[-1][0]["tailscale-webhook-signature"]
+    assert [line["event"] for line in told].count("a webhook was not reached") >= 2
+    for secret in (made["secret"], rotated["secret"], signed.rpartition("=")[2], "T0KEN"):
+        assert secret not in str(told)
+    log = await office.told("GET", "/tailnet/-/logging/configuration")
+    assert made["secret"] not in str(log) and rotated["secret"] not in str(log)
+    last = log["logs"][-1]
+    assert (last["action"], last["target"]["type"]) == ("UPDATE", "WEBHOOK")
+    assert (last["old"]["secret"], last["new"]["secret"]) == ("(hidden)", "(another)")
 
 
 async def test_a_name_that_leads_inside(office: Office) -> None:

@@ -33,3 +33,18 @@ def test_a_line_is_an_object() -> None:
     assert odd["name"] == 'a"b\nc\x1b[31m'
     assert (library["event"], library["level"]) == ("from a library", "error")
     assert broke["exception"][0]["exc_type"] == "ValueError"
+
+
+def test_text_is_a_line_in_plain_sight() -> None:
+    script = SCRIPT.replace('"json"', '"text"').replace("log.debug", (
+        r"""log.info("x", a="b\x1b[31m", b="c\u202ed", c="e\nf [info] no", d="\x9b")
+log.debug"""
+    ))  # fmt: skip
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    first, second, *rest = run.stderr.splitlines()
+    for shown in ("b\\x1b[31m", "c\\u202ed", "\\x9b"):
+        assert shown in first, first
+    assert first.isprintable() and "a machine joined" in second
+    assert any("Traceback" in line for line in rest), "it broke, over several lines"
