@@ -195,6 +195,28 @@ async def test_who_was_there_by_name_is_found_again(network: Network) -> None:
     assert network.known("alice@example.com").subject == "alice"
 
 
+async def test_who_did_it_is_never_another_of_that_name(network: Network) -> None:
+    """The provider renames Bob to what a user here is called: that one has changed nothing."""
+    await network.log_in("bob")
+    await network.logged_in("robert@example.com")
+    renamed = {"email": "robert@example.com", "email_verified": True, "name": "Robert"}
+    network.openid.tell(accounts={**PEOPLE, "bob": renamed})
+    _, page = await network.log_in("bob")
+    assert "You are bob@example.com" in page
+    (entry, *_) = await network.registry.history(AuditQuestion())
+    assert (entry.actor, entry.target_name) == ("bob@example.com", "bob@example.com")
+    assert (entry.after or {})["display_name"] == "Robert"
+    link = await network.user("eve")
+    browser = network.browser()
+    page = await browser.get(link)
+    (way,) = [to for to in page.links if to.startswith("/login/company?")]
+    network.openid.tell(accounts={**PEOPLE, "carol": renamed})
+    page = await network.openid.log_in(browser, await browser.get(way), "carol")
+    assert "You are eve" in page
+    (entry, *_) = await network.registry.history(AuditQuestion())
+    assert entry.actor == "eve", "who the link was for"
+
+
 async def test_nobody_takes_over_who_logs_in_another_way(network: Network) -> None:
     await network.logged_in("bob@example.com")
     _, page = await network.log_in("bob")

@@ -43,7 +43,8 @@ Told = dict[str, Any]
 class Actor(msgspec.Struct, frozen=True):
     """Who changes something. kind: `user`, `client`, `machine`, `local` or `server`.
 
-    A `local` one is an account of the server's own machine. origin: from where, an address or in
+    A `local` one is an account of the server's own machine. Only users' names have no space in
+    them: machines and programs choose theirs themselves. origin: from where, an address or in
     words; empty for what the server does by itself.
     """
 

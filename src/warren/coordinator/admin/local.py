@@ -18,10 +18,7 @@ _HERE = "on the server's own machine"
 
 
 async def local_actor(request: Request) -> Actor:
-    """Return who asks, for the log of changes: the account's name, and who had logged in as whom.
-
-    Names have a space in them, so that none is a user's.
-    """
+    """Return who asks, for the log of changes: an account, and who had logged in before."""
     peer: Peer | None = getattr(request.state, "peer", None)
     if peer is None:
         return Actor("local", ADMINISTRATOR, _HERE)

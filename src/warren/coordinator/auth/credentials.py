@@ -153,8 +153,8 @@ class Gate:
             raise NotAllowed("the OAuth client of this access token is gone")
         if access.ends <= wall.timestamp():
             raise NotAllowed("the access token has expired; get a new one")
-        # Descriptions are no names: several clients may have the same.
-        name = f"{record.description} ({record.id})" if record.description else record.id
+        # Descriptions are no names: several clients, or a user, may have the same.
+        name = f"{record.description or 'client'} ({record.id})"
         # What was taken from the client since counts at once.
         scopes = common(access.scopes, record.scopes)
         return Principal("client", name, record.user_id, scopes, record.tags, record.id)

@@ -27,6 +27,8 @@ _WAIT_S = 240.0
 # Auth keys tried that nobody gave out: from one address, behind which many machines may be.
 _WRONG_PER_S, _WRONG_BURST = 0.2, 30.0
 
+_MAX_HOST_NAME = 100
+
 _log = structlog.get_logger("registration")
 
 
@@ -121,8 +123,9 @@ class Registration:
             outcome = registration.register(self._desk(snapshot), machine, request)
             return outcome.delta, outcome
 
-        name = request.hostinfo.hostname
-        return await self._registry.commit(decide, Actor("machine", name or str(machine), origin))
+        # A space in it, so that no host name is a user's name.
+        name = request.hostinfo.hostname[:_MAX_HOST_NAME] or str(machine)
+        return await self._registry.commit(decide, Actor("machine", f"machine {name}", origin))
 
     def _desk(self, snapshot: Snapshot) -> Desk:
         return Desk(

@@ -26,7 +26,7 @@ def by_provider(snapshot: Snapshot, identity: Identity, wall: datetime) -> tuple
     One who was created here before under the same e-mail address, and has never logged in, is
     taken to be them if the provider vouches for the address. Raises Refused.
     """
-    user = _known(snapshot, identity)
+    user = known(snapshot, identity)
     if user is not None:
         return _logged_in(snapshot, _renamed(snapshot, user, identity), identity, wall)
     namesake = snapshot.user_named(identity.name)
@@ -49,7 +49,7 @@ def invited_by_provider(
     snapshot: Snapshot, invite: InviteRecord, identity: Identity, wall: datetime
 ) -> tuple[Delta, int]:
     """Use a link up: from now on its user is whom the provider has identified. Raises Refused."""
-    other = _known(snapshot, identity)
+    other = known(snapshot, identity)
     if other is not None and other.id != invite.user_id:
         raise Refused(f"you are {other.name} here already; log out at the provider to be another")
     user = snapshot.users[invite.user_id]
@@ -92,7 +92,8 @@ def with_password(snapshot: Snapshot, user_id: int, password: str, wall: datetim
     )
 
 
-def _known(snapshot: Snapshot, identity: Identity) -> UserRecord | None:
+def known(snapshot: Snapshot, identity: Identity) -> UserRecord | None:
+    """Return the user who logs in as this person of this provider, if there is one."""
     wanted = (identity.issuer, identity.subject)
     return next((u for u in snapshot.users.values() if (u.issuer, u.subject) == wanted), None)
 

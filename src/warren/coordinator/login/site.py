@@ -14,12 +14,13 @@ from warren.coordinator.auth.flow import Registration
 from warren.coordinator.delta import Delta
 from warren.coordinator.login import accounts, invites, pages
 from warren.coordinator.login.account import Account
-from warren.coordinator.login.claims import identity_untrusted
+from warren.coordinator.login.claims import Identity, identity_untrusted
 from warren.coordinator.login.forms import HOME, way_untrusted
 from warren.coordinator.login.passwords import Passwords
-from warren.coordinator.login.sessions import Sessions
+from warren.coordinator.login.sessions import Flow, Sessions
 from warren.coordinator.login.ssh_check import SshCheck
 from warren.coordinator.login.visits import NOT_KEPT, LogIn, Visits, Work, actor, address, safely
+from warren.coordinator.records import UserRecord
 from warren.coordinator.refusal import NotFound, Refused
 from warren.coordinator.registry import Registry
 from warren.coordinator.snapshot import Snapshot
@@ -162,7 +163,19 @@ class Site:
 
         to = HOME if invited else flow.to
         proved = flow.since > 0
-        return await self._visits.enter(request, to, identity.name, decide, proved=proved)
+        who = self._who(flow, identity)
+        return await self._visits.enter(request, to, who, decide, proved=proved)
+
+    def _who(self, flow: Flow, identity: Identity) -> UserRecord | str:
+        """Return who comes back from a provider; a name only of one who is not known yet.
+
+        What the provider calls them may be another user's name here. Raises Refused.
+        """
+        snapshot = self._visits.snapshot
+        if flow.to.startswith(invites.PATH):
+            link = flow.to.removeprefix(invites.PATH)
+            return snapshot.users[invites.find(snapshot, link, self._clock.wall()).user_id]
+        return accounts.known(snapshot, identity) or identity.name
 
     async def _invited(self, request: Request) -> Response:
         text, snapshot = request.path_params["text"], self._visits.snapshot
