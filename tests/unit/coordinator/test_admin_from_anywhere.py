@@ -132,6 +132,21 @@ async def test_names_and_webhooks_from_both(running: Running) -> None:
     await running.admin(work)
 
 
+async def test_the_log_is_exported_a_line_an_entry(running: Running) -> None:
+    """Whatever names have in them: nobody adds a line, a column or a header to it."""
+    hostile = 'Ann\r\n{"id": 1, "actor": "root"}\u2028\x1b[31m","x'
+    await running.admin(lambda client: client.create_user("ann", hostile))
+    await running.admin(lambda client: client.create_user("bob"))
+    told = (await run("audit", "--export", "--state", str(running.state))).rstrip("\n").split("\n")
+    entries = [json.loads(line) for line in told]
+    assert [entry["id"] for entry in entries] == list(range(len(entries), 0, -1))
+    (made,) = (e for e in entries if e["target_name"] == "ann" and e["action"] == "create")
+    assert made["after"]["display_name"] == hostile
+    for words in (("audit",), ("users", "list")):
+        shown = await run(*words, "--state", str(running.state))
+        assert "\x1b" not in shown and "\u2028" not in shown and '\n{"id"' not in shown
+
+
 async def test_what_it_cannot_do_it_says(running: Running) -> None:
     far = await far_client(running)
 

@@ -160,8 +160,17 @@ async def test_machines_that_wait(office: Office) -> None:
     assert (await office.ask("POST", f"{two}/approve", auditor, json={})).status_code == 403
     answer = await office.ask("POST", f"{two}/approve", json={})
     assert answer.status_code == 400 and "which user" in answer.json()["message"]
+    # Nobody makes a machine of whom may do more than they.
+    for by, user in (("it-admin", "ann"), ("it-admin", "admin"), ("it-admin", "network-admin")):
+        answer = await office.ask("POST", f"{two}/approve", office.tokens[by], json={"user": user})
+        assert answer.status_code == 403 and "more than you" in answer.json()["message"], user
     joined = await office.told("POST", f"{two}/approve", json={"user": "ann"})
     assert (await office.told("GET", f"/device/{joined['nodeId']}"))["user"] == "ann"
+    key = machine_key("five").public()
+    await office.registration.register(key, request("five", hostname="five"))
+    (*_, five) = (await office.told("GET", path))["requests"]
+    await office.told("POST", f"{path}/{five['id']}/approve", token=office.tokens["it-admin"],
+                      json={"user": "member"})  # fmt: skip
     # A client lets machines in with its tags, and only with those.
     wish = {"keyType": "client", "scopes": ["devices:core"], "tags": ["tag:ci"]}
     made = await office.told("POST", "/tailnet/-/keys", json=wish)

@@ -9,6 +9,7 @@ from warren.coordinator.api import shapes
 from warren.coordinator.api.operation import Call, NotPermitted, Operation
 from warren.coordinator.auth.flow import Registration
 from warren.coordinator.refusal import Refused
+from warren.coordinator.roles import covers
 
 
 async def waiting(call: Call) -> shapes.DeviceRequests:
@@ -55,7 +56,13 @@ def _owner(call: Call, name: str, tags: Collection[str] | None) -> int:
             raise NotPermitted("an OAuth client lets machines in with its own tags only")
         return call.who.user_id
     if name:
-        return members.find_user(call.snapshot, name).id
+        user = members.find_user(call.snapshot, name)
+        if not tags and not covers(call.who.scopes, user.role):
+            # What is reached from it is what that user reaches.
+            raise NotPermitted(
+                f"{user.name} may do more than you: they let their machine in by logging in"
+            )
+        return user.id
     if len(users) == 1 or tags:
         return call.who.user_id
     raise Refused("say for which user the machine joins")
