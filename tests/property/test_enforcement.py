@@ -50,6 +50,8 @@ POLICIES: list[dict[str, Any]] = [
         "postures": {"posture:linux": ["node:os == 'linux'"]},
         "grants": [
             {"src": ["*"], "dst": ["tag:b"], "ip": ["*"], "srcPosture": ["posture:linux"]},
+            {"src": ["u1@x.org"], "dst": ["autogroup:self"], "ip": ["22"],
+             "srcPosture": ["posture:linux"]},
             {"src": ["tag:a"], "dst": ["10.1.0.0/16"], "ip": ["*"], "via": ["tag:r"]},
             {"src": ["u2@x.org"], "dst": ["autogroup:internet"], "ip": ["*"]},
             {"src": ["tag:b"], "dst": ["tag:a"], "app": {"tailscale.com/cap/relay": []}},

@@ -151,7 +151,6 @@ def _lets(
     world: World, grant: Grant, source: Node, spans: list[Span], node: Node | None,
     ports: Ports, protocol: int,
 ) -> bool:  # fmt: skip
-    targets = world.meeting.targets
     for protocols, by_target in grant.ports.items():
         if protocol not in (protocols or _DEFAULT):
             continue
@@ -159,25 +158,52 @@ def _lets(
             if not any(r.first <= ports.first and ports.last <= r.last for r in ranges):
                 continue
             if word == SELF:
-                own = node is not None and node.user is not None and node.user is source.user
-                named = own and any(source.user in targets.users(word) for word in grant.sources)
-                if named and world.meeting.with_posture(grant, [source]):
+                if _to_own(world, grant, source, node):
                     return True
-            elif _reaches(world, word, spans) and _sent_by(grant, source, world):
+            elif any(_leads(world, grant, source, span, node, word) for span in spans):
                 return True
     return False
+
+
+def _to_own(world: World, grant: Grant, source: Node, node: Node | None) -> bool:
+    """Whether a rule lets a node reach another one of its owner."""
+    if node is None or node.user is None or node.user is not source.user:
+        return False
+    targets = world.meeting.targets
+    named = any(source.user in targets.users(word) for word in grant.sources)
+    families = {span.family for span in source.spans} & {span.family for span in node.spans}
+    return named and bool(families) and bool(world.meeting.with_posture(grant, [source]))
+
+
+def _leads(
+    world: World, grant: Grant, source: Node, span: Span, node: Node | None, word: str
+) -> bool:
+    """Whether a rule lets a node reach an address, by its own address of the same family."""
+    if grant.via:
+        # For networks behind the routers that it names, not for machines.
+        named = word == "*" or world.meeting.targets.names_nodes(word)
+        if node is not None or named or not _served(world, grant, span):
+            return False
+    own = [one for one in source.spans if one.family == span.family]
+    one = world.meeting.resolved[world.meeting.grants.index(grant)]
+    return _reaches(world, word, [span]) and overlap(one.sources, own)
+
+
+def _served(world: World, grant: Grant, span: Span) -> bool:
+    """Whether a router that a rule names leads to an address."""
+    tags = set(grant.via)
+    public = any(span.overlaps(one) for one in PUBLIC)
+    return any(
+        any(span.overlaps(route) for route in node.route_spans) or (public and is_exit(node))
+        for node in world.nodes
+        if tags & set(node.tags)
+    )
 
 
 def _reaches(world: World, word: str, spans: list[Span]) -> bool:
     if word == INTERNET:
         return any(span.overlaps(public) for span in spans for public in PUBLIC)
     return overlap(world.meeting.targets.destination(word), spans)
-
-
-def _sent_by(grant: Grant, source: Node, world: World) -> bool:
-    """Whether a node itself is a source, not only a network behind it."""
-    one = world.meeting.resolved[world.meeting.grants.index(grant)]
-    return overlap(one.sources, source.spans)
 
 
 def _told(grant: Grant) -> tuple[int, str]:

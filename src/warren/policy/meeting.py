@@ -181,7 +181,8 @@ class Meeting:
         return [node for node in nodes if self.postures.holds(wanted, node)]
 
     def _ends(self, grant: Grant, words: list[str]) -> frozenset[str]:
-        exits = self.addresses.exits if INTERNET in grant.targets and grant.ports else []
+        outward = grant.ports and any(map(self.targets.is_outward, grant.targets))
+        exits = self.addresses.exits if outward else []
         if grant.via:
             tags, forms = set(grant.via), self.forms(words)
             return frozenset(
@@ -190,7 +191,7 @@ class Meeting:
                 if grant.ports and tags & set(node.tags) and overlap(forms, node.route_spans)
             ) | {node.name for node in exits if tags & set(node.tags)}
         if not grant.ports:
-            return EVERYONE if "*" in words else self._named(words, self._beside_names(words))
+            return EVERYONE if "*" in words else self._named(words, None) | self._serving(words)
         named = self._named(words, self.forms(words))
         return named if named is EVERYONE else named | {node.name for node in exits}
 
@@ -206,17 +207,16 @@ class Meeting:
                 found |= self.addresses.within(targets.destination(word), own=forms is None)
         if forms is not None:
             found |= {node.name for node in self.inner if overlap(forms, node.route_spans)}
-            if any(targets.is_outward(word) for word in words):
-                found |= {node.name for node in self.addresses.exits}
         return frozenset(found)
 
     def forms(self, words: list[str]) -> list[str]:
         """Return the addresses that targets stand for."""
         return [form for word in words for form in self.targets.destination(word)]
 
-    def _beside_names(self, words: list[str]) -> list[str]:
-        """Return the addresses of targets that are addresses themselves."""
-        return self.forms([word for word in words if not self.targets.names_nodes(word)])
+    def _serving(self, words: list[str]) -> set[str]:
+        """Return the routers to addresses that words are themselves."""
+        forms = self.forms([word for word in words if not self.targets.names_nodes(word)])
+        return {node.name for node in self.addresses.routers if overlap(forms, node.route_spans)}
 
     # By node.
 

@@ -60,6 +60,8 @@ class Trial:
                 self._by_source.setdefault(word, []).append(number)
             for protocols, by_target in grant.ports.items():
                 for word, ranges in by_target.items():
+                    if grant.via and (word == "*" or targets.names_nodes(word)):
+                        continue  # it is for networks behind routers
                     self._by_target.setdefault(word, []).append((number, protocols, ranges))
         self._admitted: dict[str, set[frozenset[int]]] = {}
         self._reached: dict[tuple[str, _Protocols, int], set[frozenset[int]]] = {}

@@ -25,13 +25,23 @@ class Sight:
         self.outward = {
             number
             for number, grant in enumerate(grants)
-            if any(meeting.targets.is_outward(word) for word in grant.targets)
-            or ("*" in grant.targets and grant.ports and not grant.via)
+            if grant.ports
+            and (
+                any(meeting.targets.is_outward(word) for word in grant.targets)
+                or ("*" in grant.targets and not grant.via)
+            )
         }
         self.via = {n for n, grant in enumerate(grants) if grant.via and grant.ports}
         self.plain = {n for n, grant in enumerate(grants) if grant.ports and not grant.via}
         self.own = [n for n, grant in enumerate(grants) if not grant.via]
         self.owners = {login for number in self.own for login in meeting.resolved[number].owners}
+        # Those of them whose devices reach each other whatever their posture.
+        self._free = {
+            login
+            for number in self.own
+            if not meeting.asks_posture(grants[number])
+            for login in meeting.resolved[number].owners
+        }
         self.follow()
 
     def follow(self) -> None:
@@ -70,7 +80,8 @@ class Sight:
             return None
         meeting, user = self.meeting, viewer.user
         owner = user.login if user is not None and user.login in self.owners else ""
-        return frozenset(meeting.from_(viewer)), frozenset(meeting.to(viewer)), owner
+        fit = not owner or owner in self._free or viewer.name in self._fit(owner)
+        return frozenset(meeting.from_(viewer)), frozenset(meeting.to(viewer)), owner, fit
 
     def _met(self, node: Node) -> set[str] | None:
         """Return who reaches a node, is reached by it, or has the same owner; None: everyone."""
@@ -83,8 +94,30 @@ class Sight:
         if "*" in found:
             return None
         if node.user is not None and node.user.login in self.owners:
-            found |= {other.name for other in meeting.targets.owned(node.user)}
+            login = node.user.login
+            fit = None if login in self._free else self._fit(login)
+            if fit is None or node.name in fit:
+                fit = {other.name for other in meeting.targets.owned(node.user)}
+            found |= fit
         return found
+
+    def _fit(self, login: str) -> set[str]:
+        """Return the devices of an owner that have the posture to reach the owner's others."""
+        meeting = self.meeting
+        return {
+            node.name
+            for number in self.own
+            if login in meeting.resolved[number].owners
+            for user in meeting.targets.users(login)
+            for node in meeting.with_posture(meeting.grants[number], meeting.targets.owned(user))
+        }
+
+    def _share(self, one: Node, other: Node) -> bool:
+        """Whether one of two devices may reach the other because they have one owner."""
+        if one.user is None or one.user is not other.user or one.user.login not in self.owners:
+            return False
+        login = one.user.login
+        return login in self._free or not self._fit(login).isdisjoint((one.name, other.name))
 
     def sees(self, viewer: Node, peer: Node) -> bool:
         """Whether `viewer` is told of `peer`."""
@@ -96,10 +129,9 @@ class Sight:
         return (
             bool(meeting.from_(viewer) & meeting.to(peer))
             or bool(meeting.from_(peer) & meeting.to(viewer))
-            or (viewer.user is not None and viewer.user is peer.user
-                and viewer.user.login in self.owners)
+            or self._share(viewer, peer)
             or bool(self.exits(viewer, peer))
-        )  # fmt: skip
+        )
 
     def exits(self, viewer: Node, peer: Node) -> list[str]:
         """Return the peer's exit routes that the viewer may use."""
