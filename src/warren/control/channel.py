@@ -285,11 +285,9 @@ class _Channel:
             or size > http.max_outbound_frame_size
         ):
             return False
-        if waiting := http.data_to_send():
-            self._out += self._records.seal(waiting)
         # RFC 9113 section 6.1: length, type 0, no flags, stream.
         head = size.to_bytes(3, "big") + b"\0\0" + stream.to_bytes(4, "big")
-        self._out += self._records.seal(head + data)
+        self._out += self._records.seal(http.data_to_send() + head + data)
         known.outbound_flow_control_window -= size
         http.outbound_flow_control_window -= size
         return True

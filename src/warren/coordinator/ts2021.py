@@ -108,9 +108,8 @@ class ControlConnection(asyncio.Protocol):
             self._transport.close()
 
     def respond(self, stream: int, status: int, content_type: str) -> None:
-        """Send the head of an answer."""
+        """Queue the head of an answer; it leaves with what follows."""
         self._channel.respond(stream, status, [("content-type", content_type)])
-        self.flush()
 
     def send(self, stream: int, data: bytes, end: bool) -> None:
         """Send a piece of an answer."""
