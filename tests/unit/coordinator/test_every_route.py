@@ -8,8 +8,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from coordinator_server import Running
 from starlette.routing import Route
-from test_server import Running
 
 from warren.coordinator.api.application import OPERATIONS, PREFIX
 

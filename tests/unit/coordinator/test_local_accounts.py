@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from test_server import Running
+from coordinator_server import Running
 
 from warren.coordinator.admin import local
 from warren.coordinator.api import shapes as wire
