@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::tests::Seeded;
+use super::test_lab::Seeded;
 use super::*;
 use crate::clock::Now;
 use crate::demux::{self, Inner, Kind, WireGuard};

@@ -34,6 +34,8 @@ mod captures;
 #[cfg(test)]
 mod staging_tests;
 #[cfg(test)]
+mod test_lab;
+#[cfg(test)]
 mod tests;
 
 use std::net::SocketAddr;

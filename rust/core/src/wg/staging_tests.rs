@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use super::tests::{Lab, PORT_A, PORT_B, packet};
+use super::test_lab::{Lab, PORT_A, PORT_B, packet};
 use super::*;
 use crate::demux::WireGuard;
 

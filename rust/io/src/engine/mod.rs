@@ -301,4 +301,6 @@ fn snapshot(shared: &Shared) -> Snapshot {
 #[cfg(test)]
 mod sealing_tests;
 #[cfg(test)]
+mod test_ends;
+#[cfg(test)]
 mod tests;

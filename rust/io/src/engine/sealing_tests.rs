@@ -4,7 +4,7 @@ use warren_core::offload::{GSO_UDP_L4, NEEDS_CSUM, VnetHeader};
 
 use super::outbound::Outbound;
 use super::snapshot;
-use super::tests::{End, packet, until};
+use super::test_ends::{End, packet, until};
 
 /// Numbers that look random, the same in every run.
 struct Numbers(u64);
