@@ -54,7 +54,7 @@ from warren.coordinator.enforcement import Enforcement
 from warren.coordinator.exchange import exchanges
 from warren.coordinator.frontdoor import answers, ts2021_taker
 from warren.coordinator.identity import Identity, load_identity
-from warren.coordinator.login.first import FirstStart, first_start
+from warren.coordinator.login.first import FirstStart, first_start, unclaimed
 from warren.coordinator.login.opening import check_providers, open_providers
 from warren.coordinator.login.passwords import Passwords
 from warren.coordinator.login.sessions import Sessions
@@ -253,7 +253,8 @@ class Server:
         try:
             await self._listen()
             first = await self._first_user()
-            ready(Ready(self._settings.url, self._ports(), first, self._warnings()))
+            warnings = self._warnings() if first else (*self._unclaimed(), *self._warnings())
+            ready(Ready(self._settings.url, self._ports(), first, warnings))
             assert self._sender is not None
             async with asyncio.TaskGroup() as tasks:
                 running = [
@@ -526,6 +527,12 @@ class Server:
         others = len(external_turn(config))
         parts += [f"{others} TURN servers of others are told"] if others else []
         return ", ".join(parts)
+
+    def _unclaimed(self) -> list[str]:
+        if (name := unclaimed(self._registry.snapshot)) is None:
+            return []
+        command = f"warren admin users invite {name} --state {self._state}"
+        return [f"nobody has become this server's owner yet (another link: {command})"]
 
     def _warnings(self) -> tuple[str, ...]:
         config, warnings = self._config, []

@@ -19,7 +19,7 @@ from warren.coordinator.auth import authkeys
 from warren.coordinator.delta import Delta
 from warren.coordinator.login import accounts, invites
 from warren.coordinator.login.claims import Identity
-from warren.coordinator.login.first import OWNER_NAME, first_start
+from warren.coordinator.login.first import OWNER_NAME, first_start, unclaimed
 from warren.coordinator.refusal import Conflict, Refused
 from warren.coordinator.snapshot import Snapshot
 from warren.coordinator.store import AuditQuestion
@@ -93,6 +93,7 @@ def test_another_owners_link_for_one_that_was_lost(world: World, lost: str) -> N
     old = first.owner.rpartition("/")[2]
     again = first_start(world.snapshot, "http://warren.test", world.clock.wall(), world.entropy)
     assert again == (None, None), "nobody gets another by a restart"
+    assert unclaimed(world.snapshot) == OWNER_NAME, "though the server says how to"
     if lost == "expired":
         world.clock.advance(86400)
         with pytest.raises(Refused, match="has expired"):
@@ -113,6 +114,7 @@ def test_another_owners_link_for_one_that_was_lost(world: World, lost: str) -> N
     world.apply(delta)
     user = world.snapshot.users[user_id]
     assert (user.role, user.name) == ("owner", "ann@example.com")
+    assert unclaimed(world.snapshot) is None
     with pytest.raises(Refused):
         invites.find(world.snapshot, new, world.clock.wall())
 

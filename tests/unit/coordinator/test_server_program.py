@@ -97,7 +97,11 @@ def test_first_start_and_graceful_stop(server: Program, state: Path) -> None:
         assert file.stat().st_mode & 0o077 == 0, file
     again = Program(*flags(state))
     again.end()
-    assert "auth-key" not in again.rest()[0], "the key is made at the first start only"
+    out, err = again.rest()
+    assert "auth-key" not in out, "the key is made at the first start only"
+    command = f"warren admin users invite admin --state {state}"
+    assert f"owner yet (another link: {command})." in err
+    assert "/invite/" not in out + err
 
 
 def test_administration(server: Program, state: Path) -> None:

@@ -10,6 +10,7 @@ from warren.coordinator.auth import authkeys
 from warren.coordinator.delta import Delta
 from warren.coordinator.login import invites
 from warren.coordinator.login.invites import OWNER_NAME
+from warren.coordinator.roles import OWNER
 from warren.coordinator.snapshot import Snapshot
 from warren.edge.entropy import Entropy
 
@@ -47,3 +48,11 @@ def first_start(
     )
     join = f"warren up --server {url} --auth-key {text}"
     return delta, FirstStart(join=join, owner=f"{url}{invites.PATH}{link}")
+
+
+def unclaimed(snapshot: Snapshot) -> str | None:
+    """Return the name of the owner whom nobody has become yet; None where somebody has."""
+    owners = [user for user in snapshot.users.values() if user.role == OWNER and user.is_active]
+    if any(user.last_login or user.issuer or user.password for user in owners):
+        return None
+    return min(owners, key=lambda user: user.id).name if owners else None
