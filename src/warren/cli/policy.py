@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -17,13 +17,10 @@ from warren.policy.document import parse_policy_untrusted
 from warren.policy.explain import Way, difference, find_nodes, ways, who_can
 from warren.policy.hujson import MAX_BYTES
 from warren.policy.idle import idle_parts
-from warren.policy.malformed import MalformedPolicy
+from warren.policy.malformed import MalformedPolicy, Place
 from warren.policy.standins import stand_ins
 from warren.policy.topology import Topology, parse_topology_untrusted
 from warren.policy.verdict import World, name_users, read, verdict_untrusted
-
-if TYPE_CHECKING:
-    pass
 
 _MAX_LINE_BYTES = 64 << 20
 _MAX_TOLD = 50
@@ -31,6 +28,7 @@ _MAX_TOLD = 50
 app = typer.Typer(
     help="Check, test, compile and compare policy files.",
     no_args_is_help=True,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
@@ -50,6 +48,15 @@ _End = Annotated[str, typer.Argument(metavar="HOST:PORT", help="Such as web-1:44
 def _leave(sentence: str) -> typer.Exit:
     typer.echo(sentence, err=True)
     return typer.Exit(1)
+
+
+def _at(place: Place | None) -> dict[str, int]:
+    return {"line": place.line, "column": place.column} if place else {}
+
+
+def _problem(error: MalformedPolicy) -> dict[str, Any]:
+    near = error.hint.strip('"') if error.hint else None
+    return {"message": error.message, "nearest": near} | _at(error.place)
 
 
 def _read(file: Path, limit: int) -> str:
@@ -76,17 +83,27 @@ def _topology(file: Path | None, source: str) -> Topology:
 
 
 @app.command("check")
-def check(file: _File) -> None:
+def check(file: _File, json: Json = False) -> None:
     """Say whether a policy file is right; if not, where and what would be.
 
-    What has no effect on this kind of server is told, too, and is no error.
+    What has no effect on this kind of server is told, too, and is no error. Exits with 1 where the
+    file is wrong.
+
+    Example: warren policy check policy.hujson
     """
     try:
         # Whose domain a network has is known to its server alone.
         checked = read(_read(file, MAX_BYTES), Topology([], []))
     except MalformedPolicy as error:
+        if json:
+            show.json({"right": False, "problems": [_problem(error)], "idle": []})
+            raise typer.Exit(1) from None
         raise _leave(f"{file}: {error.sentence()}") from None
     idle = idle_parts(checked.policy)
+    if json:
+        told = [{"message": part.reason} | _at(part.place) for part in idle]
+        show.json({"right": True, "problems": [], "idle": told})
+        return
     for part in idle[:_MAX_TOLD]:
         typer.echo(f"{file}: {part.sentence()}", err=True)
     if len(idle) > _MAX_TOLD:
@@ -95,8 +112,11 @@ def check(file: _File) -> None:
 
 
 @app.command("test")
-def test(file: _File, topology: _Topology = None) -> None:
-    """Run a policy file's own tests."""
+def test(file: _File, topology: _Topology = None, json: Json = False) -> None:
+    """Run a policy file's own tests. Exits with 1 where one fails, or the file is wrong.
+
+    Example: warren policy test policy.hujson
+    """
     try:
         source = _read(file, MAX_BYTES)
         known = _topology(topology, source)
@@ -104,10 +124,17 @@ def test(file: _File, topology: _Topology = None) -> None:
         checked = read(source, known)
         failures = checked.trial().run(checked.policy)
     except MalformedPolicy as error:
+        if json:
+            show.json({"tests": 0, "failures": [_problem(error)]})
+            raise typer.Exit(1) from None
         raise _leave(f"{file}: {error.sentence()}") from None
+    count = len(checked.policy.tests) + len(checked.policy.ssh_tests)
+    if json:
+        told = [{"message": one.message} | _at(one.place) for one in failures]
+        show.json({"tests": count, "failures": told})
+        raise typer.Exit(1 if failures else 0)
     for failure in failures:
         typer.echo(f"{file}: {failure.sentence()}", err=True)
-    count = len(checked.policy.tests) + len(checked.policy.ssh_tests)
     if failures:
         raise _leave(f"{file}: {len(failures)} expectations of {count} tests failed.")
     typer.echo(f"{file}: {count} tests passed.")
@@ -220,7 +247,10 @@ def _world(name: str, topology: Topology, state: str) -> World:
 
 @app.command("compile")
 def compile_lines() -> None:
-    """Answer JSON lines `{policy, topology, …}` on standard input, one object a line."""
+    """Answer JSON lines `{policy, topology, …}` on standard input, one object a line.
+
+    Example: warren policy compile < questions.jsonl
+    """
     number = 0
     while line := sys.stdin.buffer.readline(_MAX_LINE_BYTES + 1):
         number += 1

@@ -14,6 +14,27 @@ _LIKELY = 50
 """Characters of a word that someone may have misspelt; comparing costs their square."""
 
 
+# What to do, by what a message says, where no right spelling is near.
+_NEXT = (
+    ("tag not found", "tags are named in tagOwners"),
+    (" not found", "name it in its section first"),
+    (
+        "invalid address",
+        "write *, a user, group:…, tag:…, a name of hosts, an address or a network",
+    ),
+    ("must contain a colon", "write TARGET:PORTS, such as tag:web:443 or *:*"),
+    ("invalid port list", "write ports after the colon: *, 443, 80-90"),
+    ("too many dashes", "ports are *, 443, 80-90 or a list of them"),
+    ("integer", "ports are *, 443, 80-90 or a list of them"),
+    ("first port must be >= last", "write the lower port first"),
+    ("action must be specified", 'write "action": "accept" or "check"'),
+    ('action="', 'the only action of acls is "accept"'),
+    ("users must be specified", "name who one may log in as, such as autogroup:nonroot"),
+    ("ip and app can not", 'write what it allows, such as "ip": ["*"]'),
+    ("test(s) failed", "see which with `warren policy test FILE`"),
+)
+
+
 class Place(NamedTuple):
     """A position in the text, both from 1."""
 
@@ -31,13 +52,17 @@ class MalformedPolicy(ValueError):
         self.hint = hint
 
     def sentence(self) -> str:
-        """Return one line for a person: place, message, and the nearest right spelling.
+        """Return one line for a person: place, message, the nearest right spelling or what to do.
 
         What a file says is in it, so it is cut, and what a terminal would obey is spelt out.
         """
         place = f"line {self.place.line}, column {self.place.column}: " if self.place else ""
-        hint = f" (did you mean {readable(self.hint)}?)" if self.hint else ""
-        return f"{place}{readable(self.message)}{hint}"
+        return f"{place}{readable(self.message)}{self._advice()}"
+
+    def _advice(self) -> str:
+        if self.hint:
+            return f" (did you mean {readable(self.hint)}?)"
+        return next((f"; {advice}" for said, advice in _NEXT if said in self.message), "")
 
 
 def readable(text: str) -> str:
@@ -48,8 +73,17 @@ def readable(text: str) -> str:
 
 
 def nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
-    """Return the right spelling that a wrong one is nearest to, in quotes; None: none is near."""
+    """Return the right spelling that a wrong one is nearest to, in quotes; None: none is near.
+
+    What `group:` or `tag:` has in common makes no two names alike.
+    """
     if len(word) > _LIKELY:
         return None
-    near = get_close_matches(word, [one for one in known if len(one) <= _LIKELY], 1, likeness)
+    kind, colon, name = word.partition(":")
+    own = [one for one in known if len(one) <= _LIKELY]
+    alike = [one.removeprefix(kind + ":") for one in own if colon and one.startswith(kind + ":")]
+    if near := get_close_matches(name, alike, 1, 0.6) if alike else []:
+        return f'"{kind}:{near[0]}"'
+    others = [one for one in own if not (colon and one.startswith(kind + ":"))]
+    near = get_close_matches(word, others, 1, likeness)
     return f'"{near[0]}"' if near else None

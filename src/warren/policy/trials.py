@@ -36,7 +36,7 @@ class Failure:
 
     def sentence(self) -> str:
         """Return one line for a person, whatever the test's words are."""
-        return f"line {self.place.line}: {readable(self.message)}"
+        return f"line {self.place.line}, column {self.place.column}: {readable(self.message)}"
 
 
 class Trial:
@@ -106,8 +106,8 @@ class Trial:
         accept, deny = entry.words("accept", "allow"), entry.words("deny")
         failed: list[Failure] = []
 
-        def fail(message: str) -> None:
-            failed.append(Failure(entry.place, message))
+        def fail(message: str, word: str = "") -> None:
+            failed.append(Failure(_place(entry, word), message))
 
         if not source:
             fail("a test needs src")
@@ -126,10 +126,10 @@ class Trial:
                         source, end, wanted_protocols, entry.members.get("srcPostureAttrs")
                     )
                 except ValueError as error:
-                    fail(f"{end}: {error}")
+                    fail(f"{end}: {error}", end)
                     continue
                 if allowed != wanted:
-                    fail(f"{source} → {end}: expected {'accept' if wanted else 'deny'}")
+                    fail(f"{source} → {end}: expected {'accept' if wanted else 'deny'}", end)
         return failed
 
     def _known(self, word: str) -> None:
@@ -254,7 +254,7 @@ class Trial:
                     got = self._login(source, word, user, facts)
                     if got != want:
                         text = f"{source} → {user}@{end}: expected {want}, found {got}"
-                        failed.append(Failure(entry.place, text))
+                        failed.append(Failure(_place(entry, user), text))
         return failed
 
     def _ssh_ends(self, word: str) -> list[Node | None]:
@@ -316,6 +316,12 @@ class Trial:
             elif word == "*" or end.name in self.targets.names(word):
                 return True
         return False
+
+
+def _place(entry: Entry, word: str) -> Place:
+    """Return where a test names a word, or where the test begins."""
+    names = ("accept", "allow", "deny", "check")
+    return next((at for n in names if (at := entry.words_at.get((n, word)))), entry.place)
 
 
 def _lets(protocols: _Protocols, ranges: list[Ports], wanted: _Protocols, port: int) -> bool:

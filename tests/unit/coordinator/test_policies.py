@@ -60,7 +60,7 @@ def test_nobody_overwrites_what_they_have_not_seen(world: World) -> None:
         ('{\n "gruops": {}}', 'line 2, column 2: unknown field "gruops" (did you mean "groups"?)'),
         (
             '{"acls": [],\n "tests": [{"src": "alice@", "accept": ["100.64.0.9:22"]}]}',
-            "test(s) failed: line 2: alice@ → 100.64.0.9:22: expected accept",
+            "test(s) failed: line 2, column 41: alice@ → 100.64.0.9:22: expected accept",
         ),
     ],
 )

@@ -74,7 +74,8 @@ def test_the_place_and_the_nearest_right_spelling(rule: str, sentence: str) -> N
         ),
         (
             '{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["tcp:80",\n"tcp:x"]}]}',
-            'line 2, column 1: port range "x": invalid first integer',
+            'line 2, column 1: port range "x": invalid first integer;'
+            " ports are *, 443, 80-90 or a list of them",
         ),
         (
             '{"tagOwners": {"tag:exit": []}, "grants": [{"src": ["*"], "dst": ["10.0.0.0/8"],'
