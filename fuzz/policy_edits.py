@@ -23,8 +23,8 @@ _WORDS = (
     '""', '"*"', '"a@b"', '"group:none"', '"tag:none"', '"tag:"', '"ipset:x"', '"svc:x"',
     '"autogroup:self"', '"autogroup:internet"', '"autogroup:danger-all"', '"autogroup:nobody"',
     '"web:0"', '"web:99999999999"', '"web:80-"', '"*:*:*"', '"::/0"', '"fe80::1%eth0"',
-    '"[::1]:80"',
-    '"10.0.0.9-10.0.0.1"', '"posture:none"', '"accept"', '"check"', '"1e9h"', '"-1m"', '"tcp"',
+    '"[::1]:80"', '"10.0.0.9-10.0.0.1"', '"posture:none"', '"accept"', '"check"',
+    '"1e9h"', '"-1m"', '"tcp"',
     '"ж"', '"\\u202e"', '"\\u0000"', '"\\ud800"', '"🚀"', '"é"', '"e\u0301"', '"\\q"', '"x',
     "null", "true", "0", "-0", "1e999", "-1E-999", "9" * 401, "0.1.2", "NaN", "{}", "[]", "[[]]",
 )  # fmt: skip

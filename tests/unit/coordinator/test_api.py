@@ -337,6 +337,10 @@ async def test_the_policy(office: Office) -> None:
     assert await office.told("POST", "/tailnet/-/acl/validate", content=text.encode()) == {}
     tests = b'[{"src": "100.64.0.1", "accept": ["100.64.0.1:443"]}]'
     assert await office.told("POST", "/tailnet/-/acl/validate", content=tests) == {}
+    # Also where the one in force has tests of its own, of whatever spelling.
+    cased = b'{"Grants": [{"src": ["*"], "dst": ["*"], "ip": ["443"]}], "Tests": []}'
+    assert (await office.ask("POST", "/tailnet/-/acl", content=cased)).status_code == 200
+    assert await office.told("POST", "/tailnet/-/acl/validate", content=tests) == {}
     for content in (b"\xff", b"{", b"x" * (1 << 20) + b"x"):
         assert (await office.ask("POST", "/tailnet/-/acl", content=content)).status_code == 400
 
