@@ -43,6 +43,16 @@ def mended(policy: Policy, targets: Targets) -> tuple[Policy, list[MalformedPoli
                 problems.append(problem)
         return kept
 
+    # Names first: what is said of one that is left out is wrong as well.
+    tags = good(lambda name: check_approved(policy, "tagOwners", name), list(policy.tag_owners))
+    hosts = good(lambda name: check_host(policy, name), list(policy.hosts))
+    policy = replace(
+        policy,
+        tag_owners={name: policy.tag_owners[name] for name in tags},
+        hosts={name: policy.hosts[name] for name in hosts},
+    )
+    targets = Targets(policy, targets.topology)
+
     def owners(section: str, lists: dict[str, list[str]]) -> dict[str, list[str]]:
         known = good(lambda name: check_approved(policy, section, name), list(lists))
         return {
@@ -60,10 +70,8 @@ def mended(policy: Policy, targets: Targets) -> tuple[Policy, list[MalformedPoli
     except MalformedPolicy as problem:
         problems.append(problem)
         ssh = []
-    hosts = good(lambda name: check_host(policy, name), list(policy.hosts))
     found = replace(
         policy,
-        hosts={name: policy.hosts[name] for name in hosts},
         groups=groups,
         tag_owners=owners("tagOwners", policy.tag_owners),
         route_approvers=owners(ROUTES, policy.route_approvers),

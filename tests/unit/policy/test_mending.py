@@ -79,3 +79,15 @@ def test_what_gives_something_is_left_out(
 def test_what_takes_something_away_is_not(wrong: dict[str, Any]) -> None:
     with pytest.raises(MalformedPolicy):
         read_stored(json.dumps(BASE | wrong), topology())
+
+
+def test_names_that_were_taken_once_are_left_out() -> None:
+    """Names of tags and hosts were not looked at before; a network goes on without them."""
+    source = json.dumps({
+        "tagOwners": {"tag:a_b": [], "tag:web": []}, "hosts": {"x@y": "10.0.0.1", "ok": "10.0.0.2"},
+        "acls": [{"action": "accept", "src": ["tag:a_b"], "dst": ["*:*"]},
+                 {"action": "accept", "src": ["tag:web"], "dst": ["ok:1"]}],
+    })  # fmt: skip
+    checked, problems = read_stored(source, Topology([], []))
+    assert [grant.sources for grant in checked.grants] == [["tag:web"]]
+    assert list(checked.policy.hosts) == ["ok"] and len(problems) == 3
