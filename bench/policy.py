@@ -142,7 +142,7 @@ def settle(enforced: Enforcement, snapshot: Snapshot, change: Change) -> None:
         enforced.filters(snapshot.nodes[number])
         for viewer in viewers or ():
             enforced.filters(snapshot.nodes[viewer])
-    for number in spread.others:
+    for number in snapshot.nodes if spread.others is None else spread.others:
         enforced.filters(snapshot.nodes[number])
 
 

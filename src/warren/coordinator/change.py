@@ -70,8 +70,8 @@ class Spread:
     """Those of its machines of which the policy has become another: their maps are made anew."""
     viewers: Mapping[int, Collection[int] | None]
     """Of each of its machines, who was or is told of it, perhaps itself too; None: everyone."""
-    others: Collection[int] = ()
-    """Machines whose own rules became others beside."""
+    others: Collection[int] | None = ()
+    """Machines whose own rules may have become others beside; None: all, and soon."""
 
     @classmethod
     def wide(cls, change: Change) -> Spread:

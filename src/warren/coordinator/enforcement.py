@@ -13,7 +13,7 @@ from typing import Any
 
 from warren.coordinator.change import Change, Facet, Spread
 from warren.coordinator.compiled import Compiled, compile_policy
-from warren.coordinator.policies import policy_text
+from warren.coordinator.policies import POLICY, policy_text
 from warren.coordinator.policy_topology import policy_node
 from warren.coordinator.records import NodeRecord, PolicyRecord
 from warren.coordinator.roles import OWNER, administers
@@ -26,6 +26,7 @@ from warren.policy.derpmap import merge
 from warren.policy.logins import login_key
 from warren.policy.meeting import Resolved
 from warren.policy.mending import RELAY
+from warren.policy.narrow import only_ports_differ
 from warren.policy.routes import approve
 from warren.policy.targets import Pair
 from warren.policy.topology import Node, User
@@ -75,15 +76,23 @@ class Enforcement:
         self.takes_ipv4 = checked.attributes.takes_ipv4
         self.says_who_relays = any(RELAY in grant.app for grant in checked.grants)
 
-    def _replace(self, compiled: Compiled | None, snapshot: Snapshot, wall: datetime) -> None:
-        """Put another policy in force. compiled: it, perhaps, for a network of before."""
+    def _replace(self, compiled: Compiled | None, snapshot: Snapshot, wall: datetime) -> bool:
+        """Put another policy in force; return whether only filters can be others by it.
+
+        compiled: it, perhaps, for a network of before.
+        """
         pairs = None if compiled is None else _behind(compiled, snapshot, wall)
         if compiled is None or pairs is None:
             self._rebuild(snapshot, wall)
-            return
+            return False
+        before, people = self._world.checked, self._users
         self._take(compiled, snapshot)
         if pairs:
             self._advance(pairs)
+            return False
+        return not _people_changed(snapshot, people) and only_ports_differ(
+            before, compiled.world.checked
+        )
 
     def _pairs(self, snapshot: Snapshot, numbers: Iterable[int], wall: datetime) -> dict[int, Pair]:
         """Return those of some machines that have become others for the policy."""
@@ -110,7 +119,9 @@ class Enforcement:
     def follow(self, snapshot: Snapshot, change: Change, wall: datetime) -> Spread:
         """Take a change in; return it with whom it reaches."""
         if self._is_other(snapshot):
-            self._replace(change.compiled, snapshot, wall)
+            narrow = self._replace(change.compiled, snapshot, wall)
+            if narrow and not change.nodes and change.why == POLICY:
+                return Spread(Change(why=change.why), (), {}, None)
             return Spread.wide(change.merge(Change(everything=True)))
         self._user_records = snapshot.users
         pairs = self._pairs(snapshot, change.nodes, wall)

@@ -33,6 +33,8 @@ DEFAULT_TEXT = """{
 }
 """
 KEPT_VERSIONS = 100
+POLICY = frozenset({"policy"})
+"""Why, of a change that replaces the policy and nothing else."""
 _FIRST_FAILURES = 3
 
 
@@ -127,7 +129,7 @@ def put_policy(
     return Delta(
         policies=(record,),
         removed_policies=tuple(versions[: max(0, len(versions) + 1 - KEPT_VERSIONS)]),
-        change=Change(everything=True, why=frozenset({"policy"}), compiled=compiled),
+        change=Change(everything=True, why=POLICY, compiled=compiled),
     )
 
 

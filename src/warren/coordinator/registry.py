@@ -1,11 +1,11 @@
 """The one place where state changes: decide, write, show, tell; one after the other.
 
-Where showing takes long, a thread does what it can of that first, and the next change waits. A
-decision is a pure function from the present snapshot to a delta. Only once the database has the
+A decision is a pure function from the present snapshot to a delta. Only once the database has the
 delta does the snapshot show it and are the sessions told, so nobody acts on a change that a crash
 could undo. What is asked while the database writes is decided together, each on what the ones
 before it leave, and written in one transaction; where that is refused, each is decided anew and
-written alone.
+written alone. Where showing takes long, a thread does what it can of that in between, and the next
+change waits.
 """
 
 from __future__ import annotations

@@ -126,9 +126,9 @@ class Session:
         self._changed.add(peer_id)
         self._maps.wake_soon(self)
 
-    def look(self) -> None:
+    def look(self, soon: bool = False) -> None:
         """Remember that the node's own rules may be others."""
-        self._maps.wake_soon(self)
+        self._maps.wake_soon(self, soon)
 
     def renew(self) -> None:
         """Remember that the whole map may be another."""
@@ -176,7 +176,8 @@ class Session:
                 self._resting = None
             self._wake.clear()
             if self._fault is not None:
-                raise self._fault
+                fault, self._fault = self._fault, None
+                raise fault
             if not self._over:
                 await sink.drain()
             self._tell_waiting(sink)
@@ -464,7 +465,7 @@ class Maps:
             for session in self._of(spread.viewers[number]):
                 session.note(number)
         for session in self._of(spread.others):
-            session.look()
+            session.look(soon=spread.others is None)
 
     def _of(self, numbers: Collection[int] | None) -> Iterable[Session]:
         """Return the sessions of some machines; None: of all."""

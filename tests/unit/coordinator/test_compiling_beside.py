@@ -210,6 +210,41 @@ async def test_of_two_edits_the_one_that_is_kept_is_in_force(
     assert network.fakes["web"].peers() == {"pc"}
 
 
+async def test_an_edit_of_ports_alone_makes_no_map_anew(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rules(port: int) -> dict[str, Any]:
+        return {
+            "grants": [
+                {"src": ["ann@"], "dst": ["tag:web"], "ip": [f"tcp:{port}"]},
+                {"src": ["tag:web"], "dst": ["tag:db", "tag:router"], "ip": ["tcp:5432"]},
+            ]
+        }
+
+    def not_now(*words: Any) -> None:
+        raise AssertionError("a whole map was made")
+
+    await edit(network, **rules(80))
+    await network.heard()
+    before = {name: fake.frames for name, fake in network.fakes.items()}
+    with monkeypatch.context() as patched:
+        patched.setattr(network.maps._mapper, "view", not_now)
+        await edit(network, **rules(443))
+        await network.heard()
+    heard = {name for name, fake in network.fakes.items() if fake.frames > before[name]}
+    assert heard == {"web"}, "only whom the rule is about"
+    [rule] = network.fakes["web"].view.rules()
+    assert {end.ports.first for end in rule.dst_ports} == {443}
+    for number in network.registry.snapshot.nodes:
+        fake = network.fakes[network.registry.snapshot.nodes[number].name]
+        assert network.maps.whole(number) == fake.session._view
+    # One that shows somebody to somebody is told whole.
+    await edit(network, grants=[*rules(443)["grants"], {"src": ["ann@"], "dst": ["tag:db"],
+                                                        "ip": ["*"]}])  # fmt: skip
+    await network.heard()
+    assert network.fakes["pc"].peers() == {"web", "db"}
+
+
 async def test_a_fault_in_the_thread_loses_no_change(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
