@@ -61,6 +61,19 @@ POLICIES: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
+def with_other_ports(policy: dict[str, Any]) -> dict[str, Any]:
+    """Return a policy of which every rule names other ports, and is else the same."""
+    changed = dict(policy)
+    for section in policy.keys() & {"acls", "grants"}:
+        changed[section] = [dict(rule) for rule in policy[section]]
+    for rule in changed.get("acls", ()):
+        rule["dst"] = [f"{word.rpartition(':')[0]}:7-9" for word in rule["dst"]]
+    for rule in changed.get("grants", ()):
+        if "ip" in rule:
+            rule["ip"] = ["udp:7-9", "icmp:*"]
+    return changed
+
+
 def node(number: int) -> NodeRecord:
     ipv4 = IPv4Address("100.64.0.0") + number
     return NodeRecord(
@@ -167,23 +180,46 @@ def test_following_is_compiling_anew(first: int, script: list[Any]) -> None:
         before = after
 
 
-@given(st.integers(0, len(POLICIES) - 1), st.integers(1, len(POLICIES) - 1), steps)
+@given(st.integers(0, len(POLICIES) - 1), st.integers(1, len(POLICIES) - 1), st.booleans(), steps)
+@example(2, 2, True, [])
+@example(3, 3, True, [("set", 2, {"tags": ("tag:r",)})])
 @settings(max_examples=150, deadline=None)
-def test_what_was_compiled_before_is_brought_up(first: int, second: int, script: list[Any]) -> None:
+def test_what_was_compiled_before_is_brought_up(
+    first: int, second: int, other_ports: bool, script: list[Any]
+) -> None:
     """A policy is compiled beside the loop, and the network changes meanwhile."""
     snapshot = Snapshot(users=USERS, nodes={n: node(n) for n in (1, 2, 3)})
     snapshot = snapshot.after(apply(snapshot, "policy", first, {}))
     policy = Enforcement(snapshot, WALL)
-    compiled = check_and_compile(snapshot, json.dumps(POLICIES[second]), WALL)
+    wanted = with_other_ports(POLICIES[second]) if other_ports else POLICIES[second]
+    compiled = check_and_compile(snapshot, json.dumps(wanted), WALL)
     for verb, number, changes in script:
         delta = apply(snapshot, verb, number, changes)
         snapshot = snapshot.after(delta)
         policy.follow(snapshot, delta.change, WALL)
+    before = answers(policy, snapshot)
     put = put_policy(snapshot, compiled.text, "", WALL, compiled=compiled)
     snapshot = snapshot.after(put)
-    assert policy.follow(snapshot, put.change, WALL).change.everything
-    assert answers(policy, snapshot) == answers(Enforcement(snapshot, WALL), snapshot)
+    spread = policy.follow(snapshot, put.change, WALL)
+    after = answers(policy, snapshot)
+    assert after == answers(Enforcement(snapshot, WALL), snapshot)
+    if not spread.change.everything:
+        assert spread.others is None
+        for key, told in after.items():
+            filters = isinstance(key, int)
+            assert told[filters:] == before[key][filters:], "who is not renewed sees the same"
     check_sharing(policy, snapshot)
+
+
+def test_ports_alone_renew_nobody() -> None:
+    snapshot = Snapshot(users=USERS, nodes={n: node(n) for n in (1, 2, 3)})
+    for number in (2, 3):
+        snapshot = snapshot.after(apply(snapshot, "policy", number, {}))
+        policy = Enforcement(snapshot, WALL)
+        compiled = check_and_compile(snapshot, json.dumps(with_other_ports(POLICIES[number])), WALL)
+        put = put_policy(snapshot, compiled.text, "", WALL, compiled=compiled)
+        spread = policy.follow(snapshot.after(put), put.change, WALL)
+        assert not spread.change and spread.others is None
 
 
 def test_what_was_compiled_is_what_is_put_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +258,8 @@ def check_spread(
             continue
         assert before[one][2:] == after[one][2:]
         viewed = {n for n, viewers in spread.viewers.items() if viewers is None or one in viewers}
-        if not viewed and one not in spread.others and one not in spread.change.nodes:
+        looked = spread.others is None or one in spread.others
+        if not (viewed or looked or one in spread.change.nodes):
             assert before[one] == after[one]
         for other in snapshot.nodes.keys() - viewed - {one}:
             assert before.get((one, other), nothing) == after[one, other]
