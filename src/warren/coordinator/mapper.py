@@ -174,14 +174,13 @@ class Mapper:
         # The same object is the same filter.
         base = policy.filters(node).get("base")
         stale = node.in_force(wall) and filters.get("base") is not base
-        if (
-            stale
-            or own
-            or any(
-                concern_relays(node, view.peers.get(peer), snapshot.nodes.get(peer))
-                for peer in changed
-            )
-        ):
+        concerned = own or any(
+            concern_relays(node, view.peers.get(peer), snapshot.nodes.get(peer)) for peer in changed
+        )
+        if stale and not concerned and len(filters) == 1:
+            # No peer's relaying was worth a word, so there is no need to look at all of them.
+            filters = policy.filters(node)
+        elif stale or concerned:
             asked = peers if node.hostinfo.peer_relay else _relays(peers)
             filters = _filters(node, snapshot, policy, wall, asked)
         before = {old[peer].user for peer in moved if peer in old}
