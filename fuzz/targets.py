@@ -361,7 +361,7 @@ TARGETS = [
     Target("stun", _stun, seeds.stun),
     Target("portmap_wire", _portmap_wire, seeds.router_datagrams),
     Target("portmap_xml", _portmap_xml, seeds.router_pages),
-    Target("portmapper", _portmapper, seeds.router_answers),
+    Target("portmapper", _portmapper, seeds.router_answers, cost=3),
     Target("peer_relay_server", peer_relay.server, peer_relay.messages),
     Target("peer_relay_client", peer_relay.client, peer_relay.messages),
     Target("turn_message", turn.message, turn.messages),

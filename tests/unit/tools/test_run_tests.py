@@ -39,7 +39,7 @@ def start(at: Path, name: str, files: Sequence[str]) -> tuple[subprocess.Popen[s
         *(f"--suite-record={record}", f"--suite-claims={at / 'claims'}", *files),
     ]
     env = {name: text for name, text in os.environ.items() if name != "CI"}
-    env["PYTHONPATH"] = str(ROOT)
+    env |= {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     pipe = subprocess.PIPE
     program = subprocess.Popen(argv, cwd=at, env=env, stdout=pipe, text=True)
     return program, Part(name, argv, 0, record)
