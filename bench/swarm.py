@@ -268,23 +268,41 @@ class Measuring:
         _tell_tail(last)
         return [last]
 
-    async def edit(self, server: OwnServer, text: Callable[[int], str]) -> list[Figure]:
-        """The policy opens another port to everyone: until each machine has its new filter."""
-        last = self.figure("policy", "a policy edit to each machine", "ms", "p99 <= 2000")
-        cpu = self.figure("policy-cpu", "server's CPU time for it", "ms")
-        worst = self.figure("policy-pause", "longest silence of the server during it", "ms")
+    async def edits(self, server: OwnServer, text: Callable[..., str]) -> list[Figure]:
+        """Two edits of the policy that everyone hears of, by its filter or by its own entry."""
+        port = await self._edit(
+            *("policy", "a policy edit (a port) to each machine", server),
+            *(lambda turn: text(port=8000 + turn), lambda told: bool(bytes(told.filters))),
+        )
+        attribute = await self._edit(
+            *("policy-attribute", "a policy edit (an attribute) to each machine", server),
+            *(lambda turn: text(attribute=f"custom:{turn}"), lambda told: told.node is not None),
+        )
+        return port + attribute
+
+    async def _edit(
+        self,
+        name: str,
+        what: str,
+        server: OwnServer,
+        text: Callable[[int], str],
+        heard: Callable[[Told], bool],
+    ) -> list[Figure]:
+        last = self.figure(name, what, "ms", "p99 <= 2000")
+        cpu = self.figure(f"{name}-cpu", "server's CPU time for it", "ms")
+        worst = self.figure(f"{name}-pause", "longest silence of the server during it", "ms")
         for turn in range(3):
-            self.say(f"policy, {turn + 1} of 3")
+            self.say(f"{what}, {turn + 1} of 3")
             before = server.cpu_s()
-            probe = Probe(len(self.swarm.nodes), lambda _, told: bool(bytes(told.filters)))
+            probe = Probe(len(self.swarm.nodes), lambda _, told: heard(told))
             self.swarm.probes = [probe]
             async with asyncio.TaskGroup() as tasks:
                 pings = tasks.create_task(_longest_pause_s(server))
-                edit = tasks.create_task(asyncio.to_thread(server.set_policy, text(8000 + turn)))
-                heard = await probe.wait(60)
+                edit = tasks.create_task(asyncio.to_thread(server.set_policy, text(turn)))
+                times = await probe.wait(60)
                 await edit
                 worst.samples.append(await _stopped(pings) * 1000)
-            last.samples += [time_s * 1000 for time_s in _quantiles(heard)]
+            last.samples += [time_s * 1000 for time_s in _quantiles(times)]
             await asyncio.sleep(0.5)
             cpu.samples.append((server.cpu_s() - before) * 1000)
         _tell_tail(last)
@@ -380,7 +398,7 @@ async def measure(
     if isinstance(target, OwnServer):
         if not wanted or "policy" in wanted:
             text = mesh_text if chosen.mesh else policy_text
-            figures += await measuring.edit(target, partial(text, chosen.nodes, peers))
+            figures += await measuring.edits(target, partial(text, chosen.nodes, peers))
         if not wanted or "restart" in wanted:
             figures += await measuring.restart(target)
     if not wanted or "online" in wanted:

@@ -29,20 +29,30 @@ def team_of(number: int, peers: int) -> str:
     return f"tag:team-{number // peers}"
 
 
-def policy_text(nodes: int, peers: int, port: int = 22) -> str:
-    """Return a policy that shows each machine its team of `peers`; port: one more rule, of all."""
+def policy_text(nodes: int, peers: int, port: int = 22, attribute: str = "") -> str:
+    """Return a policy that shows each machine its team of `peers`.
+
+    port: one more that is open to all of it. attribute: what each machine has, if anything.
+    """
     tags = [team_of(number, peers) for number in range(0, nodes, peers)]
     grants: list[dict[str, Any]] = [
         {"src": [tag], "dst": [tag], "ip": ["tcp:443", f"tcp:{port}"]} for tag in tags
     ]
-    return json.dumps({"tagOwners": {tag: [USER] for tag in tags}, "grants": grants}, indent=1)
+    return _text(tags, grants, attribute)
 
 
-def mesh_text(nodes: int, peers: int, port: int = 22) -> str:
+def mesh_text(nodes: int, peers: int, port: int = 22, attribute: str = "") -> str:
     """Return a policy of which every machine sees every other."""
     tags = [team_of(number, peers) for number in range(0, nodes, peers)]
     grants = [{"src": ["*"], "dst": ["*"], "ip": ["tcp:443", f"tcp:{port}"]}]
-    return json.dumps({"tagOwners": {tag: [USER] for tag in tags}, "grants": grants}, indent=1)
+    return _text(tags, grants, attribute)
+
+
+def _text(tags: list[str], grants: list[dict[str, Any]], attribute: str) -> str:
+    policy = {"tagOwners": {tag: [USER] for tag in tags}, "grants": grants}
+    if attribute:
+        policy["nodeAttrs"] = [{"target": ["*"], "attr": [attribute]}]
+    return json.dumps(policy, indent=1)
 
 
 class Target:
