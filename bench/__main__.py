@@ -70,9 +70,11 @@ def show(console: Console, report: dict[str, Any], figures: list[Figure]) -> Non
         f"{machine['cpu']}, {machine['cores']} cores shared by both ends, the server and the "
         f"load; {machine['memory_mb']} MB; Linux {machine['kernel']}; "
         f"load {machine['load_1min']} before, {machine['load_1min_after']} after; "
-        f"offloads: {', '.join(report['offloads']) or 'none'}; tried on the measured nodes and on: "
-        f"{', '.join(proof['what'] for proof in report['checks'])}"
+        f"offloads: {', '.join(report['offloads']) or 'none'}"
     )
+    if proofs := report.get("checks"):
+        tried = ", ".join(proof["what"] for proof in proofs)
+        console.print(f"tried on the measured nodes, and on: {tried}")
     table = Table(show_edge=False, pad_edge=False)
     for column in ("figure", "median", "lowest … highest", "samples", "goal"):
         table.add_column(column)
