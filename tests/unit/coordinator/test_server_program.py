@@ -121,6 +121,8 @@ def test_administration(server: Program, state: Path) -> None:
     refused = admin(state, "users", "create", "alice")
     assert refused.returncode == 1
     assert refused.stderr == "warren: there is a user 'alice' already\n"
+    nobody = admin(state, "nodes", "approve", "nosuch").stderr
+    assert "no machine waits under 'nosuch'" in nobody and "nodes list" in nobody
     assert "2" in admin(state, "status").stdout
     told = json.loads(admin(state, "audit", "--json").stdout)
     assert "alice" in {entry["target_name"] for entry in told}

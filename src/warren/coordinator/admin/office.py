@@ -248,7 +248,13 @@ class Office:
         snapshot = self._registry.snapshot
         pending_id = self._pending_id(snapshot, wanted)
         if pending_id is None:
-            return await self._change(by, wanted, lambda _, node: _authorize(node))
+            try:
+                return await self._change(by, wanted, lambda _, node: _authorize(node))
+            except NotFound:
+                raise NotFound(
+                    f"no machine waits under {wanted!r}, nor is there one of that name here; "
+                    "`warren admin nodes list` shows both"
+                ) from None
         user = _owner(snapshot, approval.user)
         tags = None if approval.tags is None else tuple(sorted(set(approval.tags)))
         node_id = await self._registration.approve(pending_id, user.id, tags, by)
