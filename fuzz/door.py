@@ -83,10 +83,11 @@ class _Wire(asyncio.Transport):
 
 
 async def _serve(
-    machine: MachinePublic, method: str, target: str, body: bytes, reply: Reply
+    machine: MachinePublic, source: str, method: str, target: str, body: bytes, reply: Reply
 ) -> None:
     reply.start(200)
-    await reply.send(body)
+    reply.write(body)
+    await reply.drain()
     reply.finish(b"{}")
 
 

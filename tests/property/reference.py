@@ -156,9 +156,13 @@ class Reference:
                 return False
             if self.leads_out(word) and outside:
                 return word == "autogroup:internet" or self.holds(word, packet.target)
-            return word != "*" and not self.is_name(word) and behind and (
-                self.holds(word, packet.target)
-            )  # fmt: skip
+            if word == "*" or self.is_name(word) or not self.holds(word, packet.target):
+                return False
+            # A place that holds some of what it serves is sent whole, with what else it holds.
+            whole = not word.startswith("ipset:") and any(
+                self.holds(word, end) for route in self.routes(at) for end in ends(route)
+            )
+            return behind or (own and whole)
         if word == "*":
             return own or behind or outside
         if word == "autogroup:internet":
@@ -227,6 +231,12 @@ class Reference:
             self.reaches(*pair, samples) or self.capable(*pair, samples)
             for pair in ((one, other), (other, one))
         )
+
+
+def ends(route: str) -> tuple[str, str]:
+    """Return the first and the last address of a network."""
+    network = ip_network(route)
+    return str(network[0]), str(network[-1])
 
 
 def split(ip: str) -> tuple[tuple[int, ...], tuple[int, int]]:

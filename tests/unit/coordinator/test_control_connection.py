@@ -50,7 +50,13 @@ class Line:
         self.server.connection_made(self.wire)
 
     async def _handle(
-        self, machine: MachinePublic, method: str, target: str, body: bytes, reply: Reply
+        self,
+        machine: MachinePublic,
+        source: str,
+        method: str,
+        target: str,
+        body: bytes,
+        reply: Reply,
     ) -> None:
         self.asked.set_result(reply)
         await self.over.wait()
